@@ -1,0 +1,1 @@
+"""What a person runs: `convscope serve | api | worker | models | settings | run`."""

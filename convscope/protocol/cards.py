@@ -1,0 +1,123 @@
+"""Model cards: what a worker tells everybody else about a network, so that requests are checked without torch."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from convscope.protocol.problems import ProblemError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PreprocessCard(_Model):
+    """How an upload becomes the network's input: resize, centre crop, scale to [0, 1], normalise."""
+
+    size: tuple[int, int] = Field(description="Height and width of the network's input, pixels.")
+    resize: tuple[int, int] | int = Field(description="Resize target before cropping: shorter side, or height and width.")
+    resize_mode: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear"
+    crop: Literal["center", "none"] = "center"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: Literal[1, 3] = Field(3, description="1: the upload is converted to grey and the network takes one plane.")
+    resizable: bool = Field(description="Whether the architecture accepts other input sizes.")
+    minimum_size: int = Field(32, description="Smallest side the architecture accepts, pixels.")
+
+
+class ReceptiveField(_Model):
+    """The input box one unit sees, in pixels of the network's input, each as (vertical, horizontal).
+
+    The box of unit (y, x) covers rows start[0] + y * jump[0] … + size[0] - 1, likewise for columns, before clipping.
+    """
+
+    size: tuple[int, int]
+    jump: tuple[float, float]
+    start: tuple[float, float]
+
+
+class LayerCard(_Model):
+    """One call of a module or functional operation, in execution order."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    kind: str = Field(description="Class of the module (`Conv2d`) or name of the function (`relu`).")
+    order: int = Field(description="Position in execution order, from 0; a container comes after its children.")
+    call: int = Field(1, description="1 for the first call of the module, 2 for the second, …")
+    container: bool = False
+    shape: tuple[int, ...] = Field(description="Shape of the output without the batch: (C, H, W) or (C,).")
+    kernel_shape: tuple[int, ...] | None = Field(None, description="(O, I, kh, kw) for convolutions.")
+    activation: str | None = Field(None, description="relu, relu6, prelu, leaky_relu, silu, gelu, hardswish, … if it is one.")
+    receptive_field: ReceptiveField | None = None
+    methods: dict[str, str | None] = Field(
+        default_factory=dict, description="Operation → null where it applies, else the reason why not."
+    )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels (of features, for a layer without a spatial map)."""
+        return self.shape[0] if self.shape else 0
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the output is a stack of two-dimensional maps."""
+        return len(self.shape) == 3
+
+
+class ModelCard(_Model):
+    """A network of the catalogue: weights, preprocessing, classes, layers, and the defaults of each operation."""
+
+    id: str
+    title: str
+    source: str = Field(description="Where the architecture comes from: torchvision:NAME, timm:NAME, zfnet, …")
+    weights: str = Field(description="Which weights: a published name, file:…, package:…, or random with its seed.")
+    entry_digest: str = Field(description="SHA-256 of what identifies source, weights and preprocessing; part of cache keys.")
+    parameters: int
+    preprocess: PreprocessCard
+    classes: tuple[str, ...] = ()
+    layers: tuple[LayerCard, ...] = ()
+    default_layers: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Operation → the layers used when the request names none."
+    )
+    stages: tuple[str, ...] = Field((), description="One layer for each resolution stage, shallow to deep.")
+    max_pools: int = Field(0, description="Max-pool calls, the places where a deconvnet has switches.")
+    rectifications: dict[str, int] = Field(default_factory=dict, description="Activation kind → calls of it.")
+
+    @cached_property
+    def _by_name(self) -> dict[str, LayerCard]:
+        table = {alias: layer for layer in self.layers for alias in layer.aliases}
+        table.update({layer.name: layer for layer in self.layers})
+        return table
+
+    def layer(self, name: str, pointer: str = "/layer") -> LayerCard:
+        """The layer of that name or alias.
+
+        Raises:
+            ProblemError: `unknown-layer`, with near names.
+        """
+        found = self._by_name.get(name)
+        if found is None:
+            near = get_close_matches(name, self._by_name, n=5, cutoff=0.4)
+            hint = f" Near names: {', '.join(near)}." if near else ""
+            raise ProblemError(
+                "unknown-layer",
+                f"{self.id} has no layer {name!r} ({pointer}).{hint} GET /v1/models/{self.id}/layers lists all {len(self.layers)}.",
+                near=near,
+            )
+        return found
+
+
+class ModelSummary(_Model):
+    """A line of GET /v1/models: a network of the catalogue, described or not yet, usable or why not."""
+
+    id: str
+    title: str
+    source: str
+    weights: str
+    default: bool = False
+    available: bool | None = Field(None, description="Whether the weights are at hand; null when nobody has looked.")
+    problem: str | None = Field(None, description="Why the entry cannot be used.")

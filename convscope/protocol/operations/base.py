@@ -1,0 +1,183 @@
+"""What an operation declares, so that routes, forms, rendering, limits and documents find everything in one place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from convscope.protocol.cards import LayerCard, ModelCard
+from convscope.protocol.problems import ProblemError
+from convscope.protocol.requests import CommonRequest
+
+R = TypeVar("R", bound=CommonRequest)
+
+View = Literal["tiles", "picture", "overlay", "matrix"]
+Normalize = Literal["map", "layer", "standard", "symmetric"]
+Title = Literal["none", "index", "mean", "max", "loss"]
+Lane = Literal["interactive", "batch"]
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """Shape and dtype (NumPy's name) of a named result array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a named array: `array[index]`, a map (H×W), a signed or uint8 picture (3×H×W or H×W×3), or a matrix."""
+
+    array: str
+    index: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a picture.
+
+    `titles` holds a text for each title a caller may ask for (`index`, `mean`, `max`, `loss`); `caption` lines always
+    stand under the tile. `parts` are drawn side by side (a patch beside its projection). `group` is shared by tiles
+    that `normalize=layer` scales together.
+    """
+
+    parts: tuple[Slice, ...]
+    titles: Mapping[str, str] = field(default_factory=dict)
+    caption: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a result, declared by its operation and drawn when somebody reads it.
+
+    Args:
+        name: what `pick` chooses.
+        heading: one line above the picture (network, layer, …).
+        views: the views that make sense, the default first.
+        tiles: for `tiles`, `picture` and `overlay`; overlays are drawn on upload number `image`.
+        matrix: for `matrix`, with a label for each row and column.
+        normalize, colormap, title, columns: defaults, each overridable in the query.
+        signed: arrays are signed about zero.
+        image: which of the request's images the picture is about.
+        transform: facts of `workers.contract.Transform` for overlays: where the network's input lies in the upload.
+        value_name: what the colour bar measures.
+        image_id: of an uploaded-like image that the picture equals, if it does.
+    """
+
+    name: str
+    heading: str
+    views: tuple[View, ...]
+    tiles: tuple[Tile, ...] = ()
+    matrix: Slice | None = None
+    row_labels: tuple[str, ...] = ()
+    column_labels: tuple[str, ...] = ()
+    normalize: Normalize = "map"
+    colormap: str = "viridis"
+    title: Title = "index"
+    columns: int | None = None
+    signed: bool = False
+    image: int | None = None
+    transform: Mapping[str, Any] | None = None
+    value_name: str = ""
+    value_range: tuple[float, float] | None = None
+    image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a request will cost, as far as it is known before it runs."""
+
+    result_bytes: int = 0
+    forwards: float = 1.0
+    """Forward passes of one image, a backward counting two."""
+
+
+class Operation(ABC, Generic[R]):
+    """One operation: its schema, its defaults, its cost, its pictures."""
+
+    name: ClassVar[str]
+    """As in the address: `feature-maps`."""
+    summary: ClassVar[str]
+    """One sentence for documents and listings."""
+    request: ClassVar[type[CommonRequest]]
+    facts: ClassVar[type[BaseModel]]
+    """Schema of the facts, for the OpenAPI document and for tests."""
+    lane: ClassVar[Lane] = "interactive"
+    quick: ClassVar[bool] = True
+    """Quick operations wait up to 30 s for their answer when the request states no preference."""
+    max_images: ClassVar[int] = 64
+    """0: the operation takes no image."""
+    has_picture: ClassVar[bool] = True
+
+    @abstractmethod
+    def resolve(self, request: R, card: ModelCard) -> R:
+        """The request with every default filled in and every name made canonical.
+
+        Raises:
+            ProblemError: unknown-layer, channel-out-of-range, not-applicable, invalid-request.
+        """
+
+    @abstractmethod
+    def cost(self, request: R, card: ModelCard, images: int) -> Cost:
+        """The cost of a resolved request on `images` images."""
+
+    def models(self, request: R) -> Sequence[str]:
+        """Catalogue ids of further networks that the request names."""
+        del request
+        return ()
+
+    @abstractmethod
+    def pictures(self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]) -> list[Picture]:
+        """The pictures of a result. `request` is the resolved request as JSON; gives [] where there is none to draw."""
+
+
+def check_channels(channels: list[int] | str, layer: LayerCard, pointer: str = "/channels") -> None:
+    """Refuse channels that the layer does not have.
+
+    `first:K` and `top:K` may ask for more than there are and then give all of them.
+
+    Raises:
+        ProblemError: `channel-out-of-range`, with the range.
+    """
+    wrong = [] if isinstance(channels, str) else [channel for channel in channels if channel >= layer.channels]
+    if wrong:
+        raise ProblemError(
+            "channel-out-of-range",
+            f"{layer.name} has {layer.channels} channels, 0 to {layer.channels - 1}; {pointer} asks for {wrong[0]}.",
+            layer=layer.name,
+            channels=layer.channels,
+        )
+
+
+def count_channels(channels: list[int] | str, layer: LayerCard) -> int:
+    """How many channels a selection gives at that layer."""
+    if isinstance(channels, list):
+        return len(channels)
+    if channels == "all":
+        return layer.channels
+    if channels == "strongest":
+        return 1
+    return min(int(channels.partition(":")[2]), layer.channels)
+
+
+def check_applicable(operation: str, layer: LayerCard, card: ModelCard) -> None:
+    """Refuse a layer at which the operation has no meaning.
+
+    Raises:
+        ProblemError: `not-applicable`, with the reason and some layers where it does apply.
+    """
+    reason = layer.methods.get(operation)
+    if reason is not None:
+        possible = [other.name for other in card.layers if other.methods.get(operation, "") is None]
+        raise ProblemError(
+            "not-applicable",
+            f"{operation} cannot be used at {layer.name} of {card.id}: {reason}. "
+            f"Possible for instance: {', '.join(possible[-5:]) or 'no layer of this network'}.",
+            possible=possible,
+        )

@@ -1,0 +1,132 @@
+"""feature-maps: the activations of chosen channels of chosen layers, with statistics of each map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.operations.base import (
+    ArrayInfo,
+    Cost,
+    Operation,
+    Picture,
+    Slice,
+    Tile,
+    check_applicable,
+    check_channels,
+    count_channels,
+)
+from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
+
+FIRST_CHANNELS = "first:64"
+
+
+class FeatureMapsRequest(ImagesRequest):
+    """Which maps to show: layers by name, or `layers=convolutions` for every convolution."""
+
+    layer: LayerName | None = Field(None, description="One layer; without it the first convolution.")
+    layers: LayerNames | None = Field(None, description="Several layers, or the one word `convolutions`.")
+    channels: Channels | None = Field(None, description="Which maps; without it the first 64.")
+    by: Annotated[str, Field(pattern="^(max|mean)$")] = Field("mean", description="What `top:K` ranks by.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.layer is not None and self.layers is not None:
+            raise ValueError("give either layer or layers")
+        return self
+
+
+class LayerFacts(BaseModel):
+    """Numbers of one layer's chosen maps, in the order of `channels`; per image where there are several (N×K lists)."""
+
+    layer: str
+    shape: list[int] = Field(description="Of the whole layer: C, H, W.")
+    channels: list[list[int]] = Field(description="For each image, the channel of each map.")
+    minimum: list[list[float]]
+    mean: list[list[float]]
+    maximum: list[list[float]]
+    std: list[list[float]]
+    zeros: list[list[float]] = Field(description="Share of exact zeros in each map.")
+    dead_channels: list[list[int]] = Field(description="For each image, channels of the whole layer that are zero everywhere.")
+
+
+class FeatureMapsFacts(BaseModel):
+    """Facts of feature-maps."""
+
+    layers: list[LayerFacts]
+    transforms: list[dict[str, Any]] = Field(description="For each image, where the network's input lies in the upload.")
+
+
+class FeatureMaps(Operation[FeatureMapsRequest]):
+    """The activations of chosen channels of chosen layers."""
+
+    name = "feature-maps"
+    summary = "Feature maps of chosen channels of chosen layers, with statistics."
+    request = FeatureMapsRequest
+    facts = FeatureMapsFacts
+
+    def resolve(self, request: FeatureMapsRequest, card: ModelCard) -> FeatureMapsRequest:
+        if request.layers == ["convolutions"]:
+            names = [layer.name for layer in card.layers if layer.kernel_shape is not None and layer.spatial]
+        else:
+            names = request.layers or [request.layer or card.default_layers[self.name][0]]
+        cards = [card.layer(name, "/layers") for name in names]
+        channels = request.channels if request.channels is not None else FIRST_CHANNELS
+        for layer in cards:
+            check_applicable(self.name, layer, card)
+            check_channels(channels, layer)
+        return request.model_copy(
+            update={
+                "model": card.id,
+                "layer": None,
+                "layers": list(dict.fromkeys(layer.name for layer in cards)),
+                "channels": channels,
+                "image": None,
+                "images": request.all_images(),
+            }
+        )
+
+    def cost(self, request: FeatureMapsRequest, card: ModelCard, images: int) -> Cost:
+        numbers = 0
+        for name in request.layers or []:
+            layer = card.layer(name)
+            plane = layer.shape[1] * layer.shape[2] if layer.spatial else 1
+            numbers += count_channels(request.channels or "all", layer) * plane
+        return Cost(result_bytes=4 * numbers * images, forwards=float(images))
+
+    def pictures(self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]) -> list[Picture]:
+        drawn = []
+        for layer in facts["layers"]:
+            array = f"maps/{layer['layer']}"
+            for image in range(arrays[array].shape[0]):
+                tiles = tuple(
+                    Tile(
+                        parts=(Slice(array, (image, k)),),
+                        titles={
+                            "index": str(channel),
+                            "mean": f"{channel}: {layer['mean'][image][k]:.3g}",
+                            "max": f"{channel}: {layer['maximum'][image][k]:.3g}",
+                        },
+                        group=layer["layer"],
+                    )
+                    for k, channel in enumerate(layer["channels"][image])
+                )
+                suffix = f"/{image}" if arrays[array].shape[0] > 1 else ""
+                drawn.append(
+                    Picture(
+                        name=f"{layer['layer']}{suffix}",
+                        heading=f"{request['model']}  {layer['layer']}  {'×'.join(map(str, layer['shape']))}",
+                        views=("tiles", "overlay"),
+                        tiles=tiles,
+                        image=image,
+                        transform=facts["transforms"][image],
+                        value_name="activation",
+                    )
+                )
+        return drawn
+
+
+OPERATION = FeatureMaps()

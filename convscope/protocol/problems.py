@@ -1,0 +1,112 @@
+"""Every way a request can fail: one table of names, statuses and advice, and the exception that carries one.
+
+The service answers with it (RFC 9457), a worker fails a job with it, the command line prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """One kind of failure: its stable name, HTTP status, title, and what a caller should do about it."""
+
+    name: str
+    status: int
+    title: str
+    advice: str
+
+    @property
+    def path(self) -> str:
+        """The `type` of a problem document, also the address of its help page."""
+        return f"/problems/{self.name}"
+
+
+_TABLE: tuple[tuple[int, str, str, str], ...] = (
+    (400, "malformed-body", "The body cannot be read", "Send multipart/form-data or application/json as the OpenAPI document describes."),
+    (400, "bad-preference", "The Prefer header cannot be understood", "Send `Prefer: wait=N` with N seconds from 0 to 60, or `Prefer: respond-async`."),
+    (401, "unauthenticated", "A key is needed", "Send `Authorization: Bearer KEY` with a key from the operator's key file."),
+    (403, "forbidden", "This key may not do that", "Ask the operator for a key with the right."),
+    (404, "not-found", "Nothing here by that name", "Check the address; jobs and images of other callers do not exist for you."),
+    (410, "gone", "It was here, and its lifetime is over", "Submit the request again."),
+    (405, "method-not-allowed", "That method is not possible here", "Use one of the methods in the Allow header."),
+    (406, "not-acceptable", "No representation that was accepted can be made", "Accept one of the media types listed in `possible`."),
+    (415, "unsupported-media-type", "That content type cannot be read here", "Send one of the content types listed in `possible`."),
+    (408, "request-timeout", "The body came too slowly", "Send the body at once, or raise CONVSCOPE_BODY_TIMEOUT_S."),
+    (409, "already-finished", "The job has already finished", "Read its result; a finished job never changes."),
+    (413, "body-too-large", "The body is too large", "Send less at once; the limit is in the detail."),
+    (413, "too-many-pixels", "The image has too many pixels", "Scale it down; the limit is in the detail."),
+    (413, "too-many-images", "Too many images in one request", "Send fewer images at once; the limit is in the detail."),
+    (422, "invalid-request", "The request does not fit its schema", "Mend the fields listed in `errors`."),
+    (422, "unknown-model", "No such network in the catalogue", "GET /v1/models lists the catalogue."),
+    (422, "unknown-layer", "The network has no such layer", "GET /v1/models/{id}/layers lists the layers."),
+    (422, "channel-out-of-range", "The layer has no such channel", "Choose channels within the range in the detail."),
+    (422, "not-applicable", "The method cannot be used there", "The detail says why, and what would be possible."),
+    (422, "unreadable-image", "The image cannot be decoded", "Send a whole, valid image file."),
+    (422, "unsupported-format", "That image format is not accepted", "Send one of the formats listed in the detail."),
+    (422, "too-expensive", "The request costs more than the limit", "Ask for less; the cost and the limit are in the detail."),
+    (422, "idempotency-mismatch", "This key was used for another request", "Use a new Idempotency-Key for a new request."),
+    (422, "numerical-error", "The computation left the finite numbers", "Change the parameters, usually a smaller learning rate."),
+    (422, "out-of-memory", "The device has too little memory for this", "Ask for fewer channels, images or pixels."),
+    (424, "weights-unavailable", "The network's weights cannot be had", "Run `convscope models pull` where the weights can be fetched, or use the `-random` network."),
+    (429, "quota-exceeded", "Too many unfinished jobs for this caller", "Wait for jobs to finish, or cancel some."),
+    (500, "worker-crashed", "The worker died on this job, repeatedly", "This is a fault of ours or of the machine; report the job id."),
+    (500, "internal-error", "An error of ours", "Report the request id."),
+    (503, "queue-full", "The service has too much work queued", "Try again after Retry-After."),
+    (503, "queue-unavailable", "The queue cannot be reached", "Try again after Retry-After."),
+    (503, "store-unavailable", "The artifact store cannot be reached", "Try again after Retry-After."),
+    (504, "deadline-exceeded", "The deadline passed before the job finished", "Allow more time with deadline_s."),
+)  # fmt: skip
+
+PROBLEMS: dict[str, ProblemType] = {
+    name: ProblemType(name, status, title, advice) for status, name, title, advice in _TABLE
+}
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One wrong place in a request: a JSON pointer to it and what is wrong there."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemError(Exception):
+    """A failure that a caller is told about.
+
+    Args:
+        name: a key of PROBLEMS.
+        detail: one sentence about this occurrence: what was wrong and what would have been right.
+        errors: the wrong fields, where there are any.
+        retry_after_s: seconds after which another try makes sense.
+        extra: further members of the problem document (`possible`, `limit`, …), JSON values.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after_s: float | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(f"{name}: {detail}")
+        self.type = PROBLEMS[name]
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s
+        self.extra = extra
+
+    @property
+    def name(self) -> str:
+        """The stable name of the problem."""
+        return self.type.name
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the name."""
+        return self.type.status

@@ -1,0 +1,139 @@
+"""The parts that requests are made of: images by reference, common properties, channels, targets, objectives.
+
+Every value is a plain JSON type, so that a validated request travels to a worker as JSON and back unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+PRECISIONS = ("exact", "fast")
+
+
+class StrictModel(BaseModel):
+    """A schema that refuses properties it does not know, and numbers that are not finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class ImageRef(StrictModel):
+    """An image by reference: an uploaded one by `id`, or its file's bytes in `base64`."""
+
+    id: str | None = Field(None, description="Id from POST /v1/images or from a result's `image_id`.", max_length=80)
+    base64: str | None = Field(None, description="The bytes of an image file in base64.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.id is None) == (self.base64 is None):
+            raise ValueError("give either id or base64")
+        return self
+
+
+class Preprocess(StrictModel):
+    """Overrides of the network's own preprocessing, where its architecture allows."""
+
+    size: tuple[Annotated[int, Field(ge=16, le=1024)], Annotated[int, Field(ge=16, le=1024)]] | None = Field(
+        None, description="Height and width of the network's input, pixels."
+    )
+    crop: Literal["center", "none"] | None = Field(
+        None, description="center: keep the aspect ratio and crop; none: squeeze the whole upload into the input."
+    )
+    resize_mode: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
+
+
+Labels = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=128)]],
+    Field(max_length=16, description="Up to 16 short strings for the caller's own use; no part of the computation."),
+]
+
+
+class CommonRequest(StrictModel):
+    """What every operation takes beside its own properties."""
+
+    model: str | None = Field(None, description="Catalogue id; without it the default network.", max_length=200)
+    precision: Literal["exact", "fast"] = Field(
+        "exact", description="exact: float32, reproducible; fast: the device's quicker arithmetic, as good but not the same bits."
+    )
+    seed: int = Field(0, ge=0, le=2**53 - 1, description="Of everything random in the computation.")
+    labels: Labels = Field(default_factory=dict)
+    deadline_s: float | None = Field(None, gt=0, le=86_400, description="Seconds from submission until the job expires.")
+    preprocess: Preprocess | None = None
+
+
+class ImagesRequest(CommonRequest):
+    """An operation on one or more images: `image` for one, `images` for several; resolved to `images`."""
+
+    image: ImageRef | None = Field(None, description="One image.")
+    images: list[ImageRef] = Field(default_factory=list, max_length=64, description="Several images.")
+
+    @model_validator(mode="after")
+    def _some_image(self) -> Self:
+        if self.image is not None and self.images:
+            raise ValueError("give either image or images")
+        if self.image is None and not self.images:
+            raise ValueError("an image is needed: a file part `image`, or image.id, or image.base64")
+        return self
+
+    def all_images(self) -> list[ImageRef]:
+        """The images, whichever way they were given."""
+        return [self.image] if self.image is not None else list(self.images)
+
+
+def _split_commas(value: object) -> object:
+    """A form's `a,b,c` as a list; lists of such strings flattened."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [part.strip() for item in value for part in item.split(",") if part.strip()]
+    return value
+
+
+_CHANNEL_WORD = re.compile(r"all|strongest|(top|first):[1-9][0-9]{0,4}")
+
+
+def _channels_from_form(value: object) -> object:
+    if isinstance(value, str) and not _CHANNEL_WORD.fullmatch(value):
+        value = [value]
+    if isinstance(value, list):
+        if len(value) == 1 and isinstance(value[0], str) and _CHANNEL_WORD.fullmatch(value[0]):
+            return value[0]
+        parts = _split_commas(value)
+        if isinstance(parts, list):
+            return [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
+    return value
+
+
+def _channel_word(value: list[int] | str) -> list[int] | str:
+    if isinstance(value, str) and not _CHANNEL_WORD.fullmatch(value):
+        raise ValueError("channels is a list of indices, `all`, `first:K`, `top:K` or `strongest`")
+    if isinstance(value, list) and not value:
+        raise ValueError("at least one channel is needed")
+    return value
+
+
+LayerName = Annotated[str, Field(min_length=1, max_length=200)]
+LayerNames = Annotated[list[LayerName], BeforeValidator(_split_commas), Field(min_length=1, max_length=256)]
+Channels = Annotated[
+    list[Annotated[int, Field(ge=0, lt=1_000_000)]] | Annotated[str, Field(pattern=r"^(all|strongest|(top|first):[1-9][0-9]{0,4})$")],
+    BeforeValidator(_channels_from_form),
+    AfterValidator(_channel_word),
+    Field(description="Channel indices, `all`, `first:K`, `top:K` (the K strongest) or `strongest` (= top:1)."),
+]
+
+
+class UnitTarget(StrictModel):
+    """One unit of a layer: the value at (y, x) of a channel's map; without y and x, the map's mean."""
+
+    layer: LayerName
+    channel: int = Field(ge=0)
+    y: int | None = Field(None, ge=0)
+    x: int | None = Field(None, ge=0)
+
+
+Target = Annotated[
+    int | UnitTarget | Annotated[str, Field(min_length=1, max_length=200)],
+    Field(description="A class index, a class name, `predicted`, or a unit {layer, channel, y, x}."),
+]

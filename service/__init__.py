@@ -1,0 +1,1 @@
+"""The HTTP service: validates, stores uploads, submits, waits, renders, answers. Never torch, never workers."""

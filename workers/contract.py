@@ -1,0 +1,254 @@
+"""What the engine, the networks and the methods agree on. Imports torch and numpy only.
+
+A method is a file in `workers/methods/` named as its operation (`feature_maps.py` for `feature-maps`) that defines
+`METHOD`, an instance of `OneShotMethod` or `IterativeMethod`. It gets tensors and parameters and returns named tensors
+and facts: no I/O, no queue, no choice of device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+def params(value: Any) -> Any:
+    """A validated request's JSON as attribute objects: dicts become namespaces, all the way down.
+
+    Methods see `request.layer`, `request.objective.channel`; the types are those of the operation's Request, which the
+    service has validated. Kept free of pydantic so that engine and methods run where only torch is installed.
+    """
+    if isinstance(value, dict):
+        return SimpleNamespace(**{key: params(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return [params(item) for item in value]
+    return value
+
+
+class MethodError(Exception):
+    """One row's failure, told to its caller; the rest of the batch goes on.
+
+    Args:
+        problem: a name of convscope.protocol.problems (`not-applicable`, `numerical-error`, `out-of-memory`, …).
+        detail: one sentence: what was wrong and what would be possible.
+    """
+
+    def __init__(self, problem: str, detail: str) -> None:
+        super().__init__(f"{problem}: {detail}")
+        self.problem = problem
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Box:
+    """Receptive field geometry: size, jump and start in input pixels, each (vertical, horizontal)."""
+
+    size: tuple[int, int]
+    jump: tuple[float, float]
+    start: tuple[float, float]
+
+    def of(self, y: int, x: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Box of unit (y, x) clipped to a height × width input: (top, left, bottom, right), half open."""
+        top, left = (round(self.start[0] + y * self.jump[0]), round(self.start[1] + x * self.jump[1]))
+        bottom, right = top + self.size[0], left + self.size[1]
+        return max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of a module or functional operation; see `convscope.protocol.cards.LayerCard` for the fields."""
+
+    name: str
+    kind: str
+    order: int
+    shape: tuple[int, ...]
+    call: int = 1
+    container: bool = False
+    aliases: tuple[str, ...] = ()
+    activation: str | None = None
+    kernel_shape: tuple[int, ...] | None = None
+    box: Box | None = None
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the output is a stack of two-dimensional maps."""
+        return len(self.shape) == 3
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Where the network's input lies in the upload: input pixel p ↦ upload pixel p * scale + offset, (vertical, horizontal).
+
+    `upload_size` and `input_size` are (height, width).
+    """
+
+    upload_size: tuple[int, int]
+    input_size: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON, for the facts of a result."""
+        return {
+            "upload_size": list(self.upload_size),
+            "input_size": list(self.input_size),
+            "scale": list(self.scale),
+            "offset": list(self.offset),
+        }
+
+    def box_in_upload(self, box: Sequence[float]) -> list[float]:
+        """(top, left, bottom, right) in input pixels as the same box in pixels of the upload, clipped to it."""
+        height, width = self.upload_size
+        limits = (height, width, height, width)
+        moved = [edge * self.scale[i % 2] + self.offset[i % 2] for i, edge in enumerate(box)]
+        return [min(max(edge, 0.0), float(limit)) for edge, limit in zip(moved, limits, strict=True)]
+
+
+class Network(Protocol):
+    """A network ready to run: evaluation mode, weights that require no gradient, on its device.
+
+    Attributes:
+        module: float32; never modified by a method.
+        layers: every call in execution order by name, and by alias.
+        mean, std: of the input normalisation, in [0, 1] units.
+        input_size: default (height, width).
+        classes: names by index; may be empty.
+    """
+
+    id: str
+    module: nn.Module
+    layers: Mapping[str, Layer]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_size: tuple[int, int]
+    classes: Sequence[str]
+    device: torch.device
+
+    def fast_module(self) -> nn.Module:
+        """The same network for precision `fast`: the device's quicker arithmetic, weights cast once, channels_last.
+
+        Takes and returns float32 tensors at its edges; inside it may be bfloat16.
+        """
+        ...
+
+    def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
+        """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, N×3×h×w, on the device) and transforms.
+
+        `preprocess` overrides parts of the network's own (attributes size, crop, resize_mode; None keeps).
+
+        Raises:
+            MethodError: `not-applicable` where the architecture does not accept the size.
+        """
+        ...
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Float images in [0, 1] (N×3×h×w) → normalised input."""
+        ...
+
+
+@dataclass
+class Row:
+    """One job's share of a batch: its parameters (see `params`) and its uploads, uint8 H×W×3 RGB on the CPU."""
+
+    request: Any
+    images: Sequence[Tensor] = ()
+
+
+@dataclass
+class Outcome:
+    """What a method found for one row: named arrays (CPU tensors) and facts (JSON values, no NaN or infinity)."""
+
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Progress:
+    """Said between two slices. `preview` is a uint8 H×W×3 picture, for iterative work."""
+
+    done: float
+    total: float
+    message: str = ""
+    preview: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the engine grants: bytes of working memory, and how long one slice should take at most."""
+
+    memory_bytes: int = 2 * 1024**3
+    slice_s: float = 0.25
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    """Further networks a request names (`cka` of two models), by catalogue id."""
+
+
+Result = Outcome | MethodError
+
+
+class OneShotMethod(ABC):
+    """Work that runs once, in slices.
+
+    `run` is a generator: it yields Progress after each slice (one forward and backward, about `context.slice_s`), so
+    that the engine can serve others in between, and returns one Result a row, in order. Short methods yield nothing.
+    The engine closes the generator when every row is cancelled; whatever it holds must be released in `finally`.
+    """
+
+    @abstractmethod
+    def group_key(self, request: Any) -> Hashable | None:
+        """Rows with equal keys (and equal network and precision) share one `run`; None runs alone."""
+
+    @abstractmethod
+    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+        """Compute all rows. A row that cannot be computed gets a MethodError in its place."""
+
+    def models(self, request: Any) -> Sequence[str]:
+        """Catalogue ids of further networks the request needs (they arrive in `context.networks`)."""
+        del request
+        return ()
+
+
+class IterativeMethod(ABC):
+    """Work in many steps whose rows join, leave, are checkpointed and resumed between steps.
+
+    A state belongs to one job and may hold several rows (pictures). `step` advances one tile of states by one step.
+    """
+
+    @abstractmethod
+    def group_key(self, network: Network, request: Any) -> Hashable:
+        """States with equal keys may be stepped in one tile."""
+
+    @abstractmethod
+    def start(self, network: Network, row: Row, context: Context) -> list[Any]:
+        """The states of one job, one for each picture, before their first step."""
+
+    @abstractmethod
+    def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
+        """Advance every state by one step, in place; a state that failed gets its error."""
+
+    @abstractmethod
+    def done(self, state: Any) -> bool:
+        """Whether the state needs no further step."""
+
+    @abstractmethod
+    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+        """Progress of one job from its states; with `preview`, a picture of where they stand."""
+
+    @abstractmethod
+    def finish(self, network: Network, row: Row, states: Sequence[Any], context: Context) -> Result:
+        """The job's result, from its finished states."""
+
+    @abstractmethod
+    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+        """Everything needed to go on, as named CPU tensors (numbers as 0-d tensors)."""
+
+    @abstractmethod
+    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], context: Context) -> list[Any]:
+        """The states of a job from what `save` gave."""
+
+
+Method = OneShotMethod | IterativeMethod
