@@ -19,12 +19,16 @@ class PreprocessCard(_Model):
     """How an upload becomes the network's input: resize, centre crop, scale to [0, 1], normalise."""
 
     size: tuple[int, int] = Field(description="Height and width of the network's input, pixels.")
-    resize: tuple[int, int] | int = Field(description="Resize target before cropping: shorter side, or height and width.")
+    resize: tuple[int, int] | int = Field(
+        description="Resize target before cropping: shorter side, or height and width."
+    )
     resize_mode: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear"
     crop: Literal["center", "none"] = "center"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    channels: Literal[1, 3] = Field(3, description="1: the upload is converted to grey and the network takes one plane.")
+    channels: Literal[1, 3] = Field(
+        3, description="1: the upload is converted to grey and the network takes one plane."
+    )
     resizable: bool = Field(description="Whether the architecture accepts other input sizes.")
     minimum_size: int = Field(32, description="Smallest side the architecture accepts, pixels.")
 
@@ -51,7 +55,9 @@ class LayerCard(_Model):
     container: bool = False
     shape: tuple[int, ...] = Field(description="Shape of the output without the batch: (C, H, W) or (C,).")
     kernel_shape: tuple[int, ...] | None = Field(None, description="(O, I, kh, kw) for convolutions.")
-    activation: str | None = Field(None, description="relu, relu6, prelu, leaky_relu, silu, gelu, hardswish, … if it is one.")
+    activation: str | None = Field(
+        None, description="relu, relu6, prelu, leaky_relu, silu, gelu, hardswish, … if it is one."
+    )
     receptive_field: ReceptiveField | None = None
     methods: dict[str, str | None] = Field(
         default_factory=dict, description="Operation → null where it applies, else the reason why not."
@@ -75,7 +81,9 @@ class ModelCard(_Model):
     title: str
     source: str = Field(description="Where the architecture comes from: torchvision:NAME, timm:NAME, zfnet, …")
     weights: str = Field(description="Which weights: a published name, file:…, package:…, or random with its seed.")
-    entry_digest: str = Field(description="SHA-256 of what identifies source, weights and preprocessing; part of cache keys.")
+    entry_digest: str = Field(
+        description="SHA-256 of what identifies source, weights and preprocessing; part of cache keys."
+    )
     parameters: int
     preprocess: PreprocessCard
     classes: tuple[str, ...] = ()

@@ -39,14 +39,18 @@ class Preprocess(StrictModel):
         None, description="Height and width of the network's input, pixels."
     )
     crop: Literal["center", "none"] | None = Field(
-        None, description="center: keep the aspect ratio and crop; none: squeeze the whole upload into the input."
+        None,
+        description="center: keep the aspect ratio and crop; none: squeeze the whole upload into the input.",
     )
     resize_mode: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
 
 
 Labels = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=128)]],
-    Field(max_length=16, description="Up to 16 short strings for the caller's own use; no part of the computation."),
+    Field(
+        max_length=16,
+        description="Up to 16 short strings for the caller's own use; no part of the computation.",
+    ),
 ]
 
 
@@ -55,11 +59,14 @@ class CommonRequest(StrictModel):
 
     model: str | None = Field(None, description="Catalogue id; without it the default network.", max_length=200)
     precision: Literal["exact", "fast"] = Field(
-        "exact", description="exact: float32, reproducible; fast: the device's quicker arithmetic, as good but not the same bits."
+        "exact",
+        description="exact: float32, reproducible; fast: the device's quicker arithmetic, as good but not the same bits.",
     )
     seed: int = Field(0, ge=0, le=2**53 - 1, description="Of everything random in the computation.")
     labels: Labels = Field(default_factory=dict)
-    deadline_s: float | None = Field(None, gt=0, le=86_400, description="Seconds from submission until the job expires.")
+    deadline_s: float | None = Field(
+        None, gt=0, le=86_400, description="Seconds from submission until the job expires."
+    )
     preprocess: Preprocess | None = None
 
 
@@ -117,7 +124,8 @@ def _channel_word(value: list[int] | str) -> list[int] | str:
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 LayerNames = Annotated[list[LayerName], BeforeValidator(_split_commas), Field(min_length=1, max_length=256)]
 Channels = Annotated[
-    list[Annotated[int, Field(ge=0, lt=1_000_000)]] | Annotated[str, Field(pattern=r"^(all|strongest|(top|first):[1-9][0-9]{0,4})$")],
+    list[Annotated[int, Field(ge=0, lt=1_000_000)]]
+    | Annotated[str, Field(pattern=r"^(all|strongest|(top|first):[1-9][0-9]{0,4})$")],
     BeforeValidator(_channels_from_form),
     AfterValidator(_channel_word),
     Field(description="Channel indices, `all`, `first:K`, `top:K` (the K strongest) or `strongest` (= top:1)."),

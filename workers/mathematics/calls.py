@@ -68,7 +68,9 @@ class CallObserver(TorchFunctionMode):
             if self._functional:
                 self._handles.append(module.register_forward_pre_hook(self._enter_module(path)))
             if self._functional or path in paths:
-                self._handles.append(module.register_forward_hook(self._leave_module(path), always_call=self._functional))
+                self._handles.append(
+                    module.register_forward_hook(self._leave_module(path), always_call=self._functional)
+                )
         super().__enter__()
         return self
 

@@ -133,7 +133,9 @@ class Operation(ABC, Generic[R]):
         return ()
 
     @abstractmethod
-    def pictures(self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]) -> list[Picture]:
+    def pictures(
+        self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
+    ) -> list[Picture]:
         """The pictures of a result. `request` is the resolved request as JSON; gives [] where there is none to draw."""
 
 

@@ -50,14 +50,18 @@ class LayerFacts(BaseModel):
     maximum: list[list[float]]
     std: list[list[float]]
     zeros: list[list[float]] = Field(description="Share of exact zeros in each map.")
-    dead_channels: list[list[int]] = Field(description="For each image, channels of the whole layer that are zero everywhere.")
+    dead_channels: list[list[int]] = Field(
+        description="For each image, channels of the whole layer that are zero everywhere."
+    )
 
 
 class FeatureMapsFacts(BaseModel):
     """Facts of feature-maps."""
 
     layers: list[LayerFacts]
-    transforms: list[dict[str, Any]] = Field(description="For each image, where the network's input lies in the upload.")
+    transforms: list[dict[str, Any]] = Field(
+        description="For each image, where the network's input lies in the upload."
+    )
 
 
 class FeatureMaps(Operation[FeatureMapsRequest]):
@@ -97,7 +101,9 @@ class FeatureMaps(Operation[FeatureMapsRequest]):
             numbers += count_channels(request.channels or "all", layer) * plane
         return Cost(result_bytes=4 * numbers * images, forwards=float(images))
 
-    def pictures(self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]) -> list[Picture]:
+    def pictures(
+        self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
+    ) -> list[Picture]:
         drawn = []
         for layer in facts["layers"]:
             array = f"maps/{layer['layer']}"

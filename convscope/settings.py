@@ -1,0 +1,109 @@
+"""Every setting of every part, with its unit in its name, its default and its meaning.
+
+Each is an environment variable with the prefix CONVSCOPE_ and a flag of the commands that use it. It stands here, not
+in the service, because the command line, the service and the worker share it and none of them imports another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """All settings. A folder is a Path, a size ends in its unit, a duration in `_s`."""
+
+    model_config = SettingsConfigDict(env_prefix="CONVSCOPE_", extra="ignore")
+
+    # Where things are.
+    data: Path = Field(
+        default_factory=lambda: user_data_path("convscope"),
+        description="Data folder: embedded server, artifacts, downloaded weights.",
+    )
+    redis_url: str | None = Field(
+        None,
+        description="Redis or Valkey, redis://…, rediss://… or unix://…; without it `serve` runs an embedded one.",
+    )
+    artifacts_url: str | None = Field(
+        None,
+        description="Artifact store, a folder's path, file://… or s3://…; without it a folder in the data folder.",
+    )
+    catalogue: Path | None = Field(None, description="The operator's catalogue.toml with further networks.")
+    weights_folder: Path | None = Field(
+        None, description="Folder for downloaded and local weights; without it one in the data folder."
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File with callers, SHA-256 of their keys and quotas; without it everyone is `anonymous`.",
+    )
+
+    # The service.
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the service listens on.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json, or lines for people; auto: lines on a terminal, else json."
+    )
+    body_mib: int = Field(32, ge=1, description="Largest request body, MiB.")
+    body_timeout_s: float = Field(30.0, gt=0, description="Longest pause while a body arrives, seconds.")
+    megapixels: float = Field(40.0, gt=0, description="Most pixels of one image, millions.")
+    images_per_request: int = Field(64, ge=1, description="Most images in one request.")
+    image_set_images: int = Field(10_000, ge=1, description="Most images in one set.")
+    image_set_mib: int = Field(2048, ge=1, description="Largest image set, MiB as uploaded.")
+    result_mib: int = Field(256, ge=1, description="Largest result arrays of one job, MiB.")
+    inline_numbers: int = Field(
+        262_144, ge=0, description="Arrays up to this many numbers carry their data in JSON answers."
+    )
+    quick_wait_s: float = Field(
+        30.0, ge=0, description="How long a quick operation holds its request without a preference, seconds."
+    )
+    longest_wait_s: float = Field(60.0, ge=0, description="Most that `Prefer: wait` and `?wait=` may ask for, seconds.")
+    card_wait_s: float = Field(
+        20.0, ge=0, description="How long a request waits for a worker to describe a network, seconds."
+    )
+
+    # Jobs.
+    lane_depth: int = Field(1000, ge=1, description="Most queued jobs of one lane.")
+    caller_jobs: int = Field(100, ge=1, description="Most unfinished jobs of one caller.")
+    keep_jobs_s: int = Field(86_400, ge=60, description="How long finished jobs and their results are kept, seconds.")
+    keep_images_s: int = Field(604_800, ge=60, description="How long uploaded images are kept, seconds.")
+    lease_s: float = Field(
+        6.0, gt=0, description="A running job without renewal for this long goes back to its lane, seconds."
+    )
+    renew_s: float = Field(1.5, gt=0, description="How often a worker renews its running jobs, seconds.")
+    crashes: int = Field(
+        3,
+        ge=1,
+        description="A job that kills its engine this often, alone and without a checkpoint between, fails.",
+    )
+
+    # The worker.
+    default_model: str = Field(
+        "efficientnet_lite0", description="Catalogue id of the network used when a request names none."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int = Field(0, ge=0, description="Compute threads of the engine; 0: all cores.")
+    memory_mib: int = Field(4096, ge=256, description="Working memory of the engine beside the networks, MiB.")
+    networks_mib: int = Field(
+        4096, ge=64, description="Memory for networks kept warm, MiB; the least recently used leaves first."
+    )
+    stall_s: float = Field(
+        60.0, gt=0, description="An engine without progress for this long is killed and restarted, seconds."
+    )
+    drain_s: float = Field(8.0, gt=0, description="How long a stopping worker may take to give back its jobs, seconds.")
+
+    @property
+    def artifacts_location(self) -> str:
+        """The artifact store that is in force."""
+        return self.artifacts_url or str(self.data / "artifacts")
+
+    @property
+    def weights_location(self) -> Path:
+        """The folder of weights that is in force."""
+        return self.weights_folder or self.data / "weights"
