@@ -1,0 +1,36 @@
+"""Everything a route works with, made once when the service starts. Imports convscope only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from convscope.protocol.artifacts import Artifacts
+    from convscope.protocol.card_store import CardStore
+    from convscope.protocol.events import ChangeFeed, Events
+    from convscope.protocol.images import Images
+    from convscope.protocol.jobs import Jobs
+    from convscope.settings import Settings
+    from service.auth import Callers
+    from service.metrics import Metrics
+    from service.rendering import PictureCache
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of a running service, shared by all requests."""
+
+    settings: Settings
+    redis: Redis
+    artifacts: Artifacts
+    images: Images
+    jobs: Jobs
+    events: Events
+    changes: ChangeFeed
+    cards: CardStore
+    callers: Callers
+    metrics: Metrics
+    pictures: PictureCache
