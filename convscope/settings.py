@@ -28,6 +28,9 @@ class Settings(BaseSettings):
         None,
         description="Redis or Valkey, redis://…, rediss://… or unix://…; without it `serve` runs an embedded one.",
     )
+    redis_mib: int = Field(
+        1024, ge=16, description="Most memory of the embedded server, MiB; when it is full, new jobs are refused."
+    )
     artifacts_url: str | None = Field(
         None,
         description="Artifact store, a folder's path, file://… or s3://…; without it a folder in the data folder.",
@@ -97,6 +100,12 @@ class Settings(BaseSettings):
         60.0, gt=0, description="An engine without progress for this long is killed and restarted, seconds."
     )
     drain_s: float = Field(8.0, gt=0, description="How long a stopping worker may take to give back its jobs, seconds.")
+
+    # The command line as a client of a running service.
+    url: str | None = Field(
+        None, description="Address of the service that `run` and `models` ask; without it host and port of this machine."
+    )
+    api_key: str | None = Field(None, description="Key that `run` and `models` send as `Authorization: Bearer`.")
 
     @property
     def artifacts_location(self) -> str:
