@@ -1,0 +1,333 @@
+"""The artifact store: decoded uploads, results, checkpoints and previews as content-addressed bytes.
+
+The only file that knows obstore. An artifact's key is `kind/ab/<sha256 of its bytes>`: the same bytes are stored once, a
+key never changes its meaning, and writing twice is harmless. An object appears whole or not at all: a folder gets that
+from a rename, S3 from its own promise. Nothing is counted or owned; what is no longer needed is swept by age, and every
+use that puts the same bytes again makes them young.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from convscope.protocol.problems import ProblemError
+
+Kind = Literal["images", "results", "checkpoints", "previews"]
+KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews")
+CHUNK_BYTES = 4 * 1024 * 1024
+
+# Bytes put again within this time of their last writing are not written again; the sweep spares them as much longer.
+FRESH_S = 60.0
+# Hashing less than this is quicker than handing it to a thread.
+INLINE_BYTES = 256 * 1024
+# A transfer may take this much longer for each byte: 1 MiB a second, a slow but living store.
+SECONDS_PER_BYTE = 1 / 2**20
+PROBE_TIMEOUT_S = 3.0
+RETRY_AFTER_S = 5.0
+# A writer that died leaves its unfinished file beside the whole ones; obstore names them `<name>#<number>`.
+ORPHAN_S = 3600.0
+
+_KEY = re.compile(r"(images|results|checkpoints|previews)/([0-9a-f]{2})/(\2[0-9a-f]{62})")
+_STORE_TROUBLE = (BaseError, OSError, TimeoutError)
+
+T = TypeVar("T")
+
+
+def retention_s(keep_images_s: float, keep_jobs_s: float) -> dict[Kind, float]:
+    """How long artifacts of each kind must be kept since they were last put, seconds.
+
+    An image may be used on its last day by a job that waits a day and whose result is kept one more.
+    """
+    return {
+        "images": keep_images_s + 2 * keep_jobs_s,
+        "results": 2 * keep_jobs_s,
+        "checkpoints": keep_jobs_s,
+        "previews": 2 * keep_jobs_s,
+    }
+
+
+class Artifacts:
+    """Reads and writes artifacts in one store, with retries.
+
+    Args:
+        store: where they lie.
+        folder: the same place as a path, when it is a local folder.
+        patience_s: how long one call tries before it gives up, seconds, beside what its bytes take.
+        backoff_s: pause before the second attempt, seconds; it doubles with each, with jitter.
+    """
+
+    def __init__(
+        self, store: ObjectStore, *, folder: Path | None = None, patience_s: float = 15.0, backoff_s: float = 0.1
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._patience_s = patience_s
+        self._backoff_s = backoff_s
+
+    @classmethod
+    def open(cls, url: str, *, patience_s: float = 15.0, backoff_s: float = 0.1) -> Artifacts:
+        """The store at a folder's path, `file://…`, `s3://bucket/prefix`, `gs://…` or `az://…`; a folder is created.
+
+        S3 takes its credentials, region and endpoint from the usual AWS_* variables; an endpoint that says http:// is
+        spoken to in the clear.
+
+        Raises:
+            ValueError: not an address of a store.
+        """
+        parts = urlsplit(url)
+        if parts.scheme in ("", "file"):
+            path = Path(url2pathname(parts.path) if parts.scheme == "file" else url).expanduser().absolute()
+            return cls(LocalStore(path, mkdir=True), folder=path, patience_s=patience_s, backoff_s=backoff_s)
+        if parts.scheme not in ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss"):
+            raise ValueError(f"{url!r} is no artifact store: give a folder, file://…, s3://…, gs://… or az://…")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = endpoint or os.environ.get("AWS_ENDPOINT", "")
+        in_the_clear = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
+        store = from_url(
+            url,
+            client_options={
+                "allow_http": in_the_clear or endpoint.startswith("http://"),
+                "connect_timeout": "5s",
+                "timeout": "10m",  # a call's own time limit is shorter and knows its size
+            },
+            retry_config={"max_retries": 0},  # the retries here hold for every kind of store, and have one time limit
+        )
+        return cls(store, patience_s=patience_s, backoff_s=backoff_s)
+
+    async def put(self, kind: Kind, data: bytes | bytearray | memoryview) -> str:
+        """Store bytes and return their key; bytes that are there already become young again.
+
+        Raises:
+            ProblemError: `store-unavailable`.
+        """
+        view = memoryview(data).cast("B")
+        digest = await _sha256(view)
+        key = f"{kind}/{digest[:2]}/{digest}"
+
+        async def write() -> None:
+            if not await self._is_fresh(key, view.nbytes):
+                # An empty memoryview has no address that Rust would take.
+                await obstore.put_async(
+                    self._store, key, view if view.nbytes else b"", use_multipart=self._multipart(view)
+                )
+
+        await self._persist(write, f"writing {view.nbytes} bytes", view.nbytes)
+        return key
+
+    async def get(self, key: str) -> bytes:
+        """All bytes of an artifact, checked against its key.
+
+        Raises:
+            ProblemError: `gone` when it is not there or was damaged in the store, `store-unavailable`.
+        """
+        size = await self.size(key)
+
+        async def read() -> bytes:
+            found = await obstore.get_async(self._store, key)
+            return (await found.bytes_async()).to_bytes()
+
+        data = await self._persist(read, "reading", size)
+        if await _sha256(memoryview(data)) != key.rpartition("/")[2]:
+            await self.delete(key)
+            raise ProblemError("gone", "The stored bytes were damaged and have been removed.")
+        return data
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`, which must lie within the artifact.
+
+        Raises:
+            ProblemError: `gone`, `store-unavailable`.
+        """
+        _check(key)
+        if length == 0:
+            return b""
+
+        async def read() -> bytes:
+            return (await obstore.get_range_async(self._store, key, start=start, length=length)).to_bytes()
+
+        return await self._persist(read, "reading", length)
+
+    async def stream(
+        self, key: str, start: int = 0, length: int | None = None, chunk: int = CHUNK_BYTES
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `start` in pieces of at most `chunk`; a piece that fails is read again, not the whole.
+
+        Raises:
+            ProblemError: `gone`, `store-unavailable`.
+        """
+        end = await self.size(key) if length is None else start + length
+        while start < end:
+            piece = await self.get_range(key, start, min(chunk, end - start))
+            start += len(piece)
+            yield piece
+
+    async def size(self, key: str) -> int:
+        """Number of bytes of an artifact.
+
+        Raises:
+            ProblemError: `gone`, `store-unavailable`.
+        """
+        _check(key)
+        meta = await self._persist(lambda: obstore.head_async(self._store, key), "looking", 0)
+        return int(meta["size"])
+
+    async def exists(self, key: str) -> bool:
+        """Whether the artifact is there.
+
+        Raises:
+            ProblemError: `store-unavailable`.
+        """
+        try:
+            await self.size(key)
+        except ProblemError as error:
+            if error.name == "gone":
+                return False
+            raise
+        return True
+
+    async def delete(self, key: str) -> None:
+        """Remove an artifact; one that is not there is no error.
+
+        Raises:
+            ProblemError: `store-unavailable`.
+        """
+        _check(key)
+
+        async def remove() -> None:
+            try:
+                await obstore.delete_async(self._store, key)
+            except FileNotFoundError:
+                return
+
+        await self._persist(remove, "deleting", 0)
+
+    async def sweep(self, kind: Kind, older_than_s: float) -> int:
+        """Remove the artifacts of a kind that were last put longer ago than that, and say how many.
+
+        Raises:
+            ProblemError: `store-unavailable`; what was removed so far stays removed.
+        """
+        removed = 0
+        before = time.time() - older_than_s - FRESH_S
+        batches = aiter(obstore.list(self._store, f"{kind}/", chunk_size=500))
+        while True:
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    batch = await anext(batches, None)
+            except _STORE_TROUBLE as error:
+                raise _unavailable("listing", error) from error
+            if batch is None:
+                break
+            for meta in batch:
+                # Looked at once more, since it may have been put again while the list was read.
+                if meta["last_modified"].timestamp() < before and await self._age_check(meta["path"], before):
+                    await self.delete(meta["path"])
+                    removed += 1
+        if self._folder is not None:
+            await asyncio.to_thread(_remove_orphans, self._folder / kind, time.time() - ORPHAN_S)
+        return removed
+
+    async def check_writable(self) -> None:
+        """Write and remove a few bytes, once, within three seconds.
+
+        Raises:
+            ProblemError: `store-unavailable`, with the reason.
+        """
+        probe = f"probes/{uuid.uuid4().hex}"
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await obstore.put_async(self._store, probe, b"writable?", use_multipart=False)
+                await obstore.delete_async(self._store, probe)
+        except _STORE_TROUBLE as error:
+            raise _unavailable("a probe", error) from error
+
+    async def _is_fresh(self, key: str, size: int) -> bool:
+        try:
+            meta = await obstore.head_async(self._store, key)
+        except FileNotFoundError:
+            return False
+        return meta["size"] == size and time.time() - meta["last_modified"].timestamp() < FRESH_S
+
+    async def _age_check(self, path: str, before: float) -> bool:
+        try:
+            meta = await self._persist(lambda: obstore.head_async(self._store, path), "looking", 0)
+        except ProblemError as error:
+            if error.name == "gone":  # another sweeper was quicker
+                return False
+            raise
+        return bool(meta["last_modified"].timestamp() < before)
+
+    def _multipart(self, view: memoryview) -> bool:
+        # A folder gains nothing from parts; S3 takes at most 5 GiB at once and is quicker in parts.
+        return self._folder is None and view.nbytes > 4 * CHUNK_BYTES
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]], what: str, nbytes: int) -> T:
+        """Try until it works or the time is over; a third of the time is the most that one attempt may take."""
+        transfer_s = nbytes * SECONDS_PER_BYTE
+        deadline = time.monotonic() + self._patience_s + transfer_s
+        pause = self._backoff_s
+        while True:
+            try:
+                async with asyncio.timeout(
+                    min(self._patience_s / 3 + transfer_s, max(0.0, deadline - time.monotonic()))
+                ):
+                    return await attempt()
+            except FileNotFoundError as error:
+                if what.startswith("writing"):  # there is no bucket, or no folder any more
+                    raise _unavailable(what, error) from error
+                raise ProblemError("gone", "The stored bytes are not there any more.") from error
+            except (PermissionDeniedError, UnauthenticatedError) as error:
+                raise _unavailable(what, error) from error  # trying again changes nothing
+            except _STORE_TROUBLE as error:
+                wait = pause * random.uniform(0.5, 1.5)
+                if time.monotonic() + wait >= deadline:
+                    raise _unavailable(what, error) from error
+                await asyncio.sleep(wait)
+                pause = min(2 * pause, 2.0)
+
+
+def _check(key: str) -> None:
+    if not _KEY.fullmatch(key):
+        raise ProblemError("gone", "There is no artifact by that key.")
+
+
+def _unavailable(what: str, error: BaseException) -> ProblemError:
+    # The message of obstore tells paths and addresses, which are for the log (as the cause), not for callers.
+    code = re.search(r"\(os error (\d+)\)", str(error))
+    if isinstance(error, TimeoutError):
+        reason = "no answer in time"
+    else:
+        reason = os.strerror(int(code[1])) if code else type(error).__name__
+    return ProblemError(
+        "store-unavailable", f"The artifact store failed at {what}: {reason}.", retry_after_s=RETRY_AFTER_S
+    )
+
+
+async def _sha256(data: memoryview) -> str:
+    if data.nbytes < INLINE_BYTES:
+        return hashlib.sha256(data).hexdigest()
+    return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+
+
+def _remove_orphans(folder: Path, before: float) -> None:
+    for path in folder.glob("*/*#*"):
+        try:
+            if path.stat().st_mtime < before:
+                path.unlink()
+        except FileNotFoundError:  # another sweeper was quicker
+            continue
