@@ -80,13 +80,25 @@ class ImagesRequest(CommonRequest):
     def _some_image(self) -> Self:
         if self.image is not None and self.images:
             raise ValueError("give either image or images")
-        if self.image is None and not self.images:
+        if self.image is None and not self.images and getattr(self, "image_set", None) is None:
             raise ValueError("an image is needed: a file part `image`, or image.id, or image.base64")
         return self
 
     def all_images(self) -> list[ImageRef]:
         """The images, whichever way they were given."""
         return [self.image] if self.image is not None else list(self.images)
+
+
+class ImageSetRequest(ImagesRequest):
+    """An operation on images that may also come as a stored set."""
+
+    image_set: str | None = Field(None, description="Id from POST /v1/image-sets, instead of images.", max_length=80)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.image_set is not None and (self.image is not None or self.images):
+            raise ValueError("give either images or image_set")
+        return self
 
 
 def _split_commas(value: object) -> object:

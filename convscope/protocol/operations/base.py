@@ -132,6 +132,11 @@ class Operation(ABC, Generic[R]):
         del request
         return ()
 
+    def resolve_others(self, request: R, cards: Mapping[str, ModelCard]) -> R:
+        """The resolved request checked against the cards of `models(request)` as well, by catalogue id."""
+        del cards
+        return request
+
     @abstractmethod
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
