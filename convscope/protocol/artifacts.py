@@ -1,9 +1,9 @@
 """The artifact store: decoded uploads, results, checkpoints and previews as content-addressed bytes.
 
-The only file that knows obstore. An artifact's key is `kind/ab/<sha256 of its bytes>`: the same bytes are stored once, a
-key never changes its meaning, and writing twice is harmless. An object appears whole or not at all: a folder gets that
-from a rename, S3 from its own promise. Nothing is counted or owned; what is no longer needed is swept by age, and every
-use that puts the same bytes again makes them young.
+The only file that knows obstore. An artifact's key is `kind/ab/<sha256 of its bytes>`: the same bytes are stored once,
+a key never changes its meaning, and writing twice is harmless. An object appears whole or not at all: a folder gets
+that from a rename, S3 from its own promise. Nothing is counted or owned; what is no longer needed is swept by age, and
+every use that puts the same bytes again makes them young.
 """
 
 from __future__ import annotations

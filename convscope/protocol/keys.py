@@ -17,8 +17,10 @@ finished jobs (24 h by default), counted from the last write; `none` stays.
 | idempotency:{caller}:{key} | hash | kept | job id and request fingerprint |
 | caller:{caller} | set | none | unfinished jobs of a caller, for the quota |
 | index:{caller} | sorted set | none | all jobs of a caller by creation time, for listing |
-| image:{caller}:{id} | hash | images kept | an upload as its caller sees it |
-| owners:{id} | set | images kept | callers that hold an upload |
+| image:{caller}:{id} | string | images kept | an image as its caller sees it, JSON |
+| images:{caller} | sorted set | images kept | image ids of a caller by the time of their last upload, ms |
+| image_set:{caller}:{id} | string | images kept | an image set as its caller sees it, JSON |
+| image_sets:{caller} | sorted set | images kept | set ids of a caller by the time of their last upload, ms |
 | card:{model} | string | none | a model card, JSON |
 | catalogue | hash | none | model id → summary, JSON |
 | wanted | sorted set | none | models whose card a request waits for, by the time it was asked for, ms |

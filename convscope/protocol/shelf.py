@@ -1,0 +1,184 @@
+"""Small records that belong to a caller and end by themselves: images and image sets in Redis.
+
+A record is one JSON string with a lifetime; an index (sorted set by the time of the last writing) lists a caller's own,
+newest first. Knows Redis and nothing of what the records mean.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar, cast
+
+from pydantic import BaseModel
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from convscope.protocol.keys import key
+from convscope.protocol.problems import FieldError, ProblemError
+
+RETRY_AFTER_S = 2.0
+
+# An id from an address may not reach into the keys of a caller whose name goes on with a colon.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+class ShelfRecord(BaseModel):
+    """What every record has: its id, and when it was made and ends (Unix time, ms)."""
+
+    id: str
+    created_ms: int = 0
+    expires_ms: int = 0
+
+
+R = TypeVar("R", bound=ShelfRecord)
+
+
+class Shelf(Generic[R]):
+    """The records of one type.
+
+    Args:
+        redis: where they are kept.
+        record: their type.
+        kinds: kind of key of a record and of an index, as in keys.py.
+        what: what a caller calls one, for the problem's detail.
+        keep_s: lifetime since the last writing, seconds.
+    """
+
+    def __init__(self, redis: Redis, record: type[R], kinds: tuple[str, str], what: str, keep_s: float) -> None:
+        self._redis = redis
+        self._record = record
+        self._kind, self._index = kinds
+        self._what = what
+        self._keep_ms = int(keep_s * 1000)
+
+    async def put(self, caller: str, record: R) -> R:
+        """Write a record and return it with its times; one that is there already keeps the time it was made.
+
+        Raises:
+            ProblemError: `queue-unavailable`, `queue-full`.
+        """
+        now = int(time.time() * 1000)
+        name, index = key(self._kind, caller, record.id), key(self._index, caller)
+        with redis_problems():
+            earlier = await self._redis.get(name)
+            created = self._record.model_validate_json(earlier).created_ms if earlier else now
+            record = record.model_copy(update={"created_ms": created, "expires_ms": now + self._keep_ms})
+            # Each of these may be sent twice without harm.
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(name, record.model_dump_json(), px=self._keep_ms)
+                pipe.zadd(index, {record.id: now})
+                pipe.zremrangebyscore(index, "-inf", now - self._keep_ms)
+                pipe.pexpire(index, self._keep_ms)
+                await pipe.execute()
+        return record
+
+    async def get(self, caller: str, record_id: str) -> R:
+        """The caller's record of that id.
+
+        Raises:
+            ProblemError: `not-found`, also for another caller's; `queue-unavailable`.
+        """
+        self._check(record_id)
+        with redis_problems():
+            found = await self._redis.get(key(self._kind, caller, record_id))
+        if found is None:
+            raise self._missing(record_id)
+        return self._record.model_validate_json(found)
+
+    async def page(self, caller: str, *, limit: int = 50, cursor: str | None = None) -> tuple[list[R], str | None]:
+        """The caller's records, last written first, and the cursor of the next page, if there is one.
+
+        Raises:
+            ProblemError: `invalid-request` for a cursor that is none; `queue-unavailable`.
+        """
+        index = key(self._index, caller)
+        records: list[R] = []
+        with redis_problems():
+            start = 0 if cursor is None else await self._place(index, *_read_cursor(cursor))
+            while len(records) < limit:
+                rows = cast(
+                    list[tuple[str | bytes, float]],
+                    await self._redis.zrange(index, start, start + limit - 1, desc=True, withscores=True),
+                )
+                if not rows:
+                    return records, None
+                ids = [_text(member) for member, _ in rows]
+                found = await self._redis.mget([key(self._kind, caller, each) for each in ids])
+                for (_, score), each, value in zip(rows, ids, found, strict=True):
+                    start += 1
+                    if value is not None:
+                        records.append(self._record.model_validate_json(value))
+                        if len(records) == limit:
+                            more = await self._redis.zcard(index) > start
+                            return records, _write_cursor(int(score), each) if more else None
+        return records, None
+
+    async def delete(self, caller: str, record_id: str) -> None:
+        """Remove the caller's record of that id.
+
+        Raises:
+            ProblemError: `not-found`, also for another caller's; `queue-unavailable`.
+        """
+        self._check(record_id)
+        with redis_problems():
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.delete(key(self._kind, caller, record_id))
+                pipe.zrem(key(self._index, caller), record_id)
+                removed, listed = await pipe.execute()
+        if not removed and not listed:
+            raise self._missing(record_id)
+
+    def _missing(self, record_id: str) -> ProblemError:
+        return ProblemError("not-found", f"You have no {self._what} {record_id[:100]!r}.")
+
+    def _check(self, record_id: str) -> None:
+        if not _ID.fullmatch(record_id):
+            raise self._missing(record_id)
+
+    async def _place(self, index: str, score: int, record_id: str) -> int:
+        """How many entries of the index come up to and with the cursor's."""
+        rank = cast(int | None, await self._redis.zrevrank(index, record_id))
+        if rank is not None:
+            return rank + 1
+        return int(await self._redis.zcount(index, f"({score}", "+inf"))
+
+
+@contextmanager
+def redis_problems() -> Iterator[None]:
+    """Turns trouble with Redis into what a caller is told."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise ProblemError("queue-unavailable", "The queue does not answer.", retry_after_s=RETRY_AFTER_S) from error
+    except OutOfMemoryError as error:
+        raise ProblemError("queue-full", "The queue's memory is full.", retry_after_s=10 * RETRY_AFTER_S) from error
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _write_cursor(score: int, record_id: str) -> str:
+    return base64.urlsafe_b64encode(f"{score}:{record_id}".encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[int, str]:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        score, separator, record_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition(":")
+        if not separator:
+            raise ValueError("no separator")
+        return int(score), record_id
+    except (ValueError, binascii.Error) as error:
+        raise ProblemError(
+            "invalid-request",
+            "The cursor is not one that was given out.",
+            errors=[FieldError("/cursor", "take it from the Link header of the page before")],
+        ) from error
