@@ -35,6 +35,7 @@ _TABLE: tuple[tuple[int, str, str, str], ...] = (
     (405, "method-not-allowed", "That method is not possible here", "Use one of the methods in the Allow header."),
     (406, "not-acceptable", "No representation that was accepted can be made", "Accept one of the media types listed in `possible`."),
     (415, "unsupported-media-type", "That content type cannot be read here", "Send one of the content types listed in `possible`."),
+    (416, "range-not-satisfiable", "That range lies outside of it", "Ask for bytes within the length in Content-Range."),
     (408, "request-timeout", "The body came too slowly", "Send the body at once, or raise CONVSCOPE_BODY_TIMEOUT_S."),
     (409, "already-finished", "The job has already finished", "Read its result; a finished job never changes."),
     (413, "body-too-large", "The body is too large", "Send less at once; the limit is in the detail."),

@@ -1,0 +1,104 @@
+"""Who is calling: names, SHA-256 of keys and quotas in the operator's file; without it everyone is `anonymous`.
+
+The file is TOML:
+
+    [callers.alice]
+    key_sha256 = ["<64 hexadecimal digits>"]   # of the key's UTF-8 bytes; several while keys are changed
+    unfinished_jobs = 20                       # instead of the setting caller_jobs
+    enabled = true                             # false: known, and refused
+
+Imports convscope only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from convscope.protocol.problems import ProblemError
+
+ANONYMOUS = "anonymous"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key_sha256: list[str] | str
+    unfinished_jobs: int | None = Field(None, ge=1)
+    enabled: bool = True
+
+
+class _KeyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    callers: dict[str, _Entry]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of one caller."""
+
+    caller: str
+    digest: bytes
+    enabled: bool
+
+
+class Callers:
+    """The callers that there are."""
+
+    def __init__(self, keys: list[Key] | None, quotas: dict[str, int] | None = None) -> None:
+        self._keys = keys
+        self._quotas = quotas or {}
+
+    @classmethod
+    def read(cls, path: Path | None) -> Callers:
+        """The callers of a key file; without a file, the one caller `anonymous`.
+
+        Raises:
+            ValueError: the file does not say what it should; the message says where.
+        """
+        if path is None:
+            return cls(None)
+        entries = _KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).callers
+        keys = []
+        for name, entry in entries.items():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{path}: a caller's name has letters, digits, . _ -, not {name!r}")
+            for digest in [entry.key_sha256] if isinstance(entry.key_sha256, str) else entry.key_sha256:
+                if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+                    raise ValueError(f"{path}: key_sha256 of {name} is not a SHA-256 in hexadecimal")
+                keys.append(Key(name, bytes.fromhex(digest), entry.enabled))
+        quotas = {name: entry.unfinished_jobs for name, entry in entries.items() if entry.unfinished_jobs}
+        return cls(keys, quotas)
+
+    def identify(self, authorization: str | None) -> str:
+        """The caller whose key the Authorization header carries.
+
+        Every known key is compared in constant time, so the time taken says nothing about any of them.
+
+        Raises:
+            ProblemError: `unauthenticated`; `forbidden` for a caller that was disabled.
+        """
+        if self._keys is None:
+            return ANONYMOUS
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise ProblemError("unauthenticated", "This service needs a key: Authorization: Bearer KEY.")
+        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        found = [known for known in self._keys if hmac.compare_digest(known.digest, digest)]
+        if not found:
+            raise ProblemError("unauthenticated", "This key is not known here.")
+        if not found[0].enabled:
+            raise ProblemError("forbidden", f"The caller {found[0].caller} is disabled.")
+        return found[0].caller
+
+    def quota(self, caller: str) -> int | None:
+        """Most unfinished jobs of that caller; None where the setting holds."""
+        return self._quotas.get(caller)

@@ -1,0 +1,131 @@
+"""What a client wants back and how long it waits: Accept (RFC 9110), Prefer (RFC 7240). Imports convscope only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convscope.protocol.problems import ProblemError
+
+JSON = "application/json"
+PNG = "image/png"
+SAFETENSORS = "application/vnd.safetensors"
+NPY = "application/x-npy"
+
+_QUALITY = re.compile(r"(0(\.[0-9]{0,3})?|1(\.0{0,3})?)")
+_MOST_RANGES = 64
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a request prefers: not to wait, or to wait so many seconds; neither where it does not say."""
+
+    respond_async: bool = False
+    wait_s: float | None = None
+
+    @property
+    def stated(self) -> bool:
+        """Whether the request said anything about waiting."""
+        return self.respond_async or self.wait_s is not None
+
+    def applied(self, waited: bool) -> str | None:
+        """The Preference-Applied header: what was done of it. `waited`: the answer came within the wait."""
+        parts = []
+        if self.respond_async and not (waited and self.wait_s is not None):
+            parts.append("respond-async")
+        if self.wait_s is not None:
+            parts.append(f"wait={self.wait_s:g}")
+        return ", ".join(parts) or None
+
+
+def accepted(header: str | None, possible: Sequence[str]) -> str:
+    """The media type to answer with: the best of `possible` (in our order of preference) by the Accept header.
+
+    Raises:
+        ProblemError: `not-acceptable`, with the possible types.
+    """
+    if header is None or not header.strip():
+        return possible[0]
+    ranges = [_media_range(text) for text in header.split(",")[:_MOST_RANGES] if text.strip()]
+    scored = [(_quality(media, ranges), -place, media) for place, media in enumerate(possible)]
+    quality, _, media = max(scored)
+    if quality <= 0:
+        raise ProblemError(
+            "not-acceptable", f"Only {', '.join(possible)} can be made of this.", possible=list(possible)
+        )
+    return media
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    media, *parameters = (part.strip().lower() for part in text.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            # A malformed weight counts as none given, as servers commonly do.
+            quality = float(value) if _QUALITY.fullmatch(value.strip()) else 1.0
+    return media, quality
+
+
+def _quality(media: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """The weight of the most specific range that covers the media type; 0 where none does."""
+    kind = media.partition("/")[0]
+    for pattern in (media, f"{kind}/*", "*/*"):
+        weights = [quality for given, quality in ranges if given == pattern]
+        if weights:
+            return max(weights)
+    return 0.0
+
+
+def preference(headers: Sequence[str], longest_wait_s: float) -> Preference:
+    """What the Prefer headers say; of a preference given twice, the first counts, and unknown ones are ignored.
+
+    A wait beyond the longest is cut to it, and Preference-Applied says so.
+
+    Raises:
+        ProblemError: `bad-preference`.
+    """
+    given: dict[str, str] = {}
+    for part in ",".join(headers).split(","):
+        token = part.partition(";")[0]
+        name, _, value = token.partition("=")
+        if name.strip():
+            given.setdefault(name.strip().lower(), value.strip().strip('"'))
+    wait_s = None
+    if "wait" in given:
+        text = given["wait"]
+        if not (text.isascii() and text.isdigit() and len(text) <= 9):
+            raise ProblemError("bad-preference", f"wait takes whole seconds from 0, not {text[:40]!r}.")
+        wait_s = min(float(text), longest_wait_s)
+    if given.get("respond-async"):
+        raise ProblemError("bad-preference", "respond-async takes no value.")
+    return Preference("respond-async" in given, wait_s)
+
+
+def etag_matches(header: str | None, etag: str, *, weak: bool = True) -> bool:
+    """Whether an If-None-Match (weak comparison) or If-Match/If-Range (strong) header names this entity tag."""
+    if header is None:
+        return False
+    if header.strip() == "*":
+        return True
+    candidates = [part.strip() for part in header.split(",")]
+    if weak:
+        candidates = [part.removeprefix("W/") for part in candidates]
+    return etag in candidates
+
+
+def idempotency_key(header: str | None) -> str:
+    """The Idempotency-Key, a quoted string (RFC 8941) or bare; empty where there is none.
+
+    Raises:
+        ProblemError: `invalid-request`, where it is empty, longer than 255, or not printable ASCII.
+    """
+    if header is None:
+        return ""
+    text = header.strip()
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        text = re.sub(r'\\(["\\])', r"\1", text[1:-1])
+    if not text or len(text) > 255 or not (text.isascii() and text.isprintable()):
+        raise ProblemError("invalid-request", "Idempotency-Key takes 1 to 255 printable ASCII characters.")
+    return text

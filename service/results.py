@@ -1,0 +1,261 @@
+"""Stored results as a reader sees them: manifests, arrays by byte range, JSON. Imports convscope and numpy.
+
+Nothing here holds more of a result in memory than the part that is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import math
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope.protocol.artifacts import Artifacts
+from convscope.protocol.operations.base import ArrayInfo, Picture, Slice
+from convscope.protocol.problems import ProblemError
+from convscope.protocol.results import SAFETENSORS_DTYPES, Manifest, StoredArray
+
+CHUNK_BYTES = 256 * 1024
+INLINE_ARRAYS = 8
+"""All inline data of one answer together is at most this many times what one array may have."""
+_MANIFESTS_KEPT = 256
+_JOIN_GAP_BYTES = 64 * 1024
+_DTYPE_NAMES = {name: tag for tag, name in SAFETENSORS_DTYPES.items()}
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """A bounded store of what was used last; bounded by the sum of sizes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._items: OrderedDict[K, tuple[V, int]] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """The item, which becomes the last used."""
+        found = self._items.get(key)
+        if found is None:
+            return None
+        self._items.move_to_end(key)
+        return found[0]
+
+    def put(self, key: K, item: V, size: int = 1) -> None:
+        """Keep an item, if it is not larger than the whole store; the least recently used make room."""
+        if key in self._items:
+            self._held -= self._items.pop(key)[1]
+        if size > self._limit:
+            return
+        self._items[key] = (item, size)
+        self._held += size
+        while self._held > self._limit:
+            self._held -= self._items.popitem(last=False)[1][1]
+
+
+class Results:
+    """Reads manifests and arrays from the artifact store."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+        self._manifests: Recent[str, Manifest] = Recent(_MANIFESTS_KEPT)
+
+    async def manifest(self, key: str) -> Manifest:
+        """The manifest of a result, by its artifact key.
+
+        Raises:
+            ProblemError: `gone`, `store-unavailable`.
+        """
+        found = self._manifests.get(key)
+        if found is None:
+            found = Manifest.model_validate_json(await self._artifacts.get(key))
+            self._manifests.put(key, found)
+        return found
+
+    async def array(self, manifest: Manifest, name: str) -> NDArray[Any]:
+        """One whole array of a result."""
+        stored = stored_array(manifest, name)
+        data = await self._artifacts.get_range(_arrays_key(manifest), stored.offset, stored.nbytes)
+        return np.frombuffer(data, dtype=_little(stored.dtype)).reshape(stored.shape)
+
+    async def drawn(self, manifest: Manifest, picture: Picture) -> dict[str, NDArray[Any]]:
+        """The arrays of one picture, read where the picture looks; the rest stays zero and takes no memory."""
+        wanted: dict[str, list[Slice]] = {}
+        for part in [part for tile in picture.tiles for part in tile.parts] + (
+            [picture.matrix] if picture.matrix is not None else []
+        ):
+            wanted.setdefault(part.array, []).append(part)
+        arrays = {}
+        for name, slices in wanted.items():
+            stored = stored_array(manifest, name)
+            flat = np.zeros(math.prod(stored.shape), dtype=_little(stored.dtype))
+            view = flat.view(np.uint8)
+            for start, end in _joined(_byte_range(stored, part.index) for part in slices):
+                data = await self._artifacts.get_range(_arrays_key(manifest), stored.offset + start, end - start)
+                view[start:end] = np.frombuffer(data, dtype=np.uint8)
+            arrays[name] = flat.reshape(stored.shape)
+        return arrays
+
+    async def upload(self, manifest: Manifest, image: int) -> NDArray[np.uint8]:
+        """The pixels of one of the request's images, H×W×3."""
+        data = await self._artifacts.get(manifest.images[image].pixels)
+        pixels: NDArray[np.uint8] = await asyncio.to_thread(np.load, io.BytesIO(data), allow_pickle=False)
+        return pixels
+
+    async def inline(self, manifest: Manifest, most_numbers: int) -> dict[str, NDArray[Any]]:
+        """The arrays that are small enough to stand in a JSON answer, the smallest first while there is room."""
+        room = INLINE_ARRAYS * most_numbers
+        found = {}
+        for name, stored in sorted(manifest.arrays.items(), key=lambda item: math.prod(item[1].shape)):
+            numbers = math.prod(stored.shape)
+            if numbers <= most_numbers and numbers <= room:
+                room -= numbers
+                found[name] = await self.array(manifest, name)
+        return found
+
+    async def array_json(self, manifest: Manifest, name: str) -> AsyncIterator[bytes]:
+        """One array as JSON text, piece by piece: shape, dtype and nested lists with null for what is not finite."""
+        stored = stored_array(manifest, name)
+        opening = json.dumps({"name": name, "shape": list(stored.shape), "dtype": stored.dtype}, ensure_ascii=False)
+        yield opening[:-1].encode() + b', "data": '
+        async for piece in self._json_rows(_arrays_key(manifest), stored):
+            yield piece
+        yield b"}"
+
+    async def _json_rows(self, key: str, stored: StoredArray) -> AsyncIterator[bytes]:
+        shape = stored.shape
+        if not shape or 0 in shape:
+            whole = np.frombuffer(await self._artifacts.get_range(key, stored.offset, stored.nbytes), stored.dtype)
+            yield json_bytes(as_lists(whole.reshape(shape)))
+            return
+        rows = math.prod(shape[:-1])
+        row_bytes = stored.nbytes // rows
+        # Brackets that open before row r: those of every axis whose block starts there.
+        blocks = [math.prod(shape[axis:-1]) for axis in range(len(shape) - 1)]
+        step = max(1, CHUNK_BYTES // row_bytes)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            data = await self._artifacts.get_range(key, stored.offset + first * row_bytes, count * row_bytes)
+            block = np.frombuffer(data, _little(stored.dtype)).reshape(count, shape[-1])
+            yield await asyncio.to_thread(_rows_text, block, first, blocks)
+
+
+def _rows_text(block: NDArray[Any], first: int, blocks: Sequence[int]) -> bytes:
+    pieces = []
+    for row, values in enumerate(as_lists(block), start=first):
+        if row:
+            pieces.append(",")
+        pieces.append("[" * sum(row % size == 0 for size in blocks))
+        pieces.append(json.dumps(values, allow_nan=False, separators=(",", ":")))
+        pieces.append("]" * sum((row + 1) % size == 0 for size in blocks))
+    return "".join(pieces).encode()
+
+
+def stored_array(manifest: Manifest, name: str) -> StoredArray:
+    """Where an array lies.
+
+    Raises:
+        ProblemError: `not-found`, with the names that there are.
+    """
+    found = manifest.arrays.get(name)
+    if found is None:
+        raise ProblemError(
+            "not-found", f"The result has no array {name[:200]!r}.", possible=sorted(manifest.arrays)[:256]
+        )
+    return found
+
+
+def array_infos(manifest: Manifest) -> dict[str, ArrayInfo]:
+    """Shape and dtype of every array, as operations want them."""
+    return {name: ArrayInfo(stored.shape, stored.dtype) for name, stored in manifest.arrays.items()}
+
+
+def npy_header(stored: StoredArray) -> bytes:
+    """What stands before an array's bytes in a .npy file."""
+    header = io.BytesIO()
+    description = {"descr": _little(stored.dtype).str, "fortran_order": False, "shape": stored.shape}
+    np.lib.format.write_array_header_1_0(header, description)
+    return header.getvalue()
+
+
+def safetensors_header(arrays: Mapping[str, StoredArray]) -> bytes:
+    """What stands before the bytes of these arrays, one after the other, in a safetensors file."""
+    entries = {}
+    begin = 0
+    for name, stored in arrays.items():
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[stored.dtype],
+            "shape": list(stored.shape),
+            "data_offsets": [begin, begin + stored.nbytes],
+        }
+        begin += stored.nbytes
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns its data to 8 bytes
+    return len(header).to_bytes(8, "little") + header
+
+
+def as_lists(array: NDArray[Any]) -> Any:
+    """Nested lists of plain numbers, with None for what JSON has no number for."""
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        if not finite.all():
+            numbers = array.astype(object)
+            numbers[~finite] = None
+            return numbers.tolist()
+    return array.tolist()
+
+
+def finite(value: Any) -> Any:
+    """JSON values with None for what is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return value
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _arrays_key(manifest: Manifest) -> str:
+    if manifest.arrays_key is None:
+        raise ProblemError("gone", "The result has no stored arrays.")
+    return manifest.arrays_key
+
+
+def _little(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
+
+
+def _byte_range(stored: StoredArray, index: tuple[int, ...]) -> tuple[int, int]:
+    """First and last byte of `array[index]`, counted from the array's first."""
+    if len(index) > len(stored.shape) or any(not 0 <= i < n for i, n in zip(index, stored.shape, strict=False)):
+        raise ValueError(f"index {index} lies outside an array of shape {stored.shape}")
+    block = np.dtype(stored.dtype).itemsize * math.prod(stored.shape)
+    start = 0
+    for i, n in zip(index, stored.shape, strict=False):
+        block //= n
+        start += i * block
+    return start, start + block
+
+
+def _joined(ranges: Any) -> list[tuple[int, int]]:
+    """Ranges in order, with those that nearly touch made one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(set(ranges)):
+        if joined and start <= joined[-1][1] + _JOIN_GAP_BYTES:
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((start, end))
+    return joined
