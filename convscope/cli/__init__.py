@@ -1,1 +1,8 @@
-"""What a person runs: `convscope serve | api | worker | models | settings | run`."""
+"""What a person runs: `convscope serve | api | worker | models | settings | run`.
+
+Imports convscope only. The service and the workers are started as processes, never imported.
+"""
+
+from convscope.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,137 @@
+"""The command line: which commands there are and what they do, each in a line.
+
+Imports convscope.cli; what a command alone needs, it imports itself, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from convscope import __version__
+from convscope.cli.flags import Chosen, with_settings
+
+# Loading every operation takes a moment that the other commands need not spend.
+_WITHOUT_OPERATIONS = frozenset({"serve", "api", "worker", "models", "settings", "--version"})
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """The application for a command line of these arguments."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        help="Convscope shows what a convolutional network sees, as a REST service.",
+    )
+    app.callback()(_main)
+    app.command()(serve)
+    app.command()(api)
+    app.command()(worker)
+    app.add_typer(_models(), name="models")
+    app.command("settings")(list_settings)
+    if not (arguments and arguments[0] in _WITHOUT_OPERATIONS):
+        from convscope.cli.run import run_commands
+
+        app.add_typer(run_commands(), name="run")
+    return app
+
+
+def main() -> None:
+    """The program `convscope`."""
+    build(sys.argv[1:])()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+
+
+def _main(version: Annotated[bool, _VERSION] = False) -> None:
+    del version
+
+
+@with_settings("serve")
+def serve(chosen: Chosen) -> None:
+    """Run everything on this machine: an embedded server, the service and one worker."""
+    from convscope.cli import serve as launcher
+
+    raise typer.Exit(launcher.serve(chosen))
+
+
+@with_settings("api")
+def api(chosen: Chosen) -> None:
+    """Run the service alone, against --redis-url and --artifacts-url."""
+    from convscope.cli.parts import become
+
+    become("service", chosen)
+
+
+@with_settings("worker")
+def worker(chosen: Chosen) -> None:
+    """Run one worker alone, against --redis-url and --artifacts-url."""
+    from convscope.cli.parts import become
+
+    become("workers", chosen)
+
+
+def list_settings(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As docs/settings.md has it.")] = False,
+) -> None:
+    """List every setting: variable, flag, default, unit, meaning, commands."""
+    from convscope.cli import settings_table
+
+    if as_json:
+        print(json.dumps(settings_table.as_json(), indent=2))
+    elif as_markdown:
+        print(settings_table.as_markdown(), end="")
+    else:
+        Console().print(settings_table.as_table())
+
+
+def _models() -> typer.Typer:
+    app = typer.Typer(no_args_is_help=True, help="The networks of the catalogue and their weights.")
+
+    @app.command("list")
+    @with_settings("worker", "client")
+    def list_models(
+        chosen: Chosen, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False
+    ) -> None:
+        """List the catalogue: of the service that --url names, else of this machine."""
+        from convscope.cli.parts import list_models as listing
+
+        raise typer.Exit(listing(chosen, as_json))
+
+    @app.command("pull")
+    @with_settings("worker")
+    def pull(
+        chosen: Chosen,
+        models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Catalogue ids.")],
+    ) -> None:
+        """Fetch weights ahead of time, into the weights folder."""
+        from convscope.cli.parts import networks
+
+        raise typer.Exit(networks(chosen, "pull", *models))
+
+    @app.command("check")
+    @with_settings("worker")
+    def check(
+        chosen: Chosen,
+        models: Annotated[
+            list[str] | None, typer.Argument(metavar="[MODEL…]", help="Catalogue ids; without any, all of them.")
+        ] = None,
+    ) -> None:
+        """Check entries of the catalogue: source, weights at hand, checksum."""
+        from convscope.cli.parts import networks
+
+        raise typer.Exit(networks(chosen, "check", *(models or [])))
+
+    return app

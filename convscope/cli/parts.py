@@ -1,0 +1,96 @@
+"""`convscope api`, `worker` and `models`: the other programs of ours, started as processes.
+
+Imports convscope.cli and convscope.settings only; never the service or the workers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from convscope.cli.client import ServiceClient, ServiceProblemError, UnreachableError
+from convscope.cli.flags import Chosen
+from convscope.cli.processes import python_module
+
+
+def become(module: str, chosen: Chosen) -> None:
+    """Turn into one of our programs, so that signals and its exit status are its own.
+
+    Raises:
+        typer.BadParameter: it has no queue to speak to, or is not installed.
+    """
+    if not chosen.settings.redis_url:
+        raise typer.BadParameter(
+            "name the queue with --redis-url or CONVSCOPE_REDIS_URL; `convscope serve` runs one of its own"
+        )
+    _check_worker_installed(module)
+    command = python_module(module)
+    os.execve(command[0], command, chosen.environment())
+
+
+def networks(chosen: Chosen, *arguments: str) -> int:
+    """Run the workers' program for networks, its words straight on our terminal.
+
+    Returns:
+        Its exit status.
+    """
+    _check_worker_installed("workers")
+    return subprocess.run(
+        python_module("workers.networks", *arguments), env=chosen.environment(), check=False
+    ).returncode
+
+
+def list_models(chosen: Chosen, as_json: bool) -> int:
+    """List the catalogue: of the service that --url names, else of this machine.
+
+    Returns:
+        The exit status.
+    """
+    screen = Console(stderr=True)
+    try:
+        models = _models_of_service(chosen) if chosen.settings.url else _models_of_machine(chosen)
+    except ServiceProblemError as problem:
+        screen.print("\n".join(problem.lines()), markup=False, highlight=False)
+        return 1
+    except UnreachableError as error:
+        screen.print(str(error), markup=False, highlight=False)
+        return 1
+    if as_json:
+        print(json.dumps(models, indent=2, ensure_ascii=False))
+        return 0
+    table = Table("id", "weights", "source", "at hand", "")
+    for model in models:
+        at_hand = {True: "yes", False: "no"}.get(model.get("available"), "–")  # type: ignore[arg-type]
+        name = f"{model['id']} (default)" if model.get("default") else str(model["id"])
+        table.add_row(name, model.get("weights"), model.get("source"), at_hand, model.get("problem") or "")
+    Console().print(table)
+    return 0
+
+
+def _models_of_service(chosen: Chosen) -> Sequence[dict[str, Any]]:
+    with ServiceClient(str(chosen.settings.url), chosen.settings.api_key) as service:
+        models: list[dict[str, Any]] = service.models()["models"]
+        return models
+
+
+def _models_of_machine(chosen: Chosen) -> Sequence[dict[str, Any]]:
+    _check_worker_installed("workers")
+    command = python_module("workers.networks", "list", "--json")
+    done = subprocess.run(command, env=chosen.environment(), stdout=subprocess.PIPE, check=False, text=True)
+    if done.returncode != 0:
+        raise typer.Exit(done.returncode)
+    models: list[dict[str, Any]] = json.loads(done.stdout)
+    return models
+
+
+def _check_worker_installed(module: str) -> None:
+    if module.startswith("workers") and importlib.util.find_spec("torch") is None:
+        raise typer.BadParameter("the worker is not installed here: `pip install 'convscope[worker]'`")

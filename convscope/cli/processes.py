@@ -1,0 +1,175 @@
+"""Child processes of the launcher: they die with it, are restarted when they die, and stop when they are told to.
+
+Imports nothing of ours; runs in the launcher's main thread, because the kernel sends the death signal when the thread
+that started a child ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+
+SHIM = Path(__file__).with_name("die_with_parent.py")
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 30.0
+STEADY_S = 60.0
+"""A child that lived this long starts again at the first backoff."""
+LINE_LIMIT_BYTES = 1 << 20
+
+Output = Callable[[str, str], None]
+"""Called with a child's name and one line of its output, or of what the launcher has to say about it."""
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command that runs one of our modules."""
+    # -P: else a folder of that name in the working folder would be taken for it.
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+class Child:
+    """One program that is kept running.
+
+    Args:
+        name: how messages call it.
+        command: program and arguments.
+        environment: its whole environment.
+        output: receives its lines.
+        at_launcher_death: the signal the kernel sends it when the launcher dies.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: Output,
+        at_launcher_death: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        self.name = name
+        self.deaths = 0
+        self.last_status: int | None = None
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._output = output
+        self._at_launcher_death = at_launcher_death
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+        self._starting = asyncio.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether the program runs now."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process is not None and self.running else None
+
+    async def start(self) -> None:
+        """Start the program, unless it runs already or has been told to stop."""
+        shim = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid()), str(int(self._at_launcher_death))]
+        async with self._starting:
+            if self.running or self._stopping.is_set():
+                return
+            self._process = await asyncio.create_subprocess_exec(
+                *shim,
+                *self._command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=LINE_LIMIT_BYTES,
+                # Its own session: Ctrl-C reaches the launcher alone, which stops everything in order.
+                start_new_session=True,
+            )
+
+    async def keep_running(self) -> None:
+        """Pass on the program's output, and start it again, after a pause that grows, whenever it ends."""
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            started = monotonic()
+            await self.start()
+            if self._process is None:
+                return
+            await self._until_it_ends()
+            if self._stopping.is_set():
+                return
+            self.deaths += 1
+            backoff_s = FIRST_BACKOFF_S if monotonic() - started > STEADY_S else backoff_s
+            self._output(self.name, f"ended ({describe_status(self.last_status)}); starts again in {backoff_s:g} s")
+            await asyncio.sleep(backoff_s)
+            if self._stopping.is_set():
+                return
+            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+
+    async def stop(self, patience_s: float) -> bool:
+        """Ask the program to end with SIGTERM, and kill its whole session after `patience_s`.
+
+        Returns:
+            Whether it ended by itself.
+        """
+        self._stopping.set()
+        async with self._starting:
+            process = self._process
+        if process is None or process.returncode is not None:
+            return True
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), patience_s)
+        except TimeoutError:
+            self.kill()
+            await process.wait()
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Kill the program and whatever it started in its session."""
+        self._stopping.set()
+        if self._process is not None and self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _until_it_ends(self) -> None:
+        process = self._process
+        if process is None or process.stdout is None:
+            raise RuntimeError(f"{self.name} was never started")
+        reading = asyncio.create_task(self._pass_on(process.stdout))
+        try:
+            self.last_status = await process.wait()
+            # A grandchild may hold the pipe for ever; what the program itself wrote is there already.
+            await asyncio.wait({reading}, timeout=1.0)
+        finally:
+            reading.cancel()
+        # What it started and left behind would fight with what its successor starts.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    async def _pass_on(self, stream: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await stream.readuntil(b"\n")
+            except asyncio.IncompleteReadError as last:
+                line = last.partial
+            except asyncio.LimitOverrunError as long:
+                line = await stream.readexactly(long.consumed)
+            if not line:
+                return
+            self._output(self.name, line.decode(errors="replace").rstrip("\r\n"))
+
+
+def describe_status(status: int | None) -> str:
+    """An exit status in words: `exit 1`, `SIGKILL`."""
+    if status is None:
+        return "never started"
+    if status < 0:
+        try:
+            return signal.Signals(-status).name
+        except ValueError:
+            return f"signal {-status}"
+    return f"exit {status}"

@@ -1,0 +1,281 @@
+"""`convscope run OPERATION`: submit, follow with a live bar, save the result, print its facts.
+
+Imports convscope.protocol, convscope.render.options and convscope.cli. Options come from the operation's own schema, so
+a new operation has its command without an edit here. Values go to the service as form fields, just as curl sends
+them; the service alone checks them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from convscope.cli.client import Job, Part, ServiceClient, ServiceProblemError, UnreachableError, finished
+from convscope.cli.client import Progress as JobProgress
+from convscope.cli.facts import facts_tables
+from convscope.cli.flags import Chosen, flag, with_settings
+from convscope.cli.serve import address_of
+from convscope.protocol.jobs import JobState
+from convscope.protocol.operations import operations
+from convscope.protocol.operations.base import Operation
+from convscope.render.options import RenderOptions
+
+MEDIA = {".png": "image/png", ".json": "application/json", ".safetensors": "application/vnd.safetensors"}
+INTERRUPTED = 130
+_IMAGE_FIELDS = ("image", "images")
+_OWN = ("output", "fresh", "as_json")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a command line asks for."""
+
+    operation: str
+    parts: list[Part]
+    outputs: list[Path]
+    query: dict[str, str]
+    fresh: bool
+    as_json: bool
+
+
+def run_commands() -> typer.Typer:
+    """The command `run`, with one sub-command for each operation of the registry."""
+    app = typer.Typer(no_args_is_help=True, help="Run an operation on a running service and save what it shows.")
+    for operation in operations().values():
+        app.command(operation.name, help=operation.summary)(_command(operation))
+    return app
+
+
+def _command(operation: Operation[Any]) -> Callable[..., None]:
+    properties = {name: field for name, field in operation.request.model_fields.items() if name not in _IMAGE_FIELDS}
+    drawing = _drawing_options() if operation.has_picture else {}
+    # A property of the request keeps its name; a drawing option of the same name gives way.
+    draw_names = {name: f"draw_{name}" if name in properties else name for name in drawing}
+
+    def command(chosen: Chosen, **values: Any) -> None:
+        try:
+            order = Order(
+                operation=operation.name,
+                parts=[
+                    *_image_parts(values.get("image") or []),
+                    *_field_parts({name: values[name] for name in properties}),
+                ],
+                outputs=values["output"] or [],
+                query={name: values[given] for name, given in draw_names.items() if values[given] is not None},
+                fresh=values["fresh"],
+                as_json=values["as_json"],
+            )
+            _check_outputs(order.outputs, operation)
+        except OSError as error:
+            raise typer.BadParameter(f"{error.filename}: {error.strerror}") from None
+        raise typer.Exit(carry_out(order, chosen))
+
+    own = [_output_option(), _flag_option("fresh", "Compute it again even if it was answered before.")]
+    own.append(_flag_option("as_json", "Print the job as JSON instead of tables.", "--json"))
+    if operation.max_images:
+        own.insert(0, _image_option(operation.max_images))
+    schemas = operation.request.model_json_schema()["properties"]
+    asked = [_property_option(name, field, schemas[name]) for name, field in properties.items()]
+    drawn = [_drawing_option(draw_names[name], text) for name, text in drawing.items()]
+    chosen_parameter = inspect.Parameter("chosen", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Chosen)
+    command.__signature__ = inspect.Signature([chosen_parameter, *own, *asked, *drawn])  # type: ignore[attr-defined]
+    return with_settings("client")(command)
+
+
+def carry_out(order: Order, chosen: Chosen) -> int:
+    """Submit, follow, save, print.
+
+    Returns:
+        The exit status.
+    """
+    settings = chosen.settings
+    screen = Console(stderr=True)
+    url = settings.url or address_of(settings.host, settings.port)
+    job: Job | None = None
+    with ServiceClient(url, settings.api_key) as service:
+        try:
+            job = service.submit(order.operation, order.parts, fresh=order.fresh)
+            job = _follow(service, job, screen)
+            for output in order.outputs:
+                output.write_bytes(service.result(str(job["id"]), MEDIA[output.suffix.lower()], order.query))
+                screen.print(f"saved {output}", markup=False, highlight=False)
+            return _show(job, service, order, Console())
+        except ServiceProblemError as problem:
+            screen.print("\n".join(problem.lines()), markup=False, highlight=False)
+        except UnreachableError as error:
+            screen.print(str(error), markup=False, highlight=False)
+        except OSError as error:
+            screen.print(f"{error.filename}: {error.strerror}", markup=False, highlight=False)
+        except KeyboardInterrupt:
+            _cancel(service, job, screen)
+            return INTERRUPTED
+    return 1
+
+
+def _follow(service: ServiceClient, job: Job, screen: Console) -> Job:
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=screen, transient=True) as bars:
+        bar = bars.add_task(str(job["operation"]), total=None)
+
+        def moved(progress: JobProgress) -> None:
+            words = progress.message or str(progress.state)
+            total = progress.total if progress.total > 0 and progress.state is not JobState.QUEUED else None
+            bars.update(bar, description=words, completed=progress.done, total=total)
+
+        return service.follow(job, moved)
+
+
+def _show(job: Job, service: ServiceClient, order: Order, paper: Console) -> int:
+    """Print a finished job.
+
+    Raises:
+        ServiceProblemError: it did not succeed.
+    """
+    if order.as_json:
+        print(json.dumps(job, indent=2, ensure_ascii=False))
+    if job["state"] != JobState.SUCCEEDED:
+        if job["state"] == JobState.CANCELLED:
+            raise ServiceProblemError({"title": "The job was cancelled"}, 200)
+        raise ServiceProblemError(job.get("error") or {"title": f"The job is {job['state']}"}, 200)
+    if not order.as_json:
+        # A listing may leave the result out; reading the job has it.
+        result = job.get("result") or service.job(str(job["id"])).get("result") or {}
+        for table in facts_tables(result.get("facts", {})):
+            paper.print(table)
+    return 0
+
+
+def _cancel(service: ServiceClient, job: Job | None, screen: Console) -> None:
+    """Cancel the job that an interrupted command has submitted, so that nobody computes it for no one."""
+    if job is None or finished(job):
+        return
+    try:
+        service.cancel(str(job["id"]))
+        screen.print(f"cancelled job {job['id']}", highlight=False)
+    except (ServiceProblemError, UnreachableError) as error:
+        screen.print(f"job {job['id']} was not cancelled: {error}", markup=False, highlight=False)
+
+
+def _image_parts(images: Sequence[str]) -> list[Part]:
+    """The images of a form: files, `-` for standard input, or `id:ID` for images that the service already has."""
+    ids = [image.removeprefix("id:") for image in images if image.startswith("id:")]
+    if ids and len(ids) < len(images):
+        raise typer.BadParameter("give either files or ids of images, not both")
+    if ids:
+        return [("images", (None, json.dumps([{"id": one} for one in ids])))]
+    return [("image", _image_file(image)) for image in images]
+
+
+def _image_file(image: str) -> tuple[str | None, bytes | str, str]:
+    if image == "-":
+        return "image", sys.stdin.buffer.read(), "application/octet-stream"
+    path = Path(image).expanduser()
+    return path.name, path.read_bytes(), "application/octet-stream"
+
+
+def _field_parts(values: Mapping[str, Any]) -> list[Part]:
+    """The fields of a form, one part for each time an option was given."""
+    parts: list[Part] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            parts.append((name, (None, "true" if value else "false")))
+        else:
+            parts.extend((name, (None, text)) for text in ([value] if isinstance(value, str) else value or []))
+    return parts
+
+
+def _check_outputs(outputs: Sequence[Path], operation: Operation[Any]) -> None:
+    for output in outputs:
+        suffix = output.suffix.lower()
+        if suffix not in MEDIA or (suffix == ".png" and not operation.has_picture):
+            possible = [one for one in MEDIA if one != ".png" or operation.has_picture]
+            raise typer.BadParameter(f"-o {output}: the name must end in {', '.join(possible)}")
+        if not output.absolute().parent.is_dir():
+            raise typer.BadParameter(f"-o {output}: there is no folder {output.absolute().parent}")
+
+
+def _drawing_options() -> dict[str, str]:
+    """The options of a drawing with a sentence each, from the docstring of RenderOptions, and `pick`."""
+    text = inspect.getdoc(RenderOptions) or ""
+    options = {}
+    for one in fields(RenderOptions):
+        said = re.search(rf"^ +{one.name}: (.+?)(?=^ +\w+: |^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+        options[one.name] = " ".join(said.group(1).split()) if said else "How the picture is drawn."
+    return {**options, "pick": "One layer or item of the result; without it all are stacked, up to 16."}
+
+
+def _image_option(most: int) -> inspect.Parameter:
+    repeat = f"; repeat it for several, up to {most}" if most > 1 else ""
+    text = f"An image file, - for standard input, or id:ID of an uploaded image{repeat}."
+    return _parameter("image", list[str] | None, None, typer.Option("--image", "-i", metavar="FILE", help=text))
+
+
+def _output_option() -> inspect.Parameter:
+    text = f"Where to save the result, as its name ends: {', '.join(MEDIA)}; repeat it for several."
+    return _parameter("output", list[Path] | None, None, typer.Option("--output", "-o", metavar="FILE", help=text))
+
+
+def _flag_option(name: str, text: str, *names: str) -> inspect.Parameter:
+    return _parameter(name, bool, False, typer.Option(*(names or (flag(name),)), help=text))
+
+
+def _property_option(name: str, field: FieldInfo, schema: Mapping[str, Any]) -> inspect.Parameter:
+    text = (field.description or "").replace("[", r"\[")
+    panel = "The request"
+    default = _default_text(field)
+    if field.annotation is bool:
+        names = f"{flag(name)}/--no-{flag(name)[2:]}"
+        option = typer.Option(names, help=text, rich_help_panel=panel, show_default=default)
+        return _parameter(name, bool | None, None, option)
+    option = typer.Option(flag(name), metavar=_metavar(schema), help=text, rich_help_panel=panel, show_default=default)
+    return _parameter(name, list[str] | None, None, option)
+
+
+def _drawing_option(name: str, text: str) -> inspect.Parameter:
+    help_text = (text[:1].upper() + text[1:]).replace("[", r"\[")
+    option = typer.Option(flag(name), metavar="VALUE", help=help_text, rich_help_panel="The picture")
+    return _parameter(name, str | None, None, option)
+
+
+def _parameter(name: str, annotation: Any, default: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
+    )
+
+
+def _default_text(field: FieldInfo) -> str | bool:
+    """A property's default as text; nothing to show where the service chooses it."""
+    default = field.get_default(call_default_factory=False)
+    return str(default) if isinstance(default, str | int | float) else False
+
+
+def _metavar(schema: Mapping[str, Any]) -> str:
+    """A placeholder from a property's JSON schema: its choices, or its type; LIST where commas may be used."""
+    if "enum" in schema:
+        return "|".join(map(str, schema["enum"]))
+    kinds = set(_types(schema))
+    if "array" in kinds:
+        return "LIST"
+    words = {"integer": "INTEGER", "number": "NUMBER", "string": "TEXT", "boolean": "BOOLEAN", "object": "JSON"}
+    return words[kinds.pop()] if len(kinds) == 1 else "VALUE"
+
+
+def _types(schema: Mapping[str, Any]) -> Iterator[str]:
+    for one in schema.get("anyOf", ()):
+        yield from _types(one)
+    kind = schema.get("type", "" if "anyOf" in schema else "object")
+    if kind not in ("", "null"):
+        yield kind
