@@ -1,0 +1,258 @@
+"""What the queue keeps and answers: jobs, claims, workers, figures, as typed records. `jobs` re-exports them.
+
+Pure data: parsing of the hashes the scripts write, and nothing that talks to a server.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from convscope.settings import Settings
+
+Lane = Literal["interactive", "batch"]
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. Terminal states never change."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+ACTIVE = frozenset(JobState) - TERMINAL
+
+
+class Verdict(StrEnum):
+    """What a worker hears about a run it reports on.
+
+    GO_ON: the report counts. CANCELLED: nobody wants the run any more; stop it and confirm with `give_back` or
+    `finish`. FENCED: the run is not this worker's (any more); drop it and report nothing further.
+    """
+
+    GO_ON = "go-on"
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class JobLimits(_Record):
+    """Bounds and lifetimes of the queue."""
+
+    lane_depth: int = 1000
+    caller_jobs: int = 100
+    keep_jobs_s: float = 86_400.0
+    lease_s: float = 6.0
+    crashes: int = 3
+    memory_share: float = Field(0.85, description="Submissions are refused above this share of maxmemory.")
+    aged_s: float = Field(30.0, description="A batch run that waited this long may take an interactive slot, seconds.")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The limits that an operator configured."""
+        return cls(
+            lane_depth=settings.lane_depth,
+            caller_jobs=settings.caller_jobs,
+            keep_jobs_s=settings.keep_jobs_s,
+            lease_s=settings.lease_s,
+            crashes=settings.crashes,
+        )
+
+
+class JobImage(_Record):
+    """An image of a request: `pixels` is the artifact key of its decoded form, a uint8 H×W×3 .npy file."""
+
+    id: str | None = None
+    pixels: str
+    width: int
+    height: int
+
+
+class JobSpec(_Record):
+    """What is submitted.
+
+    `request` is the resolved request as JSON, without labels and deadline. `digest` identifies the computation; "" is
+    never shared and never cached. `fingerprint` identifies the request as the client sent it, for its idempotency key.
+    `caller_jobs` is this caller's own quota, where it has one.
+    """
+
+    operation: str
+    request: dict[str, Any]
+    labels: dict[str, str] = Field(default_factory=dict)
+    images: list[JobImage] = Field(default_factory=list)
+    lane: Lane = "interactive"
+    caller: str = "anonymous"
+    digest: str = ""
+    deadline_s: float | None = None
+    idempotency_key: str | None = None
+    fingerprint: str = ""
+    request_id: str = ""
+    no_cache: bool = False
+    caller_jobs: int | None = None
+
+
+class JobProgress(_Record):
+    """How far a job is, in units of its own."""
+
+    done: float = 0.0
+    total: float = 1.0
+    message: str = ""
+
+
+class Job(_Record):
+    """A job as its caller sees it.
+
+    `manifest` is the artifact key of the result's manifest; `error` a problem as {name, detail, extra}; `revision` goes
+    up with every change; `cancelling` says that a running job has been asked to stop; `run` is its computation.
+    """
+
+    id: str
+    operation: str
+    caller: str
+    state: JobState
+    attempt: int = 0
+    progress: JobProgress = JobProgress()
+    request: dict[str, Any]
+    labels: dict[str, str] = Field(default_factory=dict)
+    images: list[JobImage] = Field(default_factory=list)
+    created_ms: int
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    expires_ms: int | None = None
+    deadline_ms: int | None = None
+    queued_ms: int | None = None
+    computed_ms: float | None = None
+    manifest: str | None = None
+    error: dict[str, Any] | None = None
+    revision: int = 1
+    cancelling: bool = False
+    run: str = ""
+    lane: Lane = "interactive"
+    digest: str = ""
+    request_id: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is terminal."""
+        return self.state in TERMINAL
+
+    @classmethod
+    def from_hash(cls, job_id: str, held: Mapping[str, str]) -> Self:
+        """A job from its record; empty fields are absent ones."""
+        plain = {name: value for name, value in held.items() if value != "" and name in cls.model_fields}
+        for name in ("request", "labels", "images", "error"):
+            if name in plain:
+                plain[name] = json.loads(plain[name])
+        progress = {"done": held["done"], "total": held["total"], "message": held.get("message", "")}
+        return cls.model_validate({**plain, "id": job_id, "progress": progress})
+
+
+class Claim(_Record):
+    """A run given to a worker, under an epoch that every later report must carry.
+
+    `alone`: nothing else may be computed beside it. `slot` is the kind of room it takes: an aged batch run may have
+    been given an interactive one. `deadline_in_s` counts from the claim, for a monotonic clock.
+    """
+
+    run: str
+    epoch: int
+    operation: str
+    request: dict[str, Any]
+    images: list[JobImage] = Field(default_factory=list)
+    lane: Lane
+    slot: Lane
+    alone: bool = False
+    attempt: int
+    checkpoint: str | None = None
+    previous_checkpoint: str | None = None
+    checkpoint_step: int = 0
+    deadline_ms: int | None = None
+    deadline_in_s: float | None = None
+    submitted_ms: int
+    members: list[str] = Field(default_factory=list)
+    request_id: str = ""
+
+    @classmethod
+    def from_reply(cls, reply: Sequence[Any]) -> Self:
+        """A claim from what the claim script answers for one run."""
+        run, slot, deadline_ms, deadline_in_ms, members, flat = reply
+        plain = {name: value for name, value in pairs(flat).items() if value != "" and name in cls.model_fields}
+        plain.pop("deadline_ms", None)
+        for name in ("request", "images"):
+            plain[name] = json.loads(plain[name])
+        if deadline_ms != "":
+            plain["deadline_ms"] = deadline_ms
+            plain["deadline_in_s"] = float(deadline_in_ms) / 1000
+        return cls.model_validate({**plain, "run": run, "slot": slot, "members": sorted(members)})
+
+
+class WorkerInfo(_Record):
+    """A worker as it describes itself; `heartbeat_ms` is the server's time of its last heartbeat."""
+
+    id: str
+    host: str = ""
+    pid: int = 0
+    device: str = ""
+    code: str = ""
+    torch: str = ""
+    version: str = ""
+    operations: list[str] = Field(default_factory=list)
+    started_ms: int = 0
+    ready: bool = True
+    reason: str = Field("", description="Why it is not ready.")
+    running: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict, description="Its own totals, for /metrics.")
+    heartbeat_ms: int = 0
+
+
+class SweepReport(_Record):
+    """What one sweep found and mended."""
+
+    leases_lost: int = 0
+    expired: int = 0
+    repaired: int = 0
+    dropped: int = 0
+    failed: int = 0
+    workers_gone: int = 0
+    leases_extended: int = Field(0, description="Leases given more time because the server had been restarted.")
+
+
+class QueueStats(_Record):
+    """Figures of the queue, by lane where it is a dict; counters are totals since the queue was empty."""
+
+    waiting: dict[str, int]
+    oldest_s: dict[str, float]
+    running: int
+    unfinished: int
+    workers: int
+    counters: dict[str, int]
+    memory_bytes: int = 0
+    memory_limit_bytes: int = Field(0, description="The server's maxmemory; 0: none.")
+
+
+def pairs(flat: Sequence[Any]) -> dict[str, Any]:
+    """[name, value, name, value, …], as scripts answer hashes, as a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def new_id() -> str:
+    """A UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random ones, so that ids sort by age."""
+    stamp = time.time_ns() // 1_000_000 & (1 << 48) - 1
+    random = secrets.randbits(74)
+    value = stamp << 80 | 0x7 << 76 | (random >> 62) << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    return str(uuid.UUID(int=value))

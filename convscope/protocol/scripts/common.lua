@@ -1,0 +1,190 @@
+-- What every script shares. It stands before each script; keys.py says what each key holds.
+--
+-- KEYS[1] is the prefix of all keys, ARGV holds names and values in turn. Every script may be sent twice: the client
+-- repeats a command whose answer it lost. The clock is the server's.
+
+local args = {}
+for i = 1, #ARGV, 2 do args[ARGV[i]] = ARGV[i + 1] end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local ACTIVE = { queued = true, running = true }
+local LANES = { 'interactive', 'batch' }
+
+local function key(kind, ...)
+  return KEYS[1] .. table.concat({ kind, ... }, ':')
+end
+
+local function table_of(flat)
+  local held = {}
+  for i = 1, #flat, 2 do held[flat[i]] = flat[i + 1] end
+  return held
+end
+
+-- A hash as a table, or nil where there is none.
+local function record(kind, id)
+  local flat = redis.call('HGETALL', key(kind, id))
+  if #flat == 0 then return nil end
+  return table_of(flat)
+end
+
+local function count(name, by)
+  redis.call('HINCRBY', key('counters'), name, by or 1)
+end
+
+local function ring(reason)
+  redis.call('XADD', key('doorbell'), 'MAXLEN', '~', DOORBELL_KEPT, '*', 'reason', reason)
+end
+
+local function changed(job)
+  redis.call('XADD', key('changes'), 'MAXLEN', '~', CHANGES_KEPT, '*', 'id', job)
+end
+
+-- Event ids count 1-0, 2-0, … in each job, so that a reader can tell whether something was trimmed before it came.
+local function emit(job, name, data)
+  local number = redis.call('HINCRBY', key('job', job), 'events', 1)
+  data.at_ms = now
+  redis.call('XADD', key('events', job), 'MAXLEN', EVENTS_KEPT, number .. '-0', 'name', name, 'data', cjson.encode(data))
+end
+
+-- Say that a job's state, attempt or cancelling flag has changed.
+local function announce(job)
+  local held = redis.call('HMGET', key('job', job), 'state', 'attempt', 'cancelling')
+  redis.call('HINCRBY', key('job', job), 'revision', 1)
+  emit(job, 'state', { state = held[1], attempt = tonumber(held[2]), cancelling = held[3] == '1' })
+  changed(job)
+end
+
+local function problem(name, detail)
+  return cjson.encode({ name = name, detail = detail })
+end
+
+-- Terminal transition of a job; false where it had one already. `more` are further fields of the record.
+local function end_job(job, state, more)
+  local at = key('job', job)
+  local held = redis.call('HMGET', at, 'state', 'caller', 'run', 'idempotency')
+  if not ACTIVE[held[1]] then return false end
+  local keep = tonumber(args.keep_ms)
+  redis.call('HSET', at, 'state', state, 'finished_ms', now, 'expires_ms', now + keep, 'cancelling', '0')
+  for name, value in pairs(more or {}) do redis.call('HSET', at, name, value) end
+  redis.call('SREM', key('caller', held[2]), job)
+  redis.call('SREM', key('members', held[3]), job)
+  redis.call('ZREM', key('deadlines'), job)
+  redis.call('ZREM', key('active'), job)
+  announce(job)
+  emit(job, 'done', { state = state })
+  redis.call('PEXPIRE', at, keep)
+  redis.call('PEXPIRE', key('events', job), keep)
+  redis.call('PEXPIRE', key('index', held[2]), 2 * keep)
+  if held[4] and held[4] ~= '' then redis.call('PEXPIRE', held[4], keep) end
+  count('finished_' .. state)
+  return true
+end
+
+local function members(run)
+  local ids = redis.call('SMEMBERS', key('members', run))
+  table.sort(ids)
+  return ids
+end
+
+local function end_members(run, state, more)
+  for _, job in ipairs(members(run)) do end_job(job, state, more) end
+end
+
+-- Take a run out of every place where runs wait or are computed.
+local function withdraw(run)
+  local owner = redis.call('HGET', key('run', run), 'owner')
+  for _, lane in ipairs(LANES) do redis.call('ZREM', key('lane', lane), run) end
+  redis.call('ZREM', key('alone'), run)
+  redis.call('ZREM', key('leases'), run)
+  if owner and owner ~= '' then redis.call('SREM', key('held', owner), run) end
+end
+
+-- Nobody may join a run from here on.
+local function unshare(run)
+  local digest = redis.call('HGET', key('run', run), 'digest')
+  if digest and digest ~= '' and redis.call('GET', key('computation', digest)) == run then
+    redis.call('DEL', key('computation', digest))
+  end
+end
+
+-- A run is over. Its record stays a while, with the verdict for a worker that reports its end once more.
+local function end_run(run, verdict)
+  withdraw(run)
+  unshare(run)
+  redis.call('HSET', key('run', run), 'state', 'ended', 'owner', '', 'verdict', verdict)
+  redis.call('PEXPIRE', key('run', run), RUN_KEPT_MS)
+  redis.call('DEL', key('members', run))
+end
+
+-- Back to the lane, in its old place; its jobs are queued again.
+local function queue_run(run)
+  withdraw(run)
+  local at = key('run', run)
+  redis.call('HSET', at, 'state', 'queued', 'owner', '', 'waiting_ms', now)
+  local held = redis.call('HMGET', at, 'lane', 'submitted_ms', 'alone')
+  redis.call('ZADD', key('lane', held[1]), held[2], run)
+  if held[3] == '1' then redis.call('ZADD', key('alone'), now, run) end
+  for _, job in ipairs(members(run)) do
+    if redis.call('HGET', key('job', job), 'state') == 'running' then
+      redis.call('HSET', key('job', job), 'state', 'queued')
+      announce(job)
+    end
+  end
+  ring('work')
+end
+
+-- What is left to do with a run that its worker lets go: end it where nobody wants it, true where that was so.
+local function settle(run)
+  if redis.call('HGET', key('run', run), 'cancelling') == '1' then end_members(run, 'cancelled') end
+  if redis.call('SCARD', key('members', run)) > 0 then return false end
+  end_run(run, 'cancelled')
+  return true
+end
+
+-- A running run that lost its last job must be stopped by its worker; a waiting one is over at once.
+local function abandon(run)
+  if redis.call('SCARD', key('members', run)) > 0 then return end
+  if redis.call('HGET', key('run', run), 'state') == 'running' then
+    redis.call('HSET', key('run', run), 'cancelling', '1')
+    unshare(run)
+    ring('cancel')
+  else
+    end_run(run, 'cancelled')
+  end
+end
+
+local function expire_job(job)
+  local run = redis.call('HGET', key('job', job), 'run')
+  local ended = end_job(job, 'expired',
+    { error = problem('deadline-exceeded', 'The deadline passed before the job finished.') })
+  if ended and run then abandon(run) end
+  return ended
+end
+
+-- Jobs of a run whose deadline has passed; their number.
+local function expire_members(run)
+  local ended = 0
+  for _, job in ipairs(members(run)) do
+    local deadline = tonumber(redis.call('HGET', key('job', job), 'deadline_ms') or '')
+    if deadline and deadline <= now and end_job(job, 'expired',
+        { error = problem('deadline-exceeded', 'The deadline passed before the job finished.') }) then
+      ended = ended + 1
+    end
+  end
+  return ended
+end
+
+-- The run of a worker's report, or nil (counted) where the report comes from a lost lease or an older attempt.
+local function owned(run, epoch)
+  local held = record('run', run)
+  if held and held.epoch == epoch and held.state == 'running' then return held end
+  count('fenced_writes')
+  return nil
+end
+
+local function crashed_out(run, detail)
+  end_members(run, 'failed', { error = problem('worker-crashed', detail) })
+  end_run(run, 'cancelled')
+end

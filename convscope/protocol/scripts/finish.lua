@@ -1,0 +1,35 @@
+#!lua flags=allow-oom
+-- The end of a run: a result's manifest, or an error. Every job of it that is still wanted gets it. Sent twice, it
+-- answers as the first time.
+
+local held = record('run', args.run)
+if held and held.epoch == args.epoch and held.state == 'ended' then return held.verdict end
+held = owned(args.run, args.epoch)
+if not held then return 'fenced' end
+
+-- A result is worth keeping even when its jobs were cancelled meanwhile.
+if args.manifest ~= '' and held.digest ~= '' then
+  local at = key('cached', held.digest)
+  redis.call('HSET', at, 'manifest', args.manifest, 'computed_ms', args.computed_ms)
+  redis.call('PEXPIRE', at, args.keep_ms)
+end
+
+expire_members(args.run)
+if settle(args.run) then return 'cancelled' end
+
+if args.error_name == 'deadline-exceeded' then
+  -- The worker stopped for a deadline that not all of its jobs share; the others still want the result.
+  queue_run(args.run)
+  return 'go-on'
+end
+
+for _, job in ipairs(members(args.run)) do
+  if args.manifest ~= '' then
+    local total = redis.call('HGET', key('job', job), 'total')
+    end_job(job, 'succeeded', { manifest = args.manifest, computed_ms = args.computed_ms, done = total })
+  else
+    end_job(job, 'failed', { error = args.error, computed_ms = args.computed_ms })
+  end
+end
+end_run(args.run, 'go-on')
+return 'go-on'

@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- How far a run is, told to all its jobs. The record always follows; events come at most every `every_ms`, except with a
+-- preview. Sent twice (the same token), it says nothing new.
+
+local held = owned(args.run, args.epoch)
+if not held then return 'fenced' end
+if held.cancelling == '1' then return 'cancelled' end
+if held.progress_token == args.token then return 'go-on' end
+
+local speak = args.preview ~= '' or now - tonumber(held.spoken_ms or '0') >= tonumber(args.every_ms)
+redis.call('HSET', key('run', args.run), 'progress_token', args.token)
+if speak then redis.call('HSET', key('run', args.run), 'spoken_ms', now) end
+for _, job in ipairs(members(args.run)) do
+  local at = key('job', job)
+  redis.call('HSET', at, 'done', args.done, 'total', args.total, 'message', args.message)
+  redis.call('HINCRBY', at, 'revision', 1)
+  if speak then
+    emit(job, 'progress', { done = tonumber(args.done), total = tonumber(args.total), message = args.message })
+    if args.preview ~= '' then emit(job, 'preview', { key = args.preview }) end
+    changed(job)
+  end
+end
+return 'go-on'

@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- Extend the leases of a worker's runs, and tell it which of them to stop and which are no longer its own.
+-- A run that is being cancelled keeps its old lease: a worker that never confirms loses it.
+
+local verdicts = {}
+for run, epoch in string.gmatch(args.runs, '(%S+) (%S+)') do
+  local held = owned(run, epoch)
+  local verdict = 'fenced'
+  if held and held.owner ~= args.worker then
+    count('fenced_writes')
+  elseif held and held.cancelling == '1' then
+    verdict = 'cancelled'
+  elseif held then
+    redis.call('ZADD', key('leases'), now + tonumber(args.lease_ms), run)
+    verdict = 'go-on'
+  end
+  verdicts[#verdicts + 1] = run
+  verdicts[#verdicts + 1] = verdict
+end
+return verdicts
