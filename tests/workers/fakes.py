@@ -1,4 +1,7 @@
-"""A network of the contract around any module, for tests of methods that need no catalogue. Imports workers.contract."""
+"""A network of the contract around any module, for tests of methods that need no catalogue.
+
+Import rule: torch, workers.contract and workers.mathematics.
+"""
 
 from __future__ import annotations
 
