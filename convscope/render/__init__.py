@@ -1,0 +1,103 @@
+"""Arrays → pictures, when somebody reads them. Imports numpy, Pillow, cmap and the contract of operations; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope import __version__
+from convscope.protocol.operations.base import Picture
+from convscope.render.colors import nan_colour
+from convscope.render.matrix import draw_matrix
+from convscope.render.options import RenderOptions, plan
+from convscope.render.overlay import draw_overlay
+from convscope.render.sheet import LABEL, SMALL, Sheet, encode, join, line_height, text_width
+from convscope.render.tiles import Arrays, Drawn, draw_tiles
+
+__all__ = ["MOST_STACKED", "RenderOptions", "render", "stack"]
+
+MOST_STACKED = 16
+"""Pictures that are drawn under each other at once."""
+
+Upload = NDArray[np.uint8]
+
+
+def render(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions) -> bytes:
+    """One picture as PNG.
+
+    Args:
+        picture: what the operation declares.
+        arrays: gives a named result array.
+        upload: the image an overlay is drawn on, uint8 H×W×3 RGB; None where there is none.
+        options: what the caller chose.
+
+    Returns:
+        PNG bytes, equal for equal arguments. The text chunk `convscope:scale` is a JSON list with one object for each
+        picture: picture, view, normalize, colormap, vmin, vmax (null where nothing was finite, lists where each map has
+        its own), value, clipped, nan (the colour for it).
+
+    Raises:
+        ProblemError: `invalid-request`: not among the picture's views or titles; `too-expensive`: too many pixels;
+            `gone`: an overlay without its upload.
+    """
+    return _finish([picture], [_draw(picture, arrays, upload, options)], 0)
+
+
+def stack(
+    pictures: Sequence[Picture],
+    arrays: Arrays,
+    uploads: Callable[[int], Upload | None],
+    options: RenderOptions,
+) -> bytes:
+    """Several pictures under each other as one PNG, the first 16 where there are more, which the page then says.
+
+    Args:
+        uploads: gives the image with that number (`Picture.image`); asked for overlays only.
+
+    Raises:
+        ProblemError: as `render`.
+    """
+    shown = pictures[:MOST_STACKED]
+    drawn = []
+    for picture in shown:
+        overlaid = plan(picture, options).view == "overlay" and picture.image is not None
+        upload = uploads(picture.image) if overlaid and picture.image is not None else None
+        drawn.append(_draw(picture, arrays, upload, options))
+    return _finish(shown, drawn, len(pictures) - len(shown))
+
+
+def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions) -> Drawn:
+    settled = plan(picture, options)
+    if settled.view == "matrix":
+        drawn = draw_matrix(picture, arrays, settled)
+    elif settled.view == "overlay":
+        drawn = draw_overlay(picture, arrays, upload, settled)
+    else:
+        drawn = draw_tiles(picture, arrays, settled)
+    nan = "#{:02x}{:02x}{:02x}".format(*nan_colour(settled.colormap)[1])
+    drawn.facts.setdefault("nan", "hatched" if settled.view == "matrix" else nan)
+    return drawn
+
+
+def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int) -> bytes:
+    sheets = [each.sheet for each in drawn]
+    if left_out:
+        sheets.append(_remark(f"{left_out} more pictures; choose one of them with pick"))
+    facts: list[dict[str, Any]] = [each.facts for each in drawn]
+    texts = [
+        ("Title", " | ".join(picture.heading or picture.name for picture in pictures)),
+        ("Software", f"Convscope {__version__}"),
+        ("convscope:scale", json.dumps(facts, allow_nan=False)),
+    ]
+    return encode(join(sheets), texts, repeated=any(each.repeated for each in drawn))
+
+
+def _remark(text: str) -> Sheet:
+    """A line of text as a page of its own."""
+    sheet = Sheet(line_height(LABEL) + 12, text_width(text, SMALL) + 24, None)
+    sheet.text(0, 12, text, SMALL)
+    return sheet

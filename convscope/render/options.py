@@ -1,0 +1,144 @@
+"""How a caller wants a result drawn: the options of the query, checked. Imports the contract of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn, get_args
+
+from convscope.protocol.operations.base import Normalize, Picture, Title, View
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.render.colors import check_colormap, is_diverging
+
+MAX_SCALE = 256
+MAX_COLUMNS = 4096
+DIVERGING = "RdBu_r"
+SEQUENTIAL = "viridis"
+
+
+def refuse(option: str, detail: str, possible: Sequence[str] | None = None) -> NoReturn:
+    """Refuse one option, saying what would be possible."""
+    extra: dict[str, Any] = {} if possible is None else {"possible": list(possible)}
+    raise ProblemError("invalid-request", detail, errors=[FieldError(f"/{option}", detail)], **extra)
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """What a caller may choose about a drawing; None leaves the picture's own default.
+
+    Args:
+        view: one of the picture's views.
+        colormap: a name of the cmap catalogue, with `_r` for its reverse.
+        normalize: `map`, `layer`, `standard` or `symmetric`.
+        columns: tiles in a row.
+        scale: pixels for each cell of a map or matrix, a whole number; for an overlay, pixels for each pixel of the
+            upload, which may be a fraction.
+        title: which text stands above a tile.
+        alpha: opacity of an overlay's colours, 0 to 1.
+
+    Raises:
+        ProblemError: `invalid-request`, with what would be possible.
+    """
+
+    view: View | None = None
+    colormap: str | None = None
+    normalize: Normalize | None = None
+    columns: int | None = None
+    scale: float | None = None
+    title: Title | None = None
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        for option, choices in (
+            ("view", get_args(View)),
+            ("normalize", get_args(Normalize)),
+            ("title", get_args(Title)),
+        ):
+            value = getattr(self, option)
+            if value is not None and value not in choices:
+                refuse(option, f"{option}={value} is not known; possible are {', '.join(choices)}.", list(choices))
+        if self.colormap is not None:
+            check_colormap(self.colormap)
+        if self.columns is not None and not 1 <= self.columns <= MAX_COLUMNS:
+            refuse("columns", f"columns={self.columns} is out of range; possible are 1 to {MAX_COLUMNS}.")
+        if self.scale is not None and not 0 < self.scale <= MAX_SCALE:
+            refuse("scale", f"scale={self.scale:g} is out of range; possible is above 0, up to {MAX_SCALE}.")
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            refuse("alpha", f"alpha={self.alpha:g} is out of range; possible is 0 (the photograph) to 1 (the map).")
+
+    @classmethod
+    def parse(cls, query: Mapping[str, str]) -> RenderOptions:
+        """The options of a query string; an empty value leaves the default.
+
+        Raises:
+            ProblemError: `invalid-request`: an unknown option, something that is not a number, a value out of range.
+        """
+        known = [option.name for option in fields(cls)]
+        values: dict[str, Any] = {}
+        for option, text in query.items():
+            if option not in known:
+                refuse(option, f"There is no rendering option {option!r}; possible are {', '.join(known)}.", known)
+            if text == "":
+                continue
+            kind: type = {"columns": int, "scale": float, "alpha": float}.get(option, str)
+            try:
+                values[option] = kind(text)
+            except ValueError:
+                noun = "a whole number" if kind is int else "a number"
+                refuse(option, f"{option}={text} is not {noun}.")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A picture's defaults with a caller's options over them: nothing left open."""
+
+    view: View
+    colormap: str
+    normalize: Normalize
+    columns: int | None
+    scale: float | None
+    title: Title
+    alpha: float
+    value_range: tuple[float, float] | None
+
+
+def plan(picture: Picture, options: RenderOptions) -> Plan:
+    """Settle how to draw a picture.
+
+    A signed picture, and one whose normalisation the caller changes, gets a colour map that suits unless the caller
+    names one: diverging about zero for `symmetric`, sequential else, since a neutral middle that is not zero misleads.
+
+    Raises:
+        ProblemError: `invalid-request`: the picture has no such view or title, or the view no such scale.
+    """
+    view = options.view or picture.views[0]
+    if view not in picture.views:
+        refuse("view", f"{picture.name} has no view {view}; possible are {', '.join(picture.views)}.", picture.views)
+    title = options.title or picture.title
+    titles = sorted({name for tile in picture.tiles for name in tile.titles})
+    if options.title not in (None, "none") and picture.tiles and title not in titles:
+        possible = ["none", *titles]
+        refuse("title", f"{picture.name} has no title {title}; possible are {', '.join(possible)}.", possible)
+    if options.scale is not None and view != "overlay" and options.scale != int(options.scale):
+        refuse("scale", f"scale={options.scale:g}: {view} needs a whole number of pixels for each cell.")
+    normalize = options.normalize or picture.normalize
+    changed = normalize != picture.normalize
+    colormap = options.colormap or picture.colormap
+    if (
+        (changed or picture.signed)
+        and options.colormap is None
+        and is_diverging(colormap) != (normalize == "symmetric")
+    ):
+        colormap = DIVERGING if normalize == "symmetric" else SEQUENTIAL
+    return Plan(
+        view=view,
+        colormap=colormap,
+        normalize=normalize,
+        columns=options.columns or picture.columns,
+        scale=options.scale,
+        title=title,
+        alpha=0.5 if options.alpha is None else options.alpha,
+        # A fixed range belongs to the picture's own normalisation; another one asks to see all values.
+        value_range=None if changed else picture.value_range,
+    )

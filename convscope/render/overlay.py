@@ -1,0 +1,182 @@
+"""The view `overlay`: maps laid over the upload, only where the network saw it. Imports numpy and Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from convscope.protocol.operations.base import Picture
+from convscope.protocol.problems import ProblemError
+from convscope.render.colors import nan_colour, table
+from convscope.render.options import Plan
+from convscope.render.page import Page, colour_bar
+from convscope.render.scaling import scale_maps
+from convscope.render.sheet import check_size
+from convscope.render.tiles import (
+    PART_GAP,
+    Arrays,
+    Drawn,
+    common_notes,
+    lay_grid,
+    read_parts,
+    scale_facts,
+    shared_scale,
+    tile_texts,
+    write_texts,
+)
+
+Bytes = NDArray[np.uint8]
+
+_UNSEEN_BRIGHTNESS = 0.4
+"""Of the parts of the upload that the network did not see."""
+
+
+def _default_factor(height: int, width: int, count: int) -> float:
+    """Pixels for each pixel of the upload: shrunk to a size that fits a page, enlarged by whole numbers."""
+    target = next((side for most, side in ((1, 768), (4, 448), (12, 320), (36, 224)) if count <= most), 160)
+    longest = max(height, width)
+    return target / longest if longest > target else float(target // longest)
+
+
+def _resized(upload: Bytes, height: int, width: int) -> Bytes:
+    if upload.shape[:2] == (height, width):
+        return upload
+    enlarged = height > upload.shape[0]
+    image = Image.fromarray(np.ascontiguousarray(upload))
+    method = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
+    return np.asarray(image.resize((width, height), method))
+
+
+def seen_axis(
+    pixels: int, upload_size: int, input_size: float, scale: float, offset: float, cells: int
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which pixels of one axis of the drawing the network saw, and where on the map each lies.
+
+    Args:
+        pixels: of the drawing, which shows `upload_size` pixels of the upload.
+        input_size, scale, offset: input pixel p lies at p·scale + offset of the upload; `input_size` of them.
+        cells: of the map, which covers the input from edge to edge.
+
+    Returns:
+        A mask, and positions counted in cells, 0 at the centre of the first.
+    """
+    centres = (np.arange(pixels) + 0.5) * (upload_size / pixels)
+    at_input = (centres - offset) / scale
+    seen = (at_input >= 0) & (at_input < input_size)
+    places = np.clip(at_input * (cells / input_size) - 0.5, 0, cells - 1)
+    return seen, places
+
+
+def interpolate(values: NDArray[Any], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bilinear values of a finite map (h×w) at every pair of positions within it."""
+    dense = values.astype(np.float64)
+    top, left = rows.astype(int), columns.astype(int)
+    bottom, right = np.minimum(top + 1, values.shape[0] - 1), np.minimum(left + 1, values.shape[1] - 1)
+    down, across = (rows - top)[:, None], (columns - left)[None]
+    # Along the columns of the small map first, so that the large product is made once.
+    lines = dense[:, left] * (1 - across) + dense[:, right] * across
+    result: NDArray[np.float64] = lines[top] * (1 - down) + lines[bottom] * down
+    return result
+
+
+def _transform(picture: Picture, upload: Bytes) -> Mapping[str, Any]:
+    """The picture's transform; without one the input is the whole upload."""
+    height, width = upload.shape[:2]
+    whole = {"upload_size": [height, width], "input_size": [height, width], "scale": [1.0, 1.0], "offset": [0.0, 0.0]}
+    return picture.transform or whole
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What is laid over the photograph: levels of a map with its colours, or pixels of another photograph."""
+
+    cells: Bytes
+    missing: NDArray[np.bool_] | None
+    colours: Bytes | None
+    nan: tuple[int, int, int]
+
+    def at(self, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Colours at every pair of positions."""
+        nearest = np.ix_(np.rint(rows).astype(int), np.rint(columns).astype(int))
+        if self.colours is None:
+            return np.asarray(self.cells[nearest], np.float32)
+        levels = np.floor(interpolate(self.cells, rows, columns) + 0.5).astype(np.uint8)
+        above = np.asarray(self.colours[levels], np.float32)
+        if self.missing is not None:
+            above[self.missing[nearest]] = self.nan
+        return above
+
+
+def lay_over(photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alpha: float) -> Bytes:
+    """One map over the photograph: coloured where the network saw it, darkened where it did not."""
+    seen, places = [], []
+    for axis in (0, 1):
+        mask, at = seen_axis(
+            photograph.shape[axis],
+            transform["upload_size"][axis],
+            transform["input_size"][axis],
+            transform["scale"][axis],
+            transform["offset"][axis],
+            layer.cells.shape[axis],
+        )
+        seen.append(mask)
+        places.append(at[mask])
+    result: Bytes = np.rint(photograph * _UNSEEN_BRIGHTNESS).astype(np.uint8)
+    if seen[0].any() and seen[1].any():
+        window = np.ix_(*seen)
+        below = photograph[window].astype(np.float32)
+        result[window] = np.rint(below + alpha * (layer.at(*places) - below)).astype(np.uint8)
+    return result
+
+
+def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: Plan) -> Drawn:
+    """Each tile's first part over the upload; further parts beside it likewise.
+
+    Raises:
+        ProblemError: `gone`: the upload is no longer there; `too-expensive`.
+    """
+    if upload is None:
+        other = [view for view in picture.views if view != "overlay"]
+        advice = f"; view={other[0]} needs none" if other else ""
+        raise ProblemError("gone", f"The image that {picture.name} is drawn on is no longer kept{advice}.")
+    parts = read_parts(picture, arrays, flatten=True)
+    per_tile = [sum(part.tile == tile for part in parts) for tile in range(len(picture.tiles))]
+    factor = plan.scale or _default_factor(upload.shape[0], upload.shape[1], len(parts))
+    height, width = (max(1, round(side * factor)) for side in upload.shape[:2])
+    sizes = [(height, max(1, n * (width + PART_GAP) - PART_GAP)) for n in per_tile]
+    titles, captions = tile_texts(picture, plan)
+    grid = lay_grid(titles, captions, sizes, plan.columns)
+    check_size(grid.height, grid.width, picture.name)
+
+    numbers = [part for part in parts if not part.photograph]
+    groups = [picture.tiles[part.tile].group for part in numbers]
+    scaled = scale_maps([part.array for part in numbers], groups, plan.normalize, plan.value_range)
+    colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
+    one = shared_scale(scaled, plan)
+    bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
+    page = Page(grid.height, grid.width, picture.heading, common_notes(picture, plan, parts, scaled), bar)
+    sheet = page.draw(None, colours, picture.name)
+
+    photograph = _resized(upload, height, width)
+    transform = _transform(picture, upload)
+    drawn_in_tile = [0] * len(picture.tiles)
+    number_of_part = iter(range(len(numbers)))
+    for part in parts:
+        if part.photograph:
+            layer = _Layer(part.array, None, None, nan)
+        else:
+            index = next(number_of_part)
+            layer = _Layer(scaled.levels[index], scaled.nan[index], colours, nan)
+        top, left = grid.corner(part.tile)
+        top += page.top + grid.title_height
+        left += page.left + drawn_in_tile[part.tile] * (width + PART_GAP)
+        drawn_in_tile[part.tile] += 1
+        sheet.put(top, left, lay_over(photograph, layer, transform, plan.alpha))
+    write_texts(sheet, page, grid, titles, captions)
+    facts = scale_facts(picture, plan, scaled, len(set(groups))) | {"alpha": plan.alpha}
+    return Drawn(sheet, facts, repeated=False)

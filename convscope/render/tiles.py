@@ -1,0 +1,317 @@
+"""The views `tiles` and `picture`: a grid of maps, colour arrays and photographs, each with its title and captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope.protocol.operations.base import Picture, Slice
+from convscope.render.colors import FRAME, SOFT_INK, Palette, fit_palette, nan_colour, table
+from convscope.render.options import Plan
+from convscope.render.page import Page, clean, colour_bar, notes_on_scale, number
+from convscope.render.scaling import Scale, Scaled, scale_maps
+from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, elide, line_height, text_width
+
+Arrays = Callable[[str], NDArray[Any]]
+Bytes = NDArray[np.uint8]
+
+TILE_GAP = 8
+PART_GAP = 2
+MOST_CELL_WIDTH = 200
+"""A column is made wider than its tiles for their texts, but not wider than this."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished page and what its text chunk says about it."""
+
+    sheet: Sheet
+    facts: dict[str, Any]
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of a tile: a photograph (uint8, H×W×3) or numbers (a map H×W or a colour array 3×H×W)."""
+
+    tile: int
+    array: NDArray[Any]
+    photograph: bool
+    flattened: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in cells."""
+        height, width = self.array.shape[:2] if self.photograph else self.array.shape[-2:]
+        return int(height), int(width)
+
+
+def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: bool) -> Part:
+    """One slice as something to draw.
+
+    A vector becomes one row and a number one cell. With `flatten`, for the views of one map each, a colour array
+    becomes a map: the sum over its channels where it is signed, the largest magnitude else.
+
+    Raises:
+        ValueError: an array that is none of the kinds a Slice may name.
+    """
+    array = np.asarray(arrays(source.array)[source.index])
+    if array.size == 0:
+        array = np.full((1, 1), np.nan, np.float32)
+    if array.ndim < 2:
+        array = array.reshape(1, -1)
+    if array.ndim == 3 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 3 and array.dtype == np.uint8:
+        photograph = array if array.shape[2] == 3 else array.transpose(1, 2, 0)
+        if photograph.shape[2] == 3:
+            return Part(tile, photograph, True)
+    if array.ndim == 3 and array.shape[0] != 3 and array.shape[2] == 3:
+        array = array.transpose(2, 0, 1)
+    if array.ndim == 3 and array.shape[0] == 3:
+        if flatten:
+            wide = array.astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                array = wide.sum(0) if signed else np.abs(wide).max(0)
+            return Part(tile, array, False, flattened=True)
+        return Part(tile, array, False)
+    if array.ndim == 2:
+        return Part(tile, array, False)
+    raise ValueError(f"{source.array}{list(source.index)} has shape {array.shape}; it is neither a map nor a picture")
+
+
+def read_parts(picture: Picture, arrays: Arrays, flatten: bool) -> list[Part]:
+    """Every part of every tile; each named array is asked for once."""
+    loaded: dict[str, NDArray[Any]] = {}
+
+    def load(name: str) -> NDArray[Any]:
+        if name not in loaded:
+            loaded[name] = arrays(name)
+        return loaded[name]
+
+    return [
+        read_part(index, source, load, picture.signed, flatten)
+        for index, tile in enumerate(picture.tiles)
+        for source in tile.parts
+    ]
+
+
+def shared_scale(scaled: Scaled, plan: Plan) -> Scale | None:
+    """The one scale that all maps were drawn by, if there is one."""
+    scales = scaled.scales
+    if scales and (plan.normalize == "standard" or all(scale == scales[0] for scale in scales)):
+        return scales[0]
+    return None
+
+
+def scale_facts(picture: Picture, plan: Plan, scaled: Scaled, groups: int) -> dict[str, Any]:
+    """What the text chunk says of a picture: one vmin and vmax where a scale is shared, else a list for the maps."""
+    scales = scaled.scales
+    one = shared_scale(scaled, plan) if plan.normalize != "standard" else (scales[0] if len(scales) == 1 else None)
+
+    def values(name: str) -> float | list[float | None] | None:
+        numbers = [getattr(scale, name) for scale in ([one] if one else scales)]
+        known = [float(value) if value is not None and math.isfinite(value) else None for value in numbers]
+        return known[0] if one else known
+
+    facts: dict[str, Any] = {
+        "picture": picture.name,
+        "view": plan.view,
+        "normalize": plan.normalize,
+        "colormap": plan.colormap,
+        "vmin": values("vmin"),
+        "vmax": values("vmax"),
+        "value": picture.value_name,
+        "clipped": any(scale.clipped for scale in scales),
+    }
+    if plan.normalize == "standard":
+        facts |= {"mean": values("mean"), "std": values("std")}
+    if groups > 1:
+        facts["groups"] = groups
+    return facts
+
+
+def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Scaled) -> list[str]:
+    """The notes under the heading: how colours were made, and which colour is NaN."""
+    numbers = [part for part in parts if not part.photograph]
+    if not parts:
+        return ["nothing to draw"]
+    if not numbers:
+        return []
+    groups = len({picture.tiles[part.tile].group for part in numbers})
+    notes = notes_on_scale(plan.normalize, len(numbers), groups)
+    if any(part.flattened for part in numbers):
+        notes.insert(0, "sum over colour" if picture.signed else "largest magnitude over colour")
+    if any(part.array.ndim == 3 for part in numbers):
+        one = shared_scale(scaled, plan)
+        ends = f" {number(one.vmin)} to {number(one.vmax)}" if one is not None and plan.normalize != "standard" else ""
+        grey = ", zero is grey" if plan.normalize == "symmetric" else ""
+        notes.append(f"red, green and blue jointly{ends}{grey}")
+    if any(mask is not None for mask in scaled.nan):
+        notes.append(f"{nan_colour(plan.colormap)[0]}: not a number")
+    return notes
+
+
+def _target(count: int, view: str) -> int:
+    """About how many pixels a tile's longer side should have, by how many there are."""
+    if view == "picture":
+        return 512 if count == 1 else 320
+    return next((side for most, side in ((1, 448), (4, 256), (12, 176), (36, 128)) if count <= most), 104)
+
+
+def pixels_per_cell(size: tuple[int, int], plan: Plan, count: int) -> int:
+    """Whole pixels for each cell of a map; never less than one, so that no cell is lost."""
+    if plan.scale is not None:
+        return int(plan.scale)
+    return max(1, round(_target(count, plan.view) / max(size)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Measures of a grid of tiles: cells of equal size, titles above and captions below each tile."""
+
+    columns: int
+    rows: int
+    cell_width: int
+    cell_height: int
+    title_height: int
+    tile_height: int
+
+    @property
+    def width(self) -> int:
+        """Pixels of all columns with the gaps between them."""
+        return self.columns * (self.cell_width + TILE_GAP) - TILE_GAP
+
+    @property
+    def height(self) -> int:
+        """Pixels of all rows with the gaps between them."""
+        return self.rows * (self.cell_height + TILE_GAP) - TILE_GAP
+
+    def corner(self, tile: int) -> tuple[int, int]:
+        """Top and left of a tile's cell, from the grid's corner."""
+        row, column = divmod(tile, self.columns)
+        return row * (self.cell_height + TILE_GAP), column * (self.cell_width + TILE_GAP)
+
+
+def lay_grid(
+    titles: Sequence[str], captions: Sequence[Sequence[str]], sizes: Sequence[tuple[int, int]], columns: int | None
+) -> Grid:
+    """Measure a grid for tiles of these sizes (height and width, pixels); without `columns` about as wide as high."""
+    tile_height = max((height for height, _ in sizes), default=1)
+    widest_text = max(
+        (
+            text_width(text, size)
+            for size, texts in ((LABEL, [titles]), (SMALL, captions))
+            for line in texts
+            for text in line
+        ),
+        default=0,
+    )
+    cell_width = max([1, min(widest_text, MOST_CELL_WIDTH), *(width for _, width in sizes)])
+    title_height = line_height(LABEL) if any(titles) else 0
+    caption_lines = max((len(lines) for lines in captions), default=0)
+    cell_height = title_height + tile_height + (2 + line_height(SMALL) * caption_lines if caption_lines else 0)
+    count = len(sizes)
+    if columns is None:
+        columns = math.ceil(math.sqrt(count * (cell_height + TILE_GAP) / (cell_width + TILE_GAP)))
+    columns = max(1, min(columns, count))
+    rows = max(1, math.ceil(count / columns))
+    return Grid(columns, rows, cell_width, cell_height, title_height, tile_height)
+
+
+def tile_texts(picture: Picture, plan: Plan) -> tuple[list[str], list[list[str]]]:
+    """The title and the caption lines of every tile."""
+    titles = ["" if plan.title == "none" else clean(tile.titles.get(plan.title, "")) for tile in picture.tiles]
+    return titles, [[clean(line) for line in tile.caption] for tile in picture.tiles]
+
+
+def write_texts(sheet: Sheet, page: Page, grid: Grid, titles: Sequence[str], captions: Sequence[Sequence[str]]) -> None:
+    """Titles and captions, each cut to its column."""
+    for tile, (title, lines) in enumerate(zip(titles, captions, strict=True)):
+        top, left = grid.corner(tile)
+        top, left = top + page.top, left + page.left
+        sheet.text(top, left, elide(title, LABEL, grid.cell_width), LABEL)
+        top += grid.title_height + grid.tile_height + 2
+        for line in lines:
+            sheet.text(top, left, elide(line, SMALL, grid.cell_width), SMALL, ink=SOFT_INK)
+            top += line_height(SMALL)
+
+
+def _palette_of(colours: Bytes, nan: tuple[int, int, int], scaled: Scaled) -> Palette:
+    used = np.zeros(256, bool)
+    for levels in scaled.levels:
+        used[levels] = True
+    return fit_palette(colours, nan, used)
+
+
+def _block(part: Part, levels: Bytes | None, missing: Any, palette: Palette | None, colours: Bytes, nan: Any) -> Bytes:
+    """A part's pixels, one for each cell, as the page holds them."""
+    if levels is None:
+        return part.array
+    if part.array.ndim == 3:
+        block: Bytes = levels.transpose(1, 2, 0).copy()
+        if missing is not None:
+            block[missing.any(0)] = nan
+        return block
+    block = palette.levels[levels] if palette is not None else colours[levels]
+    if missing is not None:
+        block[missing] = palette.nan if palette is not None else nan
+    return block
+
+
+def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
+    """The views `tiles` and `picture`.
+
+    Raises:
+        ProblemError: `too-expensive`.
+    """
+    parts = read_parts(picture, arrays, flatten=plan.view == "picture")
+    numbers = [part for part in parts if not part.photograph]
+    groups = [picture.tiles[part.tile].group for part in numbers]
+    count = len(picture.tiles)
+    factors = [pixels_per_cell(part.size, plan, count) for part in parts]
+    sizes = _tile_sizes(parts, factors, count)
+    titles, captions = tile_texts(picture, plan)
+    grid = lay_grid(titles, captions, sizes, plan.columns)
+    check_size(grid.height, grid.width, picture.name)
+
+    scaled = scale_maps([part.array for part in numbers], groups, plan.normalize, plan.value_range)
+    colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
+    indexed = all(part.array.ndim == 2 and not part.photograph for part in parts)
+    palette = _palette_of(colours, nan, scaled) if indexed else None
+    notes = common_notes(picture, plan, parts, scaled)
+    one = shared_scale(scaled, plan) if any(part.array.ndim == 2 for part in numbers) else None
+    bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
+    page = Page(grid.height, grid.width, picture.heading, notes, bar)
+    sheet = page.draw(palette, colours, picture.name)
+
+    corners = [grid.corner(tile) for tile in range(count)]
+    lefts = [left + page.left for _, left in corners]
+    number_of_part = iter(range(len(numbers)))
+    for part, factor in zip(parts, factors, strict=True):
+        index = None if part.photograph else next(number_of_part)
+        levels, missing = (None, None) if index is None else (scaled.levels[index], scaled.nan[index])
+        block = _block(part, levels, missing, palette, colours, nan)
+        height, width = part.size[0] * factor, part.size[1] * factor
+        top = corners[part.tile][0] + page.top + grid.title_height
+        left = lefts[part.tile]
+        sheet.put(top, left, block if factor == 1 else block.repeat(factor, 0).repeat(factor, 1))
+        if min(height, width) >= 3:
+            sheet.frame(top, left, height, width, FRAME)
+        lefts[part.tile] += width + PART_GAP
+    write_texts(sheet, page, grid, titles, captions)
+    return Drawn(sheet, scale_facts(picture, plan, scaled, len(set(groups))), repeated=max(factors, default=1) > 1)
+
+
+def _tile_sizes(parts: Sequence[Part], factors: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """Height and width of each tile, pixels: its parts side by side."""
+    heights, widths = [1] * count, [-PART_GAP] * count
+    for part, factor in zip(parts, factors, strict=True):
+        heights[part.tile] = max(heights[part.tile], part.size[0] * factor)
+        widths[part.tile] += part.size[1] * factor + PART_GAP
+    return [(height, max(width, 1)) for height, width in zip(heights, widths, strict=True)]
