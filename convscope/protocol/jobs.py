@@ -62,9 +62,6 @@ __all__ = [
 PROGRESS_EVERY_MS = 400
 """Progress events of one run are at least this far apart; the record itself follows each report."""
 
-ALONE_PATIENCE_MS = 5_000
-"""How long a run that must be alone waits for an idle worker before one is made idle for it."""
-
 _LONGEST_ID = 64
 
 
@@ -217,7 +214,7 @@ class Jobs:
             operations=",".join(sorted(operations)),
             lease_ms=self._lease_ms,
             aged_ms=round(self._limits.aged_s * 1000),
-            patience_ms=ALONE_PATIENCE_MS,
+            patience_ms=round(self._limits.alone_patience_s * 1000),
             keep_ms=self._keep_ms,
         )
         return [Claim.from_reply(one) for one in reply]

@@ -61,6 +61,9 @@ class JobLimits(_Record):
     crashes: int = 3
     memory_share: float = Field(0.85, description="Submissions are refused above this share of maxmemory.")
     aged_s: float = Field(30.0, description="A batch run that waited this long may take an interactive slot, seconds.")
+    alone_patience_s: float = Field(
+        5.0, description="A run that must be alone waits this long before a busy worker is made idle for it, seconds."
+    )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
