@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
 
 Visit = Callable[[str, str, "nn.Module | None", Tensor], "Tensor | None"]
 """visit(name, kind, module, output) → a tensor to go on with, or None to go on with a private copy of `output`."""
@@ -31,6 +34,15 @@ _FUNCTIONS: dict[Any, str] = {
     F.adaptive_avg_pool2d: "adaptive_avg_pool2d", F.adaptive_max_pool2d: "adaptive_max_pool2d",
 }  # fmt: skip
 """Functional operations that count as layers when a module of ours or of a zoo calls them itself."""
+
+
+ACTIVATIONS = {
+    "relu": "relu", "relu6": "relu6", "hardtanh": "hardtanh", "prelu": "prelu", "leakyrelu": "leaky_relu",
+    "leaky_relu": "leaky_relu", "rrelu": "leaky_relu", "elu": "elu", "selu": "selu", "celu": "celu", "silu": "silu",
+    "swish": "silu", "gelu": "gelu", "gelutanh": "gelu", "quickgelu": "gelu", "mish": "mish", "hardswish": "hardswish",
+    "hardmish": "hardswish", "hardsigmoid": "hardsigmoid", "sigmoid": "sigmoid", "tanh": "tanh", "softplus": "softplus",
+}  # fmt: skip
+"""Name of a class or function, in lower case → kind of activation."""
 
 
 class StopForward(Exception):  # noqa: N818  (not an error: how an early exit leaves the network)
@@ -71,12 +83,12 @@ class CallObserver(TorchFunctionMode):
                 self._handles.append(
                     module.register_forward_hook(self._leave_module(path), always_call=self._functional)
                 )
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: Any) -> None:
         try:
-            super().__exit__(*exc)
+            super().__exit__(*exc)  # type: ignore[no-untyped-call]
         finally:
             for handle in self._handles:
                 handle.remove()
@@ -91,7 +103,7 @@ class CallObserver(TorchFunctionMode):
         if kind is None or not isinstance(output, Tensor):
             return output
         path, owner = self._stack[-1]
-        if type(owner).__module__.startswith("torch.nn.modules") and not isinstance(owner, nn.Sequential):
+        if _keeps_to_itself(owner):
             return output
         return self._report(f"{path}.@{kind}" if path else f"@{kind}", kind, None, output)
 
@@ -120,6 +132,14 @@ class CallObserver(TorchFunctionMode):
             return output
         replaced = self._visit(name, kind, module, output)
         return output.clone() if replaced is None else replaced
+
+
+def _keeps_to_itself(module: nn.Module) -> bool:
+    """Whether functional calls inside the module are its own business: torch's own leaves, and activation classes."""
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn.modules"):
+        return not isinstance(module, nn.Sequential)
+    return kind.__name__.lower() in ACTIVATIONS and next(module.children(), None) is None
 
 
 def capture(
@@ -170,3 +190,28 @@ def capture(
     if missing:
         raise KeyError(f"these calls never happened: {sorted(missing)}")
     return seen, output
+
+
+def reduce(
+    network: nn.Module, inputs: Tensor, wanted: Collection[str], function: Callable[[Tensor], T]
+) -> dict[str, T]:
+    """`function` of each wanted call's output, taken in passing: nothing is copied or kept, the forward stops after.
+
+    Arguments and errors as for `capture`; `function` must not keep or change the tensor it is given.
+    """
+    found: dict[str, T] = {}
+    missing = set(wanted)
+
+    def visit(name: str, kind: str, module: nn.Module | None, output: Tensor) -> Tensor:
+        del kind, module
+        found[name] = function(output)
+        missing.discard(name)
+        if not missing:
+            raise StopForward
+        return output
+
+    with suppress(StopForward), CallObserver(network, visit, missing.copy()):
+        network(inputs)
+    if missing:
+        raise KeyError(f"these calls never happened: {sorted(missing)}")
+    return found

@@ -47,6 +47,58 @@ class Summary:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Samples:
+    """One side's features of one batch: n samples, seen by P rows, scaled to unit power; see the two ways to make it.
+
+    Attributes:
+        features: (P, n, p), centred, or None.
+        grams: linear Grams (P, n, n) of centred features, or None.
+        power: Σx² of each row before scaling, float64; 1 where it does not vary.
+        varies: which rows vary over the samples, bool.
+        dimensions: p of each row.
+    """
+
+    features: Tensor | None
+    grams: Tensor | None
+    power: Tensor
+    varies: Tensor
+    dimensions: list[int]
+
+    @classmethod
+    def of_channels(cls, features: Tensor) -> Samples:
+        """From features of equal width (P, n, p), as the maps of a layer's channels are."""
+        varies = ~hsic.constant(features)
+        centred = hsic.center_columns(features)
+        power = centred.double().square().sum(dim=(1, 2))
+        _check_finite(power)
+        varies = varies & (power > 0)
+        power = torch.where(varies, power, 1.0)
+        # A constant row is only rounding after centring; it is made exactly zero so that its HSIC is.
+        scaled = centred * torch.where(varies, power.rsqrt(), 0.0).to(centred.dtype)[:, None, None]
+        return cls(scaled, None, power, varies, [features.shape[2]] * len(features))
+
+    @classmethod
+    def of_grams(cls, grams: Sequence[Tensor], dimensions: Sequence[int]) -> Samples:
+        """From Grams as `hsic.centred_gram` gives them, one for each layer, and the layers' widths p."""
+        stacked = torch.stack(list(grams))
+        power = stacked.diagonal(dim1=1, dim2=2).sum(dim=1)
+        _check_finite(power)
+        varies = power > 0
+        power = torch.where(varies, power, 1.0)
+        return cls(None, stacked / power[:, None, None], power, varies, list(dimensions))
+
+    @classmethod
+    def of_layers(cls, features: Sequence[Tensor]) -> Samples:
+        """From features (n, p) of any width, one for each layer."""
+        return cls.of_grams([hsic.centred_gram(part) for part in features], [part.shape[1] for part in features])
+
+
+def _check_finite(power: Tensor) -> None:
+    if not bool(torch.isfinite(power).all()):
+        raise MethodError("numerical-error", "some activations are not finite, so nothing can be compared")
+
+
 class _Side:
     """Rows or columns: what is remembered of them over all batches."""
 
@@ -57,50 +109,43 @@ class _Side:
         self.dimensions: list[int] = []
         self.sigma: Tensor | None = None
 
+    def look(self, samples: Samples) -> None:
+        """Remember which rows varied, and how much of the variance one sample holds."""
+        self.dimensions = samples.dimensions
+        self.varies |= samples.varies.cpu()
+        if samples.features is not None:
+            shares = samples.features.square().sum(dim=2)
+        else:
+            assert samples.grams is not None
+            shares = samples.grams.diagonal(dim1=1, dim2=2)
+        self.dominant = torch.maximum(self.dominant, shares.amax(dim=1).double().cpu())
+
 
 class _Batch:
-    """One side's features of one batch, ready for HSIC: centred, scaled to unit power, as features or as Grams."""
+    """One side of one batch, ready for HSIC: as features where that is cheaper, else as Grams of the kernel."""
 
-    def __init__(self, features: Sequence[Tensor] | Tensor, side: _Side, options: Options) -> None:
-        if not all(bool(torch.isfinite(part).all()) for part in features):
-            raise MethodError("numerical-error", "some activations are not finite, so nothing can be compared")
+    def __init__(self, samples: Samples, side: _Side, options: Options) -> None:
+        side.look(samples)
         self.estimator = options.estimator
-        self.n = int(features[0].shape[0])
-        side.dimensions = [int(part.shape[1]) for part in features]
-        centred = [hsic.center_columns(part) for part in features]
-        if isinstance(features, Tensor):
-            varies = ~hsic.constant(features)
+        self._varies = samples.varies
+        self._power = samples.power
+        self.features, self.raw = None, samples.grams
+        if samples.features is not None:
+            rows, self.n, p = samples.features.shape
+            if options.kernel == "linear" and not hsic.grams_are_cheaper(rows, self.n, p):
+                self.features = samples.features
+            else:
+                self.raw = hsic.gram_linear(samples.features)
         else:
-            varies = torch.stack([~hsic.constant(part) for part in features])
-        side.varies |= varies.cpu()
-        self._varies = varies
-        power = torch.stack([part.double().square().sum() for part in centred])
-        # A constant side is only rounding after centring; it is made exactly zero so that its HSIC is.
-        self.scale = torch.where(varies & (power > 0), power, 1.0).sqrt()  # float64 (P,)
-        factor = torch.where(varies & (power > 0), 1 / self.scale, 0.0)
-        scaled = [part * f.to(part.dtype) for part, f in zip(centred, factor, strict=True)]
-        self.features: Tensor | None = None
-        self.raw: Tensor | None = None
-        self._power = self._kernel(scaled, side, options)
-        shares = torch.stack([part.square().sum(dim=1).amax() for part in scaled]).double().cpu()
-        side.dominant = torch.maximum(side.dominant, shares)
-
-    def _kernel(self, scaled: list[Tensor], side: _Side, options: Options) -> Tensor:
-        """Fill `features` or `raw`; returns what an HSIC must be multiplied by to undo the scaling."""
+            assert samples.grams is not None
+            self.n = samples.grams.shape[-1]
         if options.kernel == "rbf":
-            squared = torch.stack([hsic.squared_distances(part) for part in scaled])
-            unscaled = self.scale.to(squared.dtype)
+            assert self.raw is not None
+            squared, scale = hsic.squared_distances(self.raw), samples.power.sqrt().to(self.raw.dtype)
             if side.sigma is None:
-                side.sigma = hsic.median_bandwidth(squared, options.fraction) * unscaled
-            sigma = torch.where(side.sigma > 0, side.sigma, 1.0) / unscaled
-            self.raw = hsic.gram_rbf(squared, sigma)
-            return torch.ones_like(self.scale)
-        widths = {part.shape[1] for part in scaled}
-        if len(widths) == 1 and not hsic.grams_are_cheaper(len(scaled), self.n, widths.pop()):
-            self.features = torch.stack(scaled)
-        else:
-            self.raw = torch.stack([hsic.gram_linear(part) for part in scaled])
-        return self.scale.square()
+                side.sigma = hsic.median_bandwidth(squared, options.fraction) * scale
+            self.raw = hsic.gram_rbf(squared, torch.where(side.sigma > 0, side.sigma, 1.0) / scale)
+            self._power = torch.ones_like(samples.power)
 
     def cross(self, other: _Batch, order: Tensor | None = None) -> Tensor:
         """HSIC with every row of `other`, whose samples are taken in `order`: float64 (P, Q)."""
@@ -144,7 +189,7 @@ class _Batch:
         """The first `rows` rows, on some of the samples."""
         part = object.__new__(_Batch)
         part.estimator, part.features, part.raw = self.estimator, None, None
-        part.scale, part._power, part._varies = self.scale[:rows], self._power[:rows], self._varies[:rows]
+        part._power, part._varies = self._power[:rows], self._varies[:rows]
         part.n = self.n if samples is None else len(samples)
         if samples is None and self.features is not None:
             part.features = self.features[:rows]
@@ -195,12 +240,8 @@ class Comparison:
         self._bootstrap = options.batches >= BOOTSTRAP_BATCHES
         self._samples: list[int] = []
 
-    def add(self, rows: Sequence[Tensor] | Tensor, columns: Sequence[Tensor] | Tensor | None = None) -> None:
-        """One batch: a feature matrix (n, p) for each row, likewise for each column, over the same n ≥ 4 samples.
-
-        Raises:
-            MethodError: `numerical-error` for activations that are not finite.
-        """
+    def add(self, rows: Samples, columns: Samples | None = None) -> None:
+        """One batch: the features of the rows, and of the columns, over the same n ≥ 4 samples."""
         left = _Batch(rows, self._rows, self._options)
         right = left if columns is None or self._columns is None else _Batch(columns, self._columns, self._options)
         self._samples.append(left.n)

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
-from workers.mathematics.calls import capture
-from workers.mathematics.similarity import FEWEST_SAMPLES, Comparison, Options
+from workers.mathematics import hsic
+from workers.mathematics.calls import capture, reduce
+from workers.mathematics.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
 
 
 class Cka(OneShotMethod):
@@ -45,27 +46,75 @@ class Cka(OneShotMethod):
 
 def _compare(network: Network, row: Row, context: Context) -> Generator[Progress, None, Outcome]:
     request = row.request
-    sides = [(network, list(request.layers))]
+    sides = [_Side(network, list(request.layers), request, context)]
     if request.mode == "models":
-        sides.append((context.networks[request.other_model], list(request.other_layers)))
+        sides.append(_Side(context.networks[request.other_model], list(request.other_layers), request, context))
     batches = _batches(row, sides, context)
     comparisons = _comparisons(request, network, len(batches))
     for done, batch in enumerate(batches):
         yield Progress(done, len(batches), f"images {batch.start} to {batch.stop - 1} of {len(row.images)}")
-        features = []
-        for side, layers in sides:
-            features.append((yield from _features(side, layers, row, batch, context, done, len(batches))))
+        found = []
+        for side in sides:
+            for share in side.look(row.images, batch):
+                yield Progress(done + 0.9 * share, len(batches), f"batch {done + 1} of {len(batches)}")
+            found.append(side.samples())
         for array, comparison in comparisons.items():
-            if request.mode == "channels":
-                comparison.add(_channel_features(features[0][array.removeprefix("matrix/")], request))
-            else:
-                left, right = features[0], features[-1]
-                comparison.add(
-                    [_layer_features(left[name], request) for name in sides[0][1]],
-                    [_layer_features(right[name], request) for name in sides[1][1]] if len(sides) > 1 else None,
-                )
-            yield Progress(done + 0.9, len(batches), f"{array}: batch {done + 1} of {len(batches)}")
+            name = array.removeprefix("matrix/") if request.mode == "channels" else ""
+            comparison.add(found[0][name], found[1][name] if len(found) > 1 else None)
+            yield Progress(done + 0.95, len(batches), f"{array}: batch {done + 1} of {len(batches)}")
     return _outcome(request, row, comparisons)
+
+
+class _Side:
+    """One network's layers, looked at batch after batch in forwards short enough for one slice."""
+
+    def __init__(self, network: Network, layers: list[str], request: Any, context: Context) -> None:
+        self.network, self.layers = network, layers
+        self._request = request
+        self._slice_s = context.slice_s
+        self._module = network.fast_module() if request.precision == "fast" else network.module
+        self._pace = 1
+        self._maps: dict[str, list[Tensor]] = {}
+        self._grams: dict[str, Tensor] = {}
+
+    def look(self, images: Sequence[Tensor], batch: range) -> Generator[float, None, None]:
+        """Run the batch; yields the share done after each forward."""
+        self._maps, self._grams = {name: [] for name in self.layers}, {}
+        start = batch.start
+        while start < batch.stop:
+            began = time.perf_counter()
+            chunk = range(start, min(start + self._pace, batch.stop))
+            inputs, _ = self.network.prepare([images[i] for i in chunk], self._request.preprocess)
+            with torch.no_grad():
+                if chunk == batch and self._request.mode != "channels":
+                    self._grams = reduce(self._module, inputs, self.layers, self._gram)
+                else:
+                    seen, _ = capture(self._module, inputs, self.layers)
+                    for name in self.layers:
+                        self._maps[name].append(seen[name])
+            start = chunk.stop
+            per_image = (time.perf_counter() - began) / len(chunk)
+            self._pace = max(1, min(64, int(self._slice_s / max(per_image, 1e-6))))
+            yield (start - batch.start) / len(batch)
+
+    def samples(self) -> dict[str, Samples]:
+        """What was looked at: by layer in `channels` mode, else all layers together under the empty name."""
+        if self._request.mode == "channels":
+            return {
+                name: Samples.of_channels(_channel_features(torch.cat(self._maps.pop(name)).float(), self._request))
+                for name in self.layers
+            }
+        for name in self.layers:
+            if name not in self._grams:
+                self._grams[name] = self._gram(torch.cat(self._maps.pop(name)))
+        return {"": Samples.of_grams([self._grams[name] for name in self.layers], self._widths())}
+
+    def _gram(self, maps: Tensor) -> Tensor:
+        return hsic.centred_gram(_layer_features(maps.float(), self._request))
+
+    def _widths(self) -> list[int]:
+        shapes = [self.network.layers[name].shape for name in self.layers]
+        return [shape[0] if self._request.features == "pool" else math.prod(shape) for shape in shapes]
 
 
 def _comparisons(request: Any, network: Network, batches: int) -> dict[str, Comparison]:
@@ -102,17 +151,17 @@ def _channel_list(channels: list[int] | str, count: int) -> list[int]:
     )
 
 
-def _batches(row: Row, sides: Sequence[tuple[Network, list[str]]], context: Context) -> list[range]:
+def _batches(row: Row, sides: Sequence[_Side], context: Context) -> list[range]:
     """The images in batches of nearly equal size, as large as memory allows, none with fewer than four samples."""
     request, images = row.request, len(row.images)
-    floats = sum(math.prod(network.layers[name].shape) for network, layers in sides for name in layers)
+    layers = [side.network.layers[name] for side in sides for name in side.layers]
+    floats = sum(math.prod(layer.shape) for layer in layers)
     most = max(1, int(context.memory_bytes / 3 / 4 / max(floats, 1)))
     if request.mode == "channels" and request.samples == "rows":
         # Grams grow with the square of the rows; beyond this many images stacking costs more than it tells.
-        largest = max(network.layers[name].shape[1] for network, layers in sides for name in layers)
-        most = min(most, max(1, 2048 // largest))
+        most = min(most, max(1, 2048 // max(layer.shape[1] for layer in layers)))
     size = min(request.batch_images or min(most, 64), images)
-    per_image = min(_samples_per_image(request, network.layers[name]) for network, layers in sides for name in layers)
+    per_image = min(_samples_per_image(request, layer) for layer in layers)
     if images * per_image < FEWEST_SAMPLES:
         raise MethodError(
             "not-applicable", f"CKA needs at least {FEWEST_SAMPLES} samples, {images * per_image} were given"
@@ -127,29 +176,6 @@ def _samples_per_image(request: Any, layer: Any) -> int:
     if request.mode != "channels" or request.samples == "images" or not layer.spatial:
         return 1
     return int(layer.shape[1] if request.samples == "rows" else layer.shape[1] * layer.shape[2])
-
-
-def _features(
-    network: Network, layers: list[str], row: Row, batch: range, context: Context, done: int, total: int
-) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Outputs of the layers for one batch of images, in forwards short enough for one slice."""
-    kept: dict[str, list[Tensor]] = {name: [] for name in layers}
-    module = network.fast_module() if row.request.precision == "fast" else network.module
-    start, step = batch.start, 1
-    while start < batch.stop:
-        began = time.perf_counter()
-        images = [row.images[i] for i in range(start, min(start + step, batch.stop))]
-        inputs, _ = network.prepare(images, row.request.preprocess)
-        with torch.no_grad():
-            seen, _ = capture(module, inputs, layers)
-        for name in layers:
-            kept[name].append(seen[name].float())
-        start += len(images)
-        per_image = (time.perf_counter() - began) / len(images)
-        step = max(1, min(32, int(context.slice_s / max(per_image, 1e-6))))
-        share = (start - batch.start) / len(batch) * 0.8
-        yield Progress(done + share, total, f"{start} of {len(row.images)} images")
-    return {name: torch.cat(parts) for name, parts in kept.items()}
 
 
 def _channel_features(maps: Tensor, request: Any) -> Tensor:

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from workers.contract import MethodError
 from workers.mathematics import hsic
-from workers.mathematics.similarity import Comparison, Options
+from workers.mathematics.similarity import Comparison, Options, Samples
+
+
+def samples(rows: Any) -> Samples:
+    return Samples.of_channels(rows) if isinstance(rows, Tensor) else Samples.of_layers(rows)
 
 
 def compare(
@@ -28,7 +32,7 @@ def compare(
     comparison = Comparison(
         [str(i) for i in range(len(rows))], None if columns is None else [str(i) for i in range(len(columns))], options
     )
-    comparison.add(rows, columns)
+    comparison.add(samples(rows), None if columns is None else samples(columns))
     return comparison.summary()
 
 
@@ -251,7 +255,7 @@ def test_batches_sum_before_they_are_divided(estimator: Any) -> None:
     measure = hsic_biased if estimator == "biased" else hsic_unbiased
     sums = np.zeros(3)
     for x, y in batches:
-        comparison.add([x], [y])
+        comparison.add(samples([x]), samples([y]))
         k, m = (x @ x.T).numpy(), (y @ y.T).numpy()
         sums += [measure(k, m), measure(k, k), measure(m, m)]
     expected = sums[0] / math.sqrt(sums[1] * sums[2])
@@ -273,7 +277,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(batches: int) -> N
         x, y = _related(200, seed)
         comparison = Comparison(["x"], ["y"], Options("linear", 0.5, "debiased", 0, 100, seed, batches))
         for part_x, part_y in zip(x.chunk(batches), y.chunk(batches), strict=True):
-            comparison.add([part_x], [part_y])
+            comparison.add(samples([part_x]), samples([part_y]))
         summary = comparison.summary()
         covered += int(summary.low.item() <= truth <= summary.high.item())
     assert covered >= 30  # 38 of 40 expected; ten batches bootstrap somewhat too narrow
