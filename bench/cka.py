@@ -87,7 +87,7 @@ def layers() -> list[dict[str, Any]]:
     for peer, target, compute in (("torch-cka", 10, _torch_cka), ("pytorch-cka", 1, _pytorch_cka)):
         try:
             theirs = compute(network, images, names)
-            peer_s = median_s(lambda run_peer=theirs: run_peer(), repeats=1, warmup=0)
+            peer_s = median_s(theirs, repeats=1, warmup=0)
         except ImportError:
             print(f"{peer} is not installed; its row is left out")
             continue
