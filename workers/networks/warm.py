@@ -1,0 +1,187 @@
+"""The networks of one worker: described on demand, kept warm within a memory budget, the least recently used let go.
+
+Import rule: torch side; nothing of pydantic or the queue.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import hashlib
+import importlib.util
+import platform
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workers.contract import MethodError
+from workers.networks.build import LoadedNetwork, load_entry, parameter_count
+from workers.networks.card import CardFolder, make_card
+from workers.networks.catalogue import Catalogue, Entry, as_summary
+from workers.networks.sources import LITE
+from workers.networks.weights import published_path
+
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
+_FLOAT_BYTES = 4
+
+
+class Networks:
+    """Every network a worker can run.
+
+    Args:
+        catalogue: the operator's catalogue.toml, or None.
+        weights_folder: local and downloaded weights.
+        cards_folder: where cards are kept between starts; None keeps none.
+        device: `cpu`, `cuda` or `cuda:N`.
+        budget_bytes: memory for networks kept warm; one network larger than that is refused.
+        default_model: id of the network used when a request names none.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalogue: Path | None = None,
+        weights_folder: Path,
+        cards_folder: Path | None = None,
+        device: str = "cpu",
+        budget_bytes: int = 4 * 1024**3,
+        default_model: str = "efficientnet_lite0",
+    ) -> None:
+        self._catalogue = Catalogue(catalogue, weights_folder)
+        self._folder = weights_folder
+        self._device = torch.device(device)
+        self._budget = budget_bytes
+        self._default = default_model
+        self._cards = CardFolder(cards_folder, self.environment())
+        self._warm: OrderedDict[str, tuple[str, LoadedNetwork]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def catalogue(self) -> list[dict[str, Any]]:
+        """Every entry as JSON (`ModelSummary`), the operator's first, bad ones with their reason."""
+        lines = [dict(as_summary(entry, self._default, self._available(entry))) for entry in self._catalogue.entries()]
+        if self._catalogue.problem is not None and self._catalogue.path is not None:
+            lines.insert(0, _file_problem(self._catalogue.path.name, self._catalogue.problem))
+        return lines
+
+    def card(self, model: str) -> dict[str, Any]:
+        """The network's card as JSON (`ModelCard`).
+
+        Raises:
+            MethodError: `unknown-model`, `weights-unavailable`.
+        """
+        entry = self._catalogue.entry(model)
+        digest = entry.digest(self._folder)
+        kept = self._cards.get(digest)
+        if kept is None or kept["id"] != entry.id:
+            kept = make_card(entry, digest)
+            self._cards.put(digest, kept)
+        return kept
+
+    def get(self, model: str, tick: Callable[[], None] | None = None) -> LoadedNetwork:
+        """The network, loaded; others are let go if memory is short.
+
+        Args:
+            model: catalogue id.
+            tick: called now and then while a download goes on.
+
+        Raises:
+            MethodError: `unknown-model`, `weights-unavailable`, `out-of-memory`.
+        """
+        with self._lock:
+            entry = self._catalogue.entry(model)
+            digest = entry.digest(self._folder)
+            held = self._warm.get(model)
+            if held is not None and held[0] == digest:
+                self._warm.move_to_end(model)
+                self._make_room(0, keep=model)  # a cast copy for `fast` may have been added since
+                return held[1]
+            self._warm.pop(model, None)
+            needed = parameter_count(entry) * _FLOAT_BYTES
+            if needed > self._budget:
+                raise MethodError(
+                    "out-of-memory",
+                    f"{model} needs {needed:,} bytes for its weights, this worker keeps {self._budget:,} for networks",
+                )
+            self._make_room(needed)
+            network = load_entry(entry, self._folder, self._device, tick)
+            self._warm[model] = (digest, network)
+            return network
+
+    def weights_sha256(self, model: str) -> str:
+        """SHA-256 of the network's weights: of their file, or of the tensors where they are random."""
+        return self.get(model).weights_sha256
+
+    def loaded(self) -> list[str]:
+        """Ids of the networks in memory, least recently used first."""
+        return list(self._warm)
+
+    def pull(self, model: str, tick: Callable[[], None] | None = None) -> str:
+        """Fetch and check the network's weights ahead of time; their SHA-256."""
+        return self.get(model, tick).weights_sha256
+
+    def environment(self) -> str:
+        """Digest of the workers' sources, the torch version and the kind of device; part of cache keys."""
+        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine()
+        return hashlib.sha256(f"{code_digest()} {torch.__version__} {self._device.type} {name}".encode()).hexdigest()
+
+    def _make_room(self, needed: int, keep: str | None = None) -> None:
+        gone = False
+        while self._warm and sum(network.nbytes for _, network in self._warm.values()) + needed > self._budget:
+            oldest = next(iter(self._warm))
+            if oldest == keep:
+                break
+            del self._warm[oldest]
+            gone = True
+        if gone:
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _available(self, entry: Entry) -> bool | None:
+        """Whether the entry's weights are at hand, by a look at the disk only."""
+        if entry.problem is not None:
+            return False
+        if entry.weights == "random":
+            return True
+        if entry.weights.startswith("file:"):
+            try:
+                entry.local_file(self._folder)
+            except MethodError:
+                return False
+            return True
+        if entry.weights.startswith("package:"):
+            return entry.source not in LITE or importlib.util.find_spec(LITE[entry.source][1]) is not None
+        published = {item.name: item.url for item in entry.source_or_raise().published}
+        return entry.weights in published and published_path(published[entry.weights], self._folder).is_file()
+
+
+def _file_problem(name: str, problem: str) -> dict[str, Any]:
+    """A line for the catalogue file itself, when it cannot be read as a whole."""
+    blank = {"title": name, "source": "", "weights": "", "default": False, "available": False}
+    return {"id": name, **blank, "problem": problem}
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over the sources of `workers`, names and contents."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
