@@ -96,8 +96,8 @@ def _deep_grey(image: Image.Image, notes: list[str]) -> tuple[Pixels, Mask | Non
         grey = _by_blocks(values, lambda block: (block.astype(np.uint32) * 255 + 2047) // 4095)
         notes.append("12 bits scaled to 8")
     else:
-        # round(v / 257) without leaving 16 bits.
-        grey = _by_blocks(values.astype(np.uint16, copy=False), lambda block: (block - (block >> 8) + 128) >> 8)
+        wide = values.astype(np.uint16, copy=False)
+        grey = _round_16((wide >> 8).astype(np.uint8), (wide & 255).astype(np.uint8))
         notes.append("16 bits scaled to 8")
     if tags.get(262) == 0:  # white is zero, which Pillow leaves as it is at this depth
         grey = 255 - grey
@@ -174,12 +174,13 @@ def _set_raw_mode(image: Image.Image, raw: str) -> None:
 
 
 def _round_16(high: Pixels, low: Pixels) -> Pixels:
-    """round(v / 257) of v = 256 · high + low."""
+    """round(v / 257) of v = 256 · high + low = 257 · high + (low − high)."""
     out = np.empty_like(high)
     rows = max(1, BLOCK_PIXELS // max(1, high.shape[1]))
     for top in range(0, len(high), rows):
-        upper = high[top : top + rows].astype(np.int16)
-        out[top : top + rows] = upper + ((low[top : top + rows] - upper + 128) >> 8)
+        upper = high[top : top + rows]
+        beyond = low[top : top + rows].astype(np.int16) - upper
+        out[top : top + rows] = upper + (beyond > 128).view(np.uint8) - (beyond < -128).view(np.uint8)
     return out
 
 
