@@ -45,7 +45,7 @@ class EmbeddedServer:
         self._pid_file = folder / "valkey.pid"
         command = [str(_program()), *self._options(memory_mib)]
         # SIGTERM, not SIGKILL: it then writes out its append-only file before it ends.
-        self.child = Child("server", command, os.environ, output, at_launcher_death=signal.SIGTERM)
+        self.child = Child("server", command, os.environ, _without_small_talk(output), signal.SIGTERM)
 
     @property
     def url(self) -> str:
@@ -143,6 +143,17 @@ class EmbeddedServer:
             return None
         zombie = status.rpartition(")")[2].split()[0] == "Z"
         return pid if ours and not zombie else None
+
+
+def _without_small_talk(output: Output) -> Output:
+    """Leave out what the server says at every start and end; docs/operations.md tells about memory overcommit."""
+    small_talk = ("Memory overcommit must be enabled", "scheduling shutdown", "ready to exit")
+
+    def say(name: str, line: str) -> None:
+        if not any(words in line for words in small_talk):
+            output(name, line)
+
+    return say
 
 
 def socket_path(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
+from typing import BinaryIO
 
 SHIM = Path(__file__).with_name("die_with_parent.py")
 FIRST_BACKOFF_S = 0.5
@@ -59,6 +60,7 @@ class Child:
         self._output = output
         self._at_launcher_death = at_launcher_death
         self._process: asyncio.subprocess.Process | None = None
+        self._lines: BinaryIO | None = None
         self._stopping = asyncio.Event()
         self._starting = asyncio.Lock()
 
@@ -78,17 +80,22 @@ class Child:
         async with self._starting:
             if self.running or self._stopping.is_set():
                 return
-            self._process = await asyncio.create_subprocess_exec(
-                *shim,
-                *self._command,
-                env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                limit=LINE_LIMIT_BYTES,
-                # Its own session: Ctrl-C reaches the launcher alone, which stops everything in order.
-                start_new_session=True,
-            )
+            # A pipe of our own: asyncio's would make wait() wait for whoever holds it, also for a grandchild.
+            reading_end, writing_end = os.pipe()
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *shim,
+                    *self._command,
+                    env=self._environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=writing_end,
+                    stderr=asyncio.subprocess.STDOUT,
+                    # Its own session: Ctrl-C reaches the launcher alone, which stops everything in order.
+                    start_new_session=True,
+                )
+            finally:
+                os.close(writing_end)
+            self._lines = os.fdopen(reading_end, "rb", buffering=0)
 
     async def keep_running(self) -> None:
         """Pass on the program's output, and start it again, after a pause that grows, whenever it ends."""
@@ -127,40 +134,53 @@ class Child:
             self.kill()
             await process.wait()
             return False
+        _kill_session(process.pid)
         return True
 
     def kill(self) -> None:
         """Kill the program and whatever it started in its session."""
         self._stopping.set()
-        if self._process is not None and self._process.returncode is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process is not None:
+            _kill_session(self._process.pid)
 
     async def _until_it_ends(self) -> None:
-        process = self._process
-        if process is None or process.stdout is None:
+        process, lines = self._process, self._lines
+        if process is None or lines is None:
             raise RuntimeError(f"{self.name} was never started")
-        reading = asyncio.create_task(self._pass_on(process.stdout))
+        reading = asyncio.create_task(self._pass_on(lines))
         try:
             self.last_status = await process.wait()
-            # A grandchild may hold the pipe for ever; what the program itself wrote is there already.
+            _kill_session(process.pid)
+            # What it wrote last may still be in the pipe.
             await asyncio.wait({reading}, timeout=1.0)
         finally:
             reading.cancel()
-        # What it started and left behind would fight with what its successor starts.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
-    async def _pass_on(self, stream: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                line = await stream.readuntil(b"\n")
-            except asyncio.IncompleteReadError as last:
-                line = last.partial
-            except asyncio.LimitOverrunError as long:
-                line = await stream.readexactly(long.consumed)
-            if not line:
-                return
-            self._output(self.name, line.decode(errors="replace").rstrip("\r\n"))
+    async def _pass_on(self, lines: BinaryIO) -> None:
+        stream = asyncio.StreamReader(limit=LINE_LIMIT_BYTES)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), lines)
+        try:
+            while line := await _read_line(stream):
+                self._output(self.name, line.decode(errors="replace").rstrip("\r\n"))
+        finally:
+            transport.close()
+
+
+async def _read_line(stream: asyncio.StreamReader) -> bytes:
+    """The next line; a part of one that is longer than the limit; nothing at the end."""
+    try:
+        return await stream.readuntil(b"\n")
+    except asyncio.IncompleteReadError as last:
+        return last.partial
+    except asyncio.LimitOverrunError as long:
+        return await stream.readexactly(long.consumed)
+
+
+def _kill_session(leader: int) -> None:
+    """Kill what is left of a child's session: what it started would fight with what its successor starts."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def describe_status(status: int | None) -> str:
