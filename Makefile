@@ -1,0 +1,71 @@
+# Everything starts here. `make serve` and `make test` set up what they need on a machine with python3, make and apt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SYSTEM := $(VENV)/.system-libraries
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test lint lock openapi settings bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+serve: $(INSTALLED) ## run everything on this machine (flags in ARGS="--port 9000 …")
+	@$(BIN)/convscope serve $(ARGS)
+
+test: lint $(SYSTEM) ## the checks and the whole test suite (pytest's arguments in ARGS)
+	$(BIN)/pytest -q $(ARGS)
+
+lint: $(INSTALLED) ## style, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(INSTALLED) ## the environment in .venv, with the locked versions
+
+lock: $(INSTALLED) ## write requirements.lock from pyproject.toml (newer versions with ARGS=--upgrade)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --quiet \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+
+openapi: $(INSTALLED) ## write openapi/openapi.json
+	$(BIN)/python -m service.openapi
+
+settings: $(INSTALLED) ## write docs/settings.md
+	$(BIN)/convscope settings --markdown > docs/settings.md
+
+bench: $(INSTALLED) ## run every comparison in bench/, or those named in ARGS
+	@for file in $(or $(ARGS),$(sort $(wildcard bench/bench_*.py))); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean: ## remove the environment and what tools left behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+
+# --no-deps: the lock names every package; the resolver has nothing to do.
+$(INSTALLED): requirements.lock pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { $(call apt,python3-venv,to make the environment); }
+	$(PYTHON) -m venv $(VENV)
+
+# OpenCV, which one of the tests' peers imports, wants two libraries that a bare machine lacks.
+$(SYSTEM): $(INSTALLED)
+	@$(BIN)/python -c 'import cv2' 2> /dev/null || { $(call apt,libgl1 libglib2.0-0,for the tests); }
+	@touch $@
+
+# $(call apt,PACKAGES,WHY): install Debian packages as root or by sudo without a password, else say what to do.
+define apt
+	as=""; [ "$$(id -u)" = 0 ] || as="sudo -n"; \
+	if command -v apt-get > /dev/null && $$as true 2> /dev/null; then \
+		$$as apt-get update -qq && $$as env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(1); \
+	else \
+		echo "$(1) is needed $(2): sudo apt-get install $(1)"; exit 1; \
+	fi
+endef
