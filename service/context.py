@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from asyncio import Event
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from convscope.settings import Settings
     from service.auth import Callers
     from service.metrics import Metrics
-    from service.rendering import PictureCache
+    from service.rendering import Renderer
+    from service.results import Results
 
 
 @dataclass(frozen=True)
 class Context:
-    """The parts of a running service, shared by all requests."""
+    """The parts of a running service, shared by all requests.
+
+    `stopping` is set when the service begins to stop: what waits or streams then comes to its end.
+    """
 
     settings: Settings
     redis: Redis
@@ -33,4 +38,6 @@ class Context:
     cards: CardStore
     callers: Callers
     metrics: Metrics
-    pictures: PictureCache
+    results: Results
+    renderer: Renderer
+    stopping: Event = field(default_factory=Event)

@@ -85,13 +85,13 @@ class Results:
         data = await self._artifacts.get_range(_arrays_key(manifest), stored.offset, stored.nbytes)
         return np.frombuffer(data, dtype=_little(stored.dtype)).reshape(stored.shape)
 
-    async def drawn(self, manifest: Manifest, picture: Picture) -> dict[str, NDArray[Any]]:
-        """The arrays of one picture, read where the picture looks; the rest stays zero and takes no memory."""
+    async def drawn(self, manifest: Manifest, pictures: Sequence[Picture]) -> dict[str, NDArray[Any]]:
+        """The arrays of some pictures, read where these look; the rest stays zero and takes no memory."""
         wanted: dict[str, list[Slice]] = {}
-        for part in [part for tile in picture.tiles for part in tile.parts] + (
-            [picture.matrix] if picture.matrix is not None else []
-        ):
-            wanted.setdefault(part.array, []).append(part)
+        for picture in pictures:
+            parts = [part for tile in picture.tiles for part in tile.parts]
+            for part in parts if picture.matrix is None else [*parts, picture.matrix]:
+                wanted.setdefault(part.array, []).append(part)
         arrays = {}
         for name, slices in wanted.items():
             stored = stored_array(manifest, name)

@@ -1,0 +1,108 @@
+"""`python -m service`: the HTTP service as a process of its own, by the settings in the environment."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+
+import structlog
+import uvicorn
+from pydantic import ValidationError
+
+from convscope.settings import Settings
+from service import logs
+from service.app import create_app
+
+PR_SET_PDEATHSIG = 1
+DRAIN_S = 8
+"""How long requests may take to come to their end when the service stops; the process is gone within 10 s."""
+BACKLOG = 2048
+
+log = structlog.get_logger("service")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that tells waiting requests and event streams to come to their end before it waits for them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, wake what waits, wait for it."""
+        log.info("stopping")
+        context = getattr(self.config.app.state, "context", None)  # type: ignore[union-attr]
+        if context is not None:
+            context.stopping.set()
+        await super().shutdown(sockets)
+
+
+def server(settings: Settings) -> Server:
+    """A server of the application, not yet started; one of its own sockets has to be given to it."""
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        timeout_keep_alive=30,
+        backlog=BACKLOG,
+        lifespan="on",
+        ws="none",
+    )
+    return Server(config)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
+    if os.environ.get("CONVSCOPE_DIE_WITH_PARENT") == "1" and not _die_with_parent():
+        return 1
+    try:
+        settings = Settings()
+        serving = server(settings)
+    except (ValidationError, ValueError, OSError) as error:
+        print(f"convscope api: {error}", file=sys.stderr)
+        return 2
+    logs.configure(settings)
+    # Uvicorn sends itself the signal again when it has stopped; these let it end with status 0 then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        log.error("cannot_listen", host=settings.host, port=settings.port, reason=error.strerror)
+        return 1
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    log.info(f"listening on {address}", address=address, pid=os.getpid())
+    serving.run(sockets=[listener])
+    return 0
+
+
+def _die_with_parent() -> bool:
+    """Have the kernel end this process when the one that started it dies; false where that has died already."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return parent == os.getppid() and parent != 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

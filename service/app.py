@@ -1,0 +1,101 @@
+"""Wiring: settings in, application out. Every module of service/routes with a `router` is part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRouter
+
+from convscope import __version__
+from convscope.protocol.artifacts import Artifacts
+from convscope.protocol.card_store import CardStore
+from convscope.protocol.connection import connect
+from convscope.protocol.events import ChangeFeed, Events
+from convscope.protocol.images import Images
+from convscope.protocol.jobs import JobLimits, Jobs
+from convscope.settings import Settings
+from service import problems, routes
+from service.auth import Callers
+from service.context import Context
+from service.logs import RequestLog
+from service.metrics import Metrics
+from service.openapi import document
+from service.rendering import Renderer
+from service.results import Results
+
+DESCRIPTION = """What a convolutional network sees, over HTTP: feature maps, kernels, deconvnet projections, saliency,
+class activation maps, images that maximize a channel, CKA matrices; as pictures, numbers or raw arrays.
+
+Short work is answered in the same request; long work is a job to be polled, followed live and cancelled."""
+
+
+def routers() -> list[APIRouter]:
+    """The router of every module in service/routes, by the modules' names."""
+    found = []
+    for module in sorted(pkgutil.iter_modules(routes.__path__), key=lambda each: each.name):
+        router = getattr(importlib.import_module(f"{routes.__name__}.{module.name}"), "router", None)
+        if router is not None:
+            found.append(router)
+    return found
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; it connects when it starts, not before.
+
+    Raises:
+        ValueError, OSError: the key file cannot be used.
+    """
+    metrics = Metrics()
+    callers = Callers.read(settings.api_keys_file)
+    app = FastAPI(
+        title="Convscope",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=partial(_lifespan, settings=settings, metrics=metrics, callers=callers),
+        redirect_slashes=False,
+        redoc_url=None,
+        docs_url=None,
+    )
+    problems.install(app)
+    for router in routers():
+        app.include_router(router)
+    app.add_middleware(RequestLog, metrics=metrics)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers: Callers) -> AsyncIterator[None]:
+    if settings.redis_url is None:
+        raise ValueError("CONVSCOPE_REDIS_URL is not set; `convscope serve` starts a server of its own")
+    async with AsyncExitStack() as stack:
+        redis: Any = connect(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        artifacts = Artifacts.open(settings.artifacts_location)
+        changes = await stack.enter_async_context(ChangeFeed(settings.redis_url))
+        results = Results(artifacts)
+        renderer = Renderer(results, metrics)
+        stack.callback(renderer.close)
+        app.state.context = Context(
+            settings=settings,
+            redis=redis,
+            artifacts=artifacts,
+            images=Images(redis, artifacts, settings.keep_images_s),
+            jobs=Jobs(redis, JobLimits.from_settings(settings)),
+            events=Events(redis),
+            changes=changes,
+            cards=CardStore(redis),
+            callers=callers,
+            metrics=metrics,
+            results=results,
+            renderer=renderer,
+            stopping=asyncio.Event(),
+        )
+        yield

@@ -1,0 +1,184 @@
+"""The OpenAPI document: what the framework knows of the routes, with our schemas, errors and bodies.
+
+`python -m service.openapi > openapi/openapi.json` writes the one that is compared with the live application in tests.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
+from convscope.protocol.operations import operations
+from convscope.protocol.operations.base import Operation
+from convscope.protocol.requests import CommonRequest
+from service.negotiation import JSON
+from service.problems import MEDIA_TYPE, ProblemDocument, documented
+from service.views import JobList, JobView
+
+_REF = "#/components/schemas/{model}"
+_BINARY = {"type": "string", "format": "binary"}
+EVERYWHERE = ("unauthenticated", "forbidden", "internal-error", "queue-unavailable", "store-unavailable")
+"""Problems that every address under /v1 may answer with."""
+
+
+@cache
+def _schemas() -> tuple[dict[tuple[type[BaseModel], str], dict[str, Any]], dict[str, Any]]:
+    shown: list[type[BaseModel]] = [JobView, JobList, ProblemDocument, ModelCard, ModelSummary, LayerCard]
+    shown += [operation.facts for operation in operations().values()]
+    asked: list[type[BaseModel]] = [operation.request for operation in operations().values()]
+    inputs = [*((model, "serialization") for model in shown), *((model, "validation") for model in asked)]
+    refs, definitions = models_json_schema(inputs, ref_template=_REF)  # type: ignore[arg-type]
+    return refs, definitions["$defs"]  # type: ignore[return-value]
+
+
+def shown(model: type[BaseModel]) -> dict[str, Any]:
+    """Reference to the schema of something that is answered."""
+    return dict(_schemas()[0][(model, "serialization")])
+
+
+def asked(model: type[CommonRequest]) -> dict[str, Any]:
+    """Reference to the schema of a request."""
+    return dict(_schemas()[0][(model, "validation")])
+
+
+def json_content(schema: dict[str, Any]) -> dict[str, Any]:
+    """`content` of a JSON answer."""
+    return {JSON: {"schema": schema}}
+
+
+def binary_content(*media_types: str) -> dict[str, Any]:
+    """`content` of an answer in bytes."""
+    return {media: {"schema": _BINARY} for media in media_types}
+
+
+def answer(description: str, content: dict[str, Any] | None = None, headers: Sequence[str] = ()) -> dict[str, Any]:
+    """One entry of `responses`."""
+    entry: dict[str, Any] = {"description": description}
+    if content:
+        entry["content"] = content
+    if headers:
+        entry["headers"] = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in headers}
+    return entry
+
+
+HEADERS = {
+    "Location": "Address of the job.",
+    "Retry-After": "Seconds after which to look again.",
+    "Preference-Applied": "What was done of the Prefer header.",
+    "ETag": "Strong entity tag, for If-None-Match.",
+    "Content-Location": "Address of the result.",
+    "Link": "The next page, rel=next.",
+    "Content-Range": "Which bytes these are, and of how many.",
+    "Allow": "The methods that are possible.",
+}
+
+PENDING = answer("Not finished; the job.", json_content(shown(JobView)), ("Location", "Retry-After"))
+UNCHANGED = answer("The client has this already.", None, ("ETag",))
+
+
+def header(name: str, description: str, example: str) -> dict[str, Any]:
+    """A request header as a parameter."""
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string"},
+        "example": example,
+    }
+
+
+def job_of(operation: Operation[Any]) -> dict[str, Any]:
+    """Schema of a job of that operation that succeeded."""
+    facts = {"type": "object", "properties": {"facts": shown(operation.facts)}}
+    return {"allOf": [shown(JobView), {"type": "object", "properties": {"result": facts}}]}
+
+
+def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
+    """Both bodies of an operation: the JSON object, and the form with the same properties and files."""
+    properties = dict(_schemas()[1][asked(operation.request)["$ref"].rpartition("/")[2]]["properties"])
+    encoding = {}
+    if operation.max_images:
+        properties.pop("images", None)
+        files = {"type": "array", "items": _BINARY, "maxItems": operation.max_images}
+        properties["image"] = {**files, "description": "Image files; repeat the part for several."}
+        encoding["image"] = {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}
+    whole = {**asked(operation.request), "description": "The whole request, instead of fields."}
+    encoding["request"] = {"contentType": JSON}
+    form = {"type": "object", "properties": {**properties, "request": whole}, "additionalProperties": False}
+    json_example: dict[str, Any] = {"image": {"id": "img-0123456789abcdef0123456789abcdef"}}
+    return {
+        "required": bool(operation.max_images),
+        "content": {
+            "multipart/form-data": {"schema": form, "encoding": encoding},
+            JSON: {
+                "schema": asked(operation.request),
+                "example": json_example if operation.max_images else {},
+            },
+        },
+    }
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document of an application, made once."""
+    if not app.openapi_schema:
+        made = get_openapi(
+            title=app.title,
+            version=app.version,
+            openapi_version=app.openapi_version,
+            description=app.description,
+            routes=app.routes,
+        )
+        app.openapi_schema = _completed(made)
+    return app.openapi_schema
+
+
+def _completed(made: dict[str, Any]) -> dict[str, Any]:
+    components = made.setdefault("components", {})
+    schemas = {**components.get("schemas", {}), **_schemas()[1]}
+    for ours in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(ours, None)
+    components["schemas"] = dict(sorted(schemas.items()))
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "Only where the operator configured keys."}
+    }
+    made["security"] = [{}, {"key": []}]
+    for path, methods in made["paths"].items():
+        for operation in methods.values():
+            responses = operation["responses"]
+            if "HTTPValidationError" in json.dumps(responses.get("422", {})):
+                responses["422"] = documented("invalid-request")[422]
+            if path.startswith("/v1"):
+                for status, entry in documented(*EVERYWHERE).items():
+                    _merge(responses.setdefault(str(status), entry), entry)
+            operation["responses"] = dict(sorted(responses.items()))
+    return made
+
+
+def _merge(present: dict[str, Any], common: dict[str, Any]) -> None:
+    if common["description"] not in present["description"]:
+        present["description"] += "; " + common["description"]
+    present.setdefault("content", {}).setdefault(MEDIA_TYPE, common["content"][MEDIA_TYPE])
+
+
+def main() -> None:
+    """Write the document to standard output."""
+    from convscope.settings import Settings
+    from service.app import create_app
+
+    app = create_app(Settings.model_construct(api_keys_file=None))
+    json.dump(document(app), sys.stdout, indent=2, ensure_ascii=False, sort_keys=True)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

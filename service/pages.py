@@ -1,0 +1,80 @@
+"""Plain pages for people: no scripts, no fonts, nothing from elsewhere. Imports convscope.protocol only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from convscope.protocol.problems import PROBLEMS, ProblemType
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
+    "code,pre{font:14px/1.4 ui-monospace,monospace;background:#f3f3f3;padding:.1em .3em}pre{padding:.7em;overflow:auto}"
+    "table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.25em .6em .25em 0;"
+    "border-bottom:1px solid #ddd}summary{cursor:pointer;padding:.3em 0}.method{display:inline-block;min-width:4.5em}"
+)
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body><h1>{escape(title)}</h1>{body}</body></html>"
+    )
+
+
+def problem_page(problem: ProblemType) -> str:
+    """What a type of problem means and what to do about it."""
+    return _page(
+        problem.title,
+        f"<p><code>{escape(problem.name)}</code>, HTTP status {problem.status}.</p>"
+        f"<p>{escape(problem.advice)}</p>"
+        "<p>The problem document's <code>detail</code> says what was wrong this time; <code>errors</code> where.</p>",
+    )
+
+
+def docs_page(document: Mapping[str, Any]) -> str:
+    """Every address, with its parameters, fields and answers."""
+    definitions = document["components"]["schemas"]
+    parts = [
+        f"<p>{escape(document['info'].get('description', ''))}</p>",
+        '<p>The same as a machine reads it: <a href="/openapi.json">openapi.json</a>.</p>',
+        "<pre>curl -F image=@cat.jpg -H 'Accept: image/png' http://localhost:8000/v1/feature-maps -o maps.png</pre>",
+    ]
+    tags: dict[str, list[str]] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            tag = (operation.get("tags") or ["other"])[0]
+            tags.setdefault(tag, []).append(_operation(path, method, operation, definitions))
+    for tag, entries in tags.items():
+        parts.append(f"<h2>{escape(tag)}</h2>{''.join(entries)}")
+    rows = "".join(
+        f'<tr><td>{each.status}</td><td><a href="{escape(each.path)}">{escape(each.name)}</a></td>'
+        f"<td>{escape(each.title)}</td></tr>"
+        for each in PROBLEMS.values()
+    )
+    parts.append(f"<h2>Problems</h2><table>{rows}</table>")
+    return _page(document["info"]["title"], "".join(parts))
+
+
+def _operation(path: str, method: str, operation: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    said = operation.get("summary") or ""
+    described = operation.get("description") or ""
+    fields = [(entry["name"], entry["in"], entry.get("description", "")) for entry in operation.get("parameters", ())]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    name = body.get("$ref", "").rpartition("/")[2]
+    for field, schema in definitions.get(name, {}).get("properties", {}).items():
+        fields.append((field, "body", schema.get("description", "")))
+    rows = "".join(
+        f"<tr><td><code>{escape(field)}</code></td><td>{escape(place)}</td><td>{escape(text)}</td></tr>"
+        for field, place, text in fields
+    )
+    answers = "".join(
+        f"<tr><td>{escape(status)}</td><td>{escape(answer.get('description', ''))}</td></tr>"
+        for status, answer in operation.get("responses", {}).items()
+    )
+    return (
+        f'<details><summary><code class="method">{escape(method.upper())}</code> <code>{escape(path)}</code> '
+        f"{escape(said)}</summary><p>{escape(described)}</p><table>{rows}</table><table>{answers}</table></details>"
+    )

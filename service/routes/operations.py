@@ -1,0 +1,192 @@
+"""POST /v1/{operation}: one documented route for each operation of the registry; GET /v1/operations lists them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from convscope.protocol.jobs import Job
+from convscope.protocol.operations import operations
+from convscope.protocol.operations.base import Operation
+from convscope.protocol.problems import ProblemError
+from service import openapi
+from service.answers import RenderQuery, RenderQueryDependency, finished_answer, job_answer, representations
+from service.context import Context
+from service.dependencies import CallerDependency, ContextDependency
+from service.forms import schema
+from service.negotiation import PNG, SAFETENSORS, Preference, accepted, preference
+from service.problems import documented
+from service.submission import receive, submit
+from service.waiting import wait_until
+
+router = APIRouter(prefix="/v1", tags=["operations"])
+log = structlog.get_logger(__name__)
+
+_PROBLEMS = (
+    "malformed-body", "bad-preference", "not-found", "not-acceptable", "request-timeout", "gone", "body-too-large",
+    "too-many-pixels", "too-many-images", "unsupported-media-type", "invalid-request", "unknown-model", "unknown-layer",
+    "channel-out-of-range", "not-applicable", "unreadable-image", "unsupported-format", "too-expensive",
+    "idempotency-mismatch", "numerical-error", "out-of-memory", "weights-unavailable", "quota-exceeded",
+    "worker-crashed", "queue-full", "deadline-exceeded",
+)  # fmt: skip
+
+
+class Limits(BaseModel):
+    """What a request may be."""
+
+    images: int = Field(description="Most images; 0: the operation takes none.")
+    result_mib: int
+    body_mib: int
+    megapixels: float
+
+
+class OperationView(BaseModel):
+    """An operation as GET /v1/operations lists it."""
+
+    name: str
+    summary: str
+    href: str
+    lane: str
+    quick: bool = Field(description="Whether a request without a preference waits for the answer.")
+    media_types: list[str]
+    request_schema: dict[str, Any]
+    facts_schema: dict[str, Any]
+    defaults: dict[str, Any]
+    limits: Limits
+
+
+class OperationList(BaseModel):
+    """All operations."""
+
+    operations: list[OperationView]
+
+
+async def _answer(
+    request: Request, context: Context, caller: str, query: RenderQuery, operation: Operation[Any]
+) -> Response:
+    """Read, submit, wait as preferred, answer."""
+    media = accepted(request.headers.get("accept"), representations(operation))
+    query.options()  # what cannot be drawn is refused before anything is computed
+    preferred = preference(request.headers.getlist("prefer"), context.settings.longest_wait_s)
+    received = await receive(request, context, caller, operation)
+    job, new = await submit(request, context, caller, operation, received)
+    structlog.contextvars.bind_contextvars(job_id=job.id)
+    if new:
+        log.info("submitted", operation=job.operation, lane=job.lane, state=job.state.value, caller=caller)
+    try:
+        job = await wait_until(
+            request, context, caller, job, lambda each: each.finished, _wait_s(preferred, operation, context)
+        )
+    except ClientDisconnect:
+        await _client_left(request, context, caller, job, preferred)
+        raise
+    at_once = preferred.respond_async and preferred.wait_s is None
+    applied = preferred.applied(job.finished and not at_once)
+    headers = {"Preference-Applied": applied} if applied else {}
+    if at_once or not job.finished:
+        return await job_answer(request, context, job, status=202, headers=headers)
+    try:
+        return await finished_answer(request, context, job, media, query, headers)
+    except ProblemError as error:
+        error.extra.setdefault("job_id", job.id)
+        raise
+
+
+def _wait_s(preferred: Preference, operation: Operation[Any], context: Context) -> float:
+    if preferred.wait_s is not None:
+        return preferred.wait_s
+    if preferred.respond_async or not operation.quick:
+        return 0.0
+    return context.settings.quick_wait_s
+
+
+async def _client_left(request: Request, context: Context, caller: str, job: Job, preferred: Preference) -> None:
+    """Cancel a job that nobody can ask for: its client left without having got, or made, a name for it."""
+    if preferred.stated or request.headers.get("idempotency-key") is not None:
+        return
+    try:
+        await asyncio.shield(context.jobs.cancel(job.id, caller))
+    except ProblemError as error:
+        if error.name not in ("already-finished", "not-found"):
+            raise
+        return
+    context.metrics.cancelled_by_disconnect.inc()
+    log.info("cancelled_by_disconnect")
+
+
+def _endpoint(operation: Operation[Any]) -> Callable[..., Awaitable[Response]]:
+    async def endpoint(
+        request: Request, context: ContextDependency, caller: CallerDependency, query: RenderQueryDependency
+    ) -> Response:
+        return await _answer(request, context, caller, query, operation)
+
+    return endpoint
+
+
+def _responses(operation: Operation[Any]) -> dict[int | str, dict[str, Any]]:
+    content = openapi.json_content(openapi.job_of(operation))
+    content |= openapi.binary_content(*((PNG, SAFETENSORS) if operation.has_picture else (SAFETENSORS,)))
+    headers = ("Location", "Content-Location", "ETag", "Preference-Applied")
+    return {
+        200: openapi.answer("The result, in the accepted representation.", content, headers),
+        202: openapi.PENDING,
+        **documented(*_PROBLEMS),
+    }
+
+
+_HEADERS = [
+    openapi.header("Prefer", "`wait=N` (seconds, 60 at most), `respond-async`, or both.", "wait=10"),
+    openapi.header("Idempotency-Key", "The same key and request give the same job.", '"8e03978e-40d5-43dd-bc93"'),
+    openapi.header("Cache-Control", "`no-cache` computes afresh.", "no-cache"),
+]
+
+for _operation in operations().values():
+    router.add_api_route(
+        f"/{_operation.name}",
+        _endpoint(_operation),
+        methods=["POST"],
+        name=_operation.name,
+        operation_id=_operation.name,
+        summary=_operation.summary,
+        response_class=Response,
+        responses=_responses(_operation),
+        openapi_extra={"requestBody": openapi.request_bodies(_operation), "parameters": _HEADERS},
+    )
+
+
+@router.get("/operations", operation_id="list-operations")
+async def list_operations(context: ContextDependency, caller: CallerDependency) -> OperationList:
+    """The operations, their schemas, limits and defaults. Defaults that depend on the network are null here."""
+    del caller
+    settings = context.settings
+    found = []
+    for operation in operations().values():
+        request_schema = schema(operation.request)
+        properties = request_schema["properties"]
+        found.append(
+            OperationView(
+                name=operation.name,
+                summary=operation.summary,
+                href=f"/v1/{operation.name}",
+                lane=operation.lane,
+                quick=operation.quick,
+                media_types=representations(operation),
+                request_schema=request_schema,
+                facts_schema=operation.facts.model_json_schema(mode="serialization"),
+                defaults={name: value.get("default") for name, value in properties.items() if "default" in value},
+                limits=Limits(
+                    images=min(operation.max_images, settings.images_per_request),
+                    result_mib=settings.result_mib,
+                    body_mib=settings.body_mib,
+                    megapixels=settings.megapixels,
+                ),
+            )
+        )
+    return OperationList(operations=found)

@@ -1,0 +1,257 @@
+"""From a body to a job: read, validate, keep the images, resolve with the network's card, bound the cost, submit.
+
+Imports convscope only; the route decides how long to wait and what to answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.images import DecodedImage, ImageRecord
+from convscope.protocol.jobs import Job, JobImage, JobSpec, JobState
+from convscope.protocol.operations.base import Operation
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.requests import CommonRequest, ImageRef
+from service import bodies
+from service.context import Context
+from service.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
+from service.negotiation import idempotency_key
+from service.problems import from_validation, invalid_request
+from service.uploads import decode_base64, decode_image
+
+BODY_TYPES = ("multipart/form-data", "application/json")
+_UPLOADED = "upload:"
+"""Prefix of the ids that stand for a form's files until these are decoded; no stored image has it."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A validated request and its images, stored."""
+
+    request: CommonRequest
+    images: list[ImageRecord]
+
+
+async def receive(request: Request, context: Context, caller: str, operation: Operation[Any]) -> Received:
+    """Read the body of a request to an operation, and keep what it uploads.
+
+    The schema is checked before any image is decoded.
+
+    Raises:
+        ProblemError: of the body, the schema and the images.
+    """
+    limits = bodies.BodyLimits.of(context.settings)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        async with await bodies.read_form(request, limits) as form:
+            files = _image_files(form, operation)
+            parts = [await form.read(file) for file in form.files if file.name == REQUEST_PART]
+            if len(parts) > 1:
+                raise invalid_request([FieldError("/request", "given more than once")])
+            data = read_fields(operation, form.fields, *parts)
+            _place(data, len(files), operation)
+            asked = _validated(data, operation, context)
+            return await _with_images(asked, context, caller, form, files)
+    if kind == "application/json" or kind.endswith("+json"):
+        data = read_json(await bodies.read_bytes(request, limits))
+    elif kind == "" and not await bodies.read_bytes(request, limits):
+        data = {}  # nothing sent is nothing asked for; the schema says what is missing
+    else:
+        raise ProblemError(
+            "unsupported-media-type",
+            f"A request is sent as {' or '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
+            possible=list(BODY_TYPES),
+        )
+    return await _with_images(_validated(data, operation, context), context, caller, None, [])
+
+
+def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.FilePart]:
+    files = [file for file in form.files if file.name in IMAGE_FIELDS]
+    others = [file.name for file in form.files if file.name not in IMAGE_FIELDS | {REQUEST_PART}]
+    if others:
+        detail = f"the part {others[0][:80]!r} is no file field; images come in parts named `image`"
+        raise invalid_request([FieldError(f"/{others[0][:80]}", detail)])
+    if files and operation.max_images == 0:
+        raise invalid_request([FieldError("/image", f"{operation.name} takes no image")])
+    return files
+
+
+def _place(data: dict[str, Any], files: int, operation: Operation[Any]) -> None:
+    """Let a form's files stand in the request as images by reference."""
+    if not files:
+        return
+    given = sorted(IMAGE_FIELDS & data.keys())
+    if given:
+        raise invalid_request([FieldError(f"/{given[0]}", "images are given both as files and by reference")])
+    refs = [{"id": f"{_UPLOADED}{number}"} for number in range(files)]
+    properties = schema(operation.request)["properties"]
+    if files == 1 and "image" in properties:
+        data["image"] = refs[0]
+    else:
+        data["images"] = refs
+
+
+def _validated(data: dict[str, Any], operation: Operation[Any], context: Context) -> CommonRequest:
+    limit = min(operation.max_images, context.settings.images_per_request)
+    images = data.get("images")
+    if operation.max_images and isinstance(images, list) and len(images) > limit:
+        raise ProblemError(
+            "too-many-images", f"{operation.name} takes {limit} images at most, not {len(images)}.", limit=limit
+        )
+    return validate(operation, data)
+
+
+async def _with_images(
+    asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+) -> Received:
+    """The request with every image stored and named by its id."""
+    refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
+    records: list[ImageRecord] = []
+    for number, ref in enumerate(refs):
+        try:
+            records.append(await _stored(ref, context, caller, form, files))
+        except ProblemError as error:
+            if len(refs) > 1 and not error.errors:
+                error.errors = (FieldError(f"/images/{number}", error.detail),)
+            raise
+    if refs:
+        asked = asked.model_copy(update={"image": None, "images": [ImageRef(id=record.id) for record in records]})
+    return Received(asked, records)
+
+
+async def _stored(
+    ref: ImageRef, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+) -> ImageRecord:
+    decoded: DecodedImage
+    megapixels = context.settings.megapixels
+    if ref.base64 is not None:
+        decoded = await decode_base64(ref.base64, megapixels=megapixels)
+    elif form is not None and ref.id is not None and ref.id.startswith(_UPLOADED):
+        file = files[int(ref.id.removeprefix(_UPLOADED))]
+        decoded = await decode_image(await form.read(file), megapixels=megapixels)
+    else:
+        assert ref.id is not None
+        return await context.images.get(caller, ref.id)
+    return await context.images.add(caller, decoded)
+
+
+async def submit(
+    request: Request, context: Context, caller: str, operation: Operation[Any], received: Received
+) -> tuple[Job, bool]:
+    """Resolve a request and make it a job; says whether it is a new one.
+
+    Raises:
+        ProblemError: of the network, the layers and channels, the cost, the queue.
+    """
+    cards = context.cards
+    model = received.request.model or await cards.default_model() or context.settings.default_model
+    card = await cards.get(model, context.settings.card_wait_s)
+    resolved, others = await _resolve(received.request, operation, card, context)
+    _check_cost(resolved, operation, card, len(received.images), context)
+    plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
+    if "images" in plain:
+        plain["images"] = [{"id": record.id} for record in received.images]
+    spec = JobSpec(
+        operation=operation.name,
+        request=plain,
+        labels=received.request.labels,
+        images=[
+            JobImage(id=record.id, pixels=record.pixels, width=record.width, height=record.height)
+            for record in received.images
+        ],
+        lane=operation.lane,
+        caller=caller,
+        digest=computation_digest(
+            await cards.environment(),
+            [card.entry_digest, *(other.entry_digest for other in others)],
+            operation.name,
+            plain,
+            [record.pixels for record in received.images],
+        ),
+        deadline_s=received.request.deadline_s,
+        idempotency_key=idempotency_key(request.headers.get("idempotency-key")) or None,
+        fingerprint=_fingerprint(received, operation.name),
+        request_id=request.state.request_id,
+        no_cache="no-cache" in request.headers.get("cache-control", "").lower(),
+        caller_jobs=context.callers.quota(caller),
+    )
+    job, new = await context.jobs.submit(spec)
+    if new and job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):
+        # The store lost what the queue remembers. A key already names the job without a result, so it is left out.
+        await context.jobs.forget_result(job)
+        return await context.jobs.submit(spec.model_copy(update={"idempotency_key": None}))
+    return job, new
+
+
+async def _resolve(
+    asked: CommonRequest, operation: Operation[Any], card: ModelCard, context: Context
+) -> tuple[CommonRequest, list[ModelCard]]:
+    try:
+        resolved: CommonRequest = operation.resolve(asked, card)
+        names = list(operation.models(resolved))
+        others = await asyncio.gather(*(context.cards.get(name, context.settings.card_wait_s) for name in names))
+        if names:
+            resolved = operation.resolve_others(resolved, dict(zip(names, others, strict=True)))
+    except ValidationError as error:
+        raise from_validation(error, asked.model_dump(mode="json")) from error
+    return resolved, list(others)
+
+
+def _check_cost(
+    resolved: CommonRequest, operation: Operation[Any], card: ModelCard, images: int, context: Context
+) -> None:
+    cost = operation.cost(resolved, card, images)
+    limit = context.settings.result_mib << 20
+    if cost.result_bytes > limit:
+        raise ProblemError(
+            "too-expensive",
+            f"The result would have {cost.result_bytes / 2**20:.1f} MiB of arrays; {context.settings.result_mib} MiB "
+            "are allowed. Ask for fewer channels, layers or images.",
+            cost_bytes=cost.result_bytes,
+            limit_bytes=limit,
+        )
+
+
+async def _result_is_there(context: Context, job: Job) -> bool:
+    if job.manifest is None:
+        return False
+    try:
+        manifest = await context.results.manifest(job.manifest)
+    except ProblemError as error:
+        if error.name == "gone":
+            return False
+        raise
+    return manifest.arrays_key is None or await context.artifacts.exists(manifest.arrays_key)
+
+
+def computation_digest(
+    environment: str, entries: Sequence[str], operation: str, resolved: Mapping[str, Any], pixels: Sequence[str]
+) -> str:
+    """What identifies a computation: code and machine, networks, request, pixels; nothing of who asked, and when.
+
+    Empty, which is never shared, as long as no worker said what it runs on.
+    """
+    if not environment:
+        return ""
+    request = {name: value for name, value in resolved.items() if name not in IMAGE_FIELDS}
+    return _digest([environment, list(entries), operation, request, list(pixels)])
+
+
+def _fingerprint(received: Received, operation: str) -> str:
+    """What a client asked for, by which a repeated idempotency key is checked; the same after a deployment."""
+    plain = received.request.model_dump(mode="json", exclude=set(IMAGE_FIELDS))
+    return _digest([operation, plain, [record.sha256 for record in received.images]])
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
