@@ -24,8 +24,11 @@ from workers.networks.names import aliases_for
 from workers.networks.preprocess import Preprocess
 from workers.networks.sources import Source
 
-_building = threading.RLock()
-"""Building without weights redirects parameter registration in the whole process, so it is done one at a time."""
+_skeletons = threading.RLock()
+"""A skeleton is shared by whoever asks for shapes, and an observer's hooks are no business of a second one."""
+
+_seeding = threading.Lock()
+"""Random weights come from torch's one global generator, seeded: one network at a time."""
 
 
 class LoadedNetwork:
@@ -99,11 +102,10 @@ def skeleton(entry: Entry) -> nn.Module:
         MethodError: `weights-unavailable` where the architecture cannot be built.
     """
     source = entry.source_or_raise()
-    with _building:
-        try:
-            network = meta_copy(source.build)
-        except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, KeyError, ImportError) as error:
-            raise weight_files.refuse(f"{source.name} cannot be built: {error}") from error
+    try:
+        network = meta_copy(source.build)
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, KeyError, ImportError) as error:
+        raise weight_files.refuse(f"{source.name} cannot be built: {error}") from error
     if not isinstance(network, nn.Module):
         raise weight_files.refuse(f"{source.name} builds no torch network")
     return network
@@ -124,17 +126,25 @@ def table_of(entry: Entry, input_size: tuple[int, int] | None = None) -> Table:
     """The entry's layer table, at its own input size unless told otherwise."""
     how = entry.transform
     source = entry.source_or_raise()
-    return describe(_kept_skeleton(entry), input_size or how.size, how.channels, functools.partial(aliases_for, source))
+    with _skeletons:
+        naming = functools.partial(aliases_for, source)
+        return describe(_kept_skeleton(entry), input_size or how.size, how.channels, naming)
 
 
 @functools.lru_cache(maxsize=256)
 def size_refusal(entry: Entry, input_size: tuple[int, int]) -> str | None:
     """None where the entry's architecture accepts that input size, else why not."""
-    return accepts(_kept_skeleton(entry), input_size, entry.transform.channels)
+    with _skeletons:
+        return accepts(_kept_skeleton(entry), input_size, entry.transform.channels)
 
 
 def load_entry(
-    entry: Entry, weights_folder: Path, device: str | torch.device = "cpu", tick: weight_files.Tick | None = None
+    entry: Entry,
+    weights_folder: Path,
+    device: str | torch.device = "cpu",
+    tick: weight_files.Tick | None = None,
+    *,
+    fetch: bool = True,
 ) -> LoadedNetwork:
     """The entry's network with its weights, in evaluation mode, no weight requiring a gradient.
 
@@ -143,18 +153,19 @@ def load_entry(
         weights_folder: where downloads are kept.
         device: where it shall run.
         tick: called now and then while a download goes on.
+        fetch: whether weights may be downloaded.
 
     Raises:
         MethodError: `weights-unavailable`, with the reason and what to do.
     """
     source = entry.source_or_raise()
     if entry.weights == "random":
-        with _building, torch.random.fork_rng(devices=[]):
+        with _seeding, torch.random.fork_rng(devices=[]):
             torch.manual_seed(entry.seed)
             module = source.build()
         digest = weight_files.state_sha256(module)
     else:
-        path, in_order = weights_path(entry, source, weights_folder, tick)
+        path, in_order = weights_path(entry, source, weights_folder, tick, fetch=fetch)
         module = _with_weights(source, path, entry, in_order)
         digest = weight_files.file_sha256(path)
     module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
@@ -164,7 +175,12 @@ def load_entry(
 
 
 def weights_path(
-    entry: Entry, source: Source, weights_folder: Path, tick: weight_files.Tick | None = None
+    entry: Entry,
+    source: Source,
+    weights_folder: Path,
+    tick: weight_files.Tick | None = None,
+    *,
+    fetch: bool = True,
 ) -> tuple[Path, bool]:
     """The file with the entry's weights, fetched where need be, and whether its entries match by order."""
     if entry.weights.startswith("file:"):
@@ -176,12 +192,16 @@ def weights_path(
         return source.package_file, source.package_file.suffix == ".pth"
     for published in source.published:
         if published.name == entry.weights:
+            if not fetch and not weight_files.published_path(published.url, weights_folder).is_file():
+                raise weight_files.refuse(
+                    "the weights are not here", f"`convscope models pull {entry.id}` fetches them"
+                )
             return weight_files.fetch(published.url, weights_folder, tick), False
     raise weight_files.refuse(f"{source.name} has no published weights {entry.weights!r}")
 
 
 def _with_weights(source: Source, path: Path, entry: Entry, in_order: bool) -> nn.Module:
-    with _building, without_initialisation():
+    with without_initialisation():
         module = source.build()  # buffers that no checkpoint carries keep the values their constructors gave them
     wanted = module.state_dict()
     state = weight_files.read_checkpoint(path, weight_files.weight_bytes(wanted), entry.sha256)

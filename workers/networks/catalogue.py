@@ -20,6 +20,7 @@ import functools
 import hashlib
 import json
 import re
+import threading
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ class Catalogue:
         self.weights_folder = weights_folder
         self._own: dict[str, Entry] = {}
         self._read_version: tuple[int, int] | None = None
+        self._lock = threading.Lock()
         self.problem: str | None = None
 
     def entries(self) -> list[Entry]:
@@ -160,26 +162,29 @@ class Catalogue:
         return found if found is not None else find_entry(model_id, tuple(self._own))
 
     def _refresh(self) -> None:
-        if self.path is None:
-            return
+        if self.path is not None:
+            with self._lock:
+                self._read(self.path)
+
+    def _read(self, path: Path) -> None:
         try:
-            status = self.path.stat()
+            status = path.stat()
             version = (status.st_mtime_ns, status.st_size)
             if version == self._read_version:
                 return
             if status.st_size > _LARGEST_CATALOGUE_BYTES:
                 raise ValueError(f"{status.st_size:,} bytes are too many for a catalogue")
-            text = self.path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             # What was read last stays in force: a file half written by an editor must not take networks away.
-            self.problem = f"{self.path.name} cannot be read: {error}"
+            self.problem = f"{path.name} cannot be read: {error}"
             return
         self._read_version = version
         try:
-            self._own = {entry.id: entry for entry in read_catalogue(text, self.path.parent)}
+            self._own = {entry.id: entry for entry in read_catalogue(text, path.parent)}
             self.problem = None
         except ValueError as error:
-            self.problem = f"{self.path.name} is not a catalogue: {error}"
+            self.problem = f"{path.name} is not a catalogue: {error}"
 
 
 def read_catalogue(text: str, folder: Path) -> Iterator[Entry]:

@@ -5,6 +5,7 @@ Import rule: torch and shared mathematics.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,12 +51,13 @@ def without_initialisation() -> Iterator[None]:
     """While entered, parameters go to the meta device as they are registered, so that nothing is initialised.
 
     Numbers that constructors compute for themselves, and buffers, stay real: some constructors read them back, which
-    the meta device cannot do.
+    the meta device cannot do. Networks that other threads build meanwhile are not touched.
     """
+    ours = threading.get_ident()
 
     def discard(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
         del module, name
-        if parameter is None or parameter.is_meta:
+        if parameter is None or parameter.is_meta or threading.get_ident() != ours:
             return parameter
         return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
 

@@ -33,33 +33,36 @@ _FLOAT_BYTES = 4
 class Networks:
     """Every network a worker can run.
 
+    May be called from several threads at once.
+
     Args:
-        catalogue: the operator's catalogue.toml, or None.
-        weights_folder: local and downloaded weights.
-        cards_folder: where cards are kept between starts; None keeps none.
         device: `cpu`, `cuda` or `cuda:N`.
-        budget_bytes: memory for networks kept warm; one network larger than that is refused.
+        weights_folder: local and downloaded weights.
+        catalogue: the operator's catalogue.toml, if there is one.
+        memory_mib: memory for networks kept warm, MiB; one network larger than that is refused.
         default_model: id of the network used when a request names none.
+        cards_folder: where cards are kept between starts; without it, beside the weights.
     """
 
     def __init__(
         self,
         *,
-        catalogue: Path | None = None,
-        weights_folder: Path,
-        cards_folder: Path | None = None,
         device: str = "cpu",
-        budget_bytes: int = 4 * 1024**3,
+        weights_folder: str | Path,
+        catalogue: str | Path | None = None,
+        memory_mib: int = 4096,
         default_model: str = "efficientnet_lite0",
+        cards_folder: str | Path | None = None,
     ) -> None:
-        self._catalogue = Catalogue(catalogue, weights_folder)
-        self._folder = weights_folder
+        self._folder = Path(weights_folder)
+        self._catalogue = Catalogue(Path(catalogue) if catalogue else None, self._folder)
         self._device = torch.device(device)
-        self._budget = budget_bytes
+        self._budget = memory_mib * 1024**2
         self._default = default_model
-        self._cards = CardFolder(cards_folder, self.environment())
+        self._cards = CardFolder(Path(cards_folder) if cards_folder else self._folder / "cards", self.environment())
         self._warm: OrderedDict[str, tuple[str, LoadedNetwork]] = OrderedDict()
         self._lock = threading.RLock()
+        self._loading: dict[str, threading.Lock] = {}
 
     def catalogue(self) -> list[dict[str, Any]]:
         """Every entry as JSON (`ModelSummary`), the operator's first, bad ones with their reason."""
@@ -92,15 +95,14 @@ class Networks:
         Raises:
             MethodError: `unknown-model`, `weights-unavailable`, `out-of-memory`.
         """
+        entry = self._catalogue.entry(model)
+        digest = entry.digest(self._folder)
         with self._lock:
-            entry = self._catalogue.entry(model)
-            digest = entry.digest(self._folder)
-            held = self._warm.get(model)
-            if held is not None and held[0] == digest:
-                self._warm.move_to_end(model)
-                self._make_room(0, keep=model)  # a cast copy for `fast` may have been added since
-                return held[1]
-            self._warm.pop(model, None)
+            loading = self._loading.setdefault(model, threading.Lock())
+        with loading:  # one thread loads a network, others go on with other networks
+            held = self._touch(model, digest)
+            if held is not None:
+                return held
             needed = parameter_count(entry) * _FLOAT_BYTES
             if needed > self._budget:
                 raise MethodError(
@@ -109,8 +111,21 @@ class Networks:
                 )
             self._make_room(needed)
             network = load_entry(entry, self._folder, self._device, tick)
-            self._warm[model] = (digest, network)
+            with self._lock:
+                self._warm[model] = (digest, network)
+                self._make_room(0, keep=model)
             return network
+
+    def _touch(self, model: str, digest: str) -> LoadedNetwork | None:
+        """The network if it is in memory and still what the catalogue says; now the most recently used."""
+        with self._lock:
+            held = self._warm.get(model)
+            if held is None or held[0] != digest:
+                self._warm.pop(model, None)
+                return None
+            self._warm.move_to_end(model)
+            self._make_room(0, keep=model)  # a cast copy for `fast` may have been added since
+            return held[1]
 
     def weights_sha256(self, model: str) -> str:
         """SHA-256 of the network's weights: of their file, or of the tensors where they are random."""
@@ -118,7 +133,8 @@ class Networks:
 
     def loaded(self) -> list[str]:
         """Ids of the networks in memory, least recently used first."""
-        return list(self._warm)
+        with self._lock:
+            return list(self._warm)
 
     def pull(self, model: str, tick: Callable[[], None] | None = None) -> str:
         """Fetch and check the network's weights ahead of time; their SHA-256."""
@@ -130,13 +146,15 @@ class Networks:
         return hashlib.sha256(f"{code_digest()} {torch.__version__} {self._device.type} {name}".encode()).hexdigest()
 
     def _make_room(self, needed: int, keep: str | None = None) -> None:
+        """Let go of the least recently used until `needed` more bytes fit; whoever still runs one keeps it alive."""
         gone = False
-        while self._warm and sum(network.nbytes for _, network in self._warm.values()) + needed > self._budget:
-            oldest = next(iter(self._warm))
-            if oldest == keep:
-                break
-            del self._warm[oldest]
-            gone = True
+        with self._lock:
+            while self._warm and sum(network.nbytes for _, network in self._warm.values()) + needed > self._budget:
+                oldest = next(iter(self._warm))
+                if oldest == keep:
+                    break
+                del self._warm[oldest]
+                gone = True
         if gone:
             gc.collect()
             if self._device.type == "cuda":
