@@ -209,7 +209,7 @@ def _png_profile(chunk: bytes) -> bytes | None:
 
 _JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 # In the coded data FF is followed by 00 or a restart number; anything else is the next marker.
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 
 def _inspect_jpeg(data: bytes) -> ImageFile:

@@ -11,8 +11,10 @@ import base64
 import binascii
 import hashlib
 import io
+import logging
 import os
 import struct
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -40,6 +42,10 @@ _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError,
     EOFError, RuntimeError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
+
+# A file may bring a thousand oddities; what matters of them is said in the problem, the rest would fill the log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 # Decoding releases the interpreter lock; the rest of the cores stay free for answering.
 _threads = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 2)), thread_name_prefix="decode")
