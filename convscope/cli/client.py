@@ -158,7 +158,8 @@ class ServiceClient:
                     place.last_event = event.id or place.last_event
                     if event.event == "done":
                         return
-                    place.take(event.json() if event.data else {}, follower)
+                    if event.event in ("state", "progress", "reset"):
+                        place.take(event.json() if event.data else {}, follower)
             except httpx2.SSEError:
                 raise _NoStreamError from None
 
@@ -232,12 +233,11 @@ def finished(job: Job) -> bool:
 def progress_of(job: Job) -> Progress:
     """Where a job stands, from its JSON."""
     told = job.get("progress") or {}
-    return Progress(
-        state=_state(job.get("state"), JobState.QUEUED),
-        done=float(told.get("done", 0)),
-        total=float(told.get("total", 0)),
-        message=str(told.get("message", "")),
-    )
+    state = _state(job.get("state"), JobState.QUEUED)
+    message = str(told.get("message") or "")
+    if state is JobState.QUEUED and job.get("workers_online") == 0:
+        message = "queued; no worker is running"
+    return Progress(state, float(told.get("done") or 0), float(told.get("total") or 0), message)
 
 
 def _state(text: object, otherwise: JobState) -> JobState:
