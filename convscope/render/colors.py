@@ -27,6 +27,8 @@ _NAN_CANDIDATES = (
     ("lime", (0, 255, 0)),
     ("cyan", (0, 255, 255)),
     ("orange", (255, 128, 0)),
+    ("grey", (128, 128, 128)),
+    ("black", (0, 0, 0)),
 )
 # Names that mean something else, or two things, in the catalogue.
 _PREFERRED = {"grey": "matlab:gray", "rdbu": "colorbrewer:RdBu", "coolwarm": "matplotlib:coolwarm"}
@@ -113,7 +115,7 @@ class Palette:
     Attributes:
         colours: n×3.
         greys: place of each of GREYS.
-        nan: place of the colour for NaN.
+        nan: place of the colour for NaN; that of white where none was asked for.
         levels: place of each of the 256 levels of the colour map.
     """
 
@@ -123,7 +125,7 @@ class Palette:
     levels: Bytes
 
 
-def fit_palette(colours: Bytes, nan: tuple[int, int, int], used: NDArray[np.bool_]) -> Palette:
+def fit_palette(colours: Bytes, nan: tuple[int, int, int] | None, used: NDArray[np.bool_]) -> Palette:
     """One palette for a page and a colour map.
 
     The two may need more than 256 colours. Then as many levels as necessary, about a dozen, share the colour of the
@@ -131,10 +133,10 @@ def fit_palette(colours: Bytes, nan: tuple[int, int, int], used: NDArray[np.bool
 
     Args:
         colours: of the levels, 256×3.
-        nan: the colour for NaN.
+        nan: the colour for NaN, None where there is none.
         used: which levels occur in the picture, 256.
     """
-    wanted = np.concatenate([np.repeat(GREYS[:, None], 3, 1), np.array([nan], np.uint8)])
+    wanted = np.concatenate([np.repeat(GREYS[:, None], 3, 1), np.array([nan or (255, 255, 255)], np.uint8)])
     known = {tuple(colour): level for level, colour in reversed(list(enumerate(colours.tolist())))}
     fresh = [colour for colour in map(tuple, wanted.tolist()) if colour not in known]
     steps = np.abs(np.diff(colours.astype(int), axis=0, prepend=colours[:1].astype(int))).sum(1)

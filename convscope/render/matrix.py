@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.protocol.operations.base import Picture
-from convscope.render.colors import FRAME, HATCH, INK, SOFT_INK, WHITE, fit_palette, nan_colour, table
+from convscope.render.colors import FRAME, HATCH, INK, SOFT_INK, WHITE, nan_colour, table
 from convscope.render.options import Plan
-from convscope.render.page import Page, clean, colour_bar, notes_on_scale, number
+from convscope.render.page import MINUS, Page, clean, colour_bar, notes_on_scale, number
 from convscope.render.scaling import Scaled, scale_maps
 from convscope.render.sheet import SMALL, Sheet, check_size, elide, line_height, text_width
-from convscope.render.tiles import Arrays, Drawn, read_part, scale_facts
+from convscope.render.tiles import Arrays, Drawn, palette_of, read_part, scale_facts
 
 Bytes = NDArray[np.uint8]
 
@@ -75,28 +75,30 @@ def _write_labels(
         sheet.text(bottom + TICK + 3, middle - line // 2, text, SMALL, ink=SOFT_INK, turned=True)
 
 
-def _values_fit(values: NDArray[Any], cell: int) -> bool:
+def _cell_texts(values: NDArray[Any], cell: int) -> list[list[str]] | None:
+    """Each value as short text, or None where the cells are too small for that; the array has all digits."""
     if max(values.shape) > _MOST_WRITTEN:
-        return False
-    return all(text_width(_short(value), SMALL) + 4 <= cell for value in values.flat)
+        return None
+    finite = np.abs(values[np.isfinite(values)])
+    decimals = 0.1 <= (finite.max() if finite.size else 0.0) < 100
 
+    def short(value: float) -> str:
+        if not math.isfinite(value):
+            return ""
+        return f"{value:.2f}".replace("-", MINUS) if decimals else number(float(f"{value:.2g}"))
 
-def _short(value: float) -> str:
-    """Two digits suffice in a cell; the bar and the array have the rest."""
-    if not math.isfinite(value):
-        return ""
-    return (
-        f"{value:.2f}".replace("-", "−") if 0.005 <= abs(value) < 100 or value == 0 else number(float(f"{value:.2g}"))
-    )
+    texts = [[short(float(value)) for value in row] for row in values]
+    fit = all(text_width(text, SMALL) + 4 <= cell for row in texts for text in row)
+    return texts if fit else None
 
 
 def _write_values(
-    sheet: Sheet, values: NDArray[Any], levels: Bytes, colours: Bytes, top: int, left: int, cell: int
+    sheet: Sheet, texts: Sequence[Sequence[str]], levels: Bytes, colours: Bytes, top: int, left: int, cell: int
 ) -> None:
     """Each cell's value in the ink that stands out from its colour."""
     brightness = colours.astype(float) @ (0.299, 0.587, 0.114)
-    for row, column in np.ndindex(*values.shape):
-        text = _short(float(values[row, column]))
+    for row, column in np.ndindex(*levels.shape):
+        text = texts[row][column]
         ink = INK if brightness[levels[row, column]] > 140 else WHITE
         y = top + row * cell + (cell - line_height(SMALL)) // 2
         x = left + column * cell + (cell - text_width(text, SMALL)) // 2
@@ -136,12 +138,8 @@ def draw_matrix(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     scaled = scale_maps([values], [""], plan.normalize, plan.value_range)
     missing = scaled.nan[0]
     colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
-    written = _values_fit(values, cell)
-    palette = None
-    if not written:
-        used = np.zeros(256, bool)
-        used[scaled.levels[0]] = True
-        palette = fit_palette(colours, nan, used)
+    texts = _cell_texts(values, cell)
+    palette = palette_of(colours, nan, scaled) if texts is None else None
     bar = colour_bar(scaled.scales[0], plan.normalize, picture.value_name, own_moments=False)
     page = Page(body_height, body_width, picture.heading, _notes(plan, scaled), bar)
     sheet = page.draw(palette, colours, picture.name)
@@ -153,8 +151,8 @@ def draw_matrix(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     top, left = page.top + spare, page.left + indent
     sheet.frame(top, left, height, width, FRAME)
     sheet.put(top, left, block)
-    if written:
-        _write_values(sheet, values, scaled.levels[0], colours, top, left, cell)
+    if texts is not None:
+        _write_values(sheet, texts, scaled.levels[0], colours, top, left, cell)
     _write_labels(sheet, row_labels, column_labels, top, left, cell, top + height)
     facts = scale_facts(picture, plan, scaled, 1)
     return Drawn(sheet, facts, repeated=cell > 1)

@@ -15,7 +15,7 @@ from convscope.protocol.problems import ProblemError
 from convscope.render.colors import nan_colour, table
 from convscope.render.options import Plan
 from convscope.render.page import Page, colour_bar
-from convscope.render.scaling import scale_maps
+from convscope.render.scaling import MIDDLE, scale_maps
 from convscope.render.sheet import check_size
 from convscope.render.tiles import (
     PART_GAP,
@@ -99,17 +99,30 @@ class _Layer:
     missing: NDArray[np.bool_] | None
     colours: Bytes | None
     nan: tuple[int, int, int]
+    signed: bool
 
-    def at(self, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Colours at every pair of positions."""
+    def at(
+        self, rows: NDArray[np.float64], columns: NDArray[np.float64], alpha: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | float]:
+        """Colours at every pair of positions, and their opacity.
+
+        On a scale about zero the opacity is 1 − (1 − alpha)^(3·magnitude): zero leaves the photograph as it is, where
+        a diverging map's pale middle would only bleach it, and strong evidence of either sign covers it.
+        """
         nearest = np.ix_(np.rint(rows).astype(int), np.rint(columns).astype(int))
         if self.colours is None:
-            return np.asarray(self.cells[nearest], np.float32)
+            return np.asarray(self.cells[nearest], np.float32), alpha
         levels = np.floor(interpolate(self.cells, rows, columns) + 0.5).astype(np.uint8)
         above = np.asarray(self.colours[levels], np.float32)
         if self.missing is not None:
             above[self.missing[nearest]] = self.nan
-        return above
+        if not self.signed:
+            return above, alpha
+        magnitude = np.abs(levels.astype(np.float32) - MIDDLE) / (255 - MIDDLE)
+        opacity = 1 - (1 - alpha) ** (3 * magnitude)
+        if self.missing is not None:
+            opacity[self.missing[nearest]] = alpha
+        return above, np.asarray(opacity, np.float32)[..., None]
 
 
 def lay_over(photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alpha: float) -> Bytes:
@@ -130,7 +143,8 @@ def lay_over(photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alp
     if seen[0].any() and seen[1].any():
         window = np.ix_(*seen)
         below = photograph[window].astype(np.float32)
-        result[window] = np.rint(below + alpha * (layer.at(*places) - below)).astype(np.uint8)
+        above, opacity = layer.at(places[0], places[1], alpha)
+        result[window] = np.rint(below + opacity * (above - below)).astype(np.uint8)
     return result
 
 
@@ -159,7 +173,11 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
     one = shared_scale(scaled, plan)
     bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
-    page = Page(grid.height, grid.width, picture.heading, common_notes(picture, plan, parts, scaled), bar)
+    notes = common_notes(picture, plan, parts, scaled)
+    signed = plan.normalize == "symmetric"
+    if signed and numbers:
+        notes.append("zero is transparent")
+    page = Page(grid.height, grid.width, picture.heading, notes, bar)
     sheet = page.draw(None, colours, picture.name)
 
     photograph = _resized(upload, height, width)
@@ -168,10 +186,10 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     number_of_part = iter(range(len(numbers)))
     for part in parts:
         if part.photograph:
-            layer = _Layer(part.array, None, None, nan)
+            layer = _Layer(part.array, None, None, nan, False)
         else:
             index = next(number_of_part)
-            layer = _Layer(scaled.levels[index], scaled.nan[index], colours, nan)
+            layer = _Layer(scaled.levels[index], scaled.nan[index], colours, nan, signed)
         top, left = grid.corner(part.tile)
         top += page.top + grid.title_height
         left += page.left + drawn_in_tile[part.tile] * (width + PART_GAP)

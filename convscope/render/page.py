@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +25,11 @@ MINUS = "−"
 
 
 def number(value: float) -> str:
-    """A number as people read it: three digits, a true minus sign."""
-    return f"{value:.3g}".replace("-", MINUS) if math.isfinite(value) else str(value)
+    """A number as people read it: three digits, powers of ten only where they are needed, a true minus sign."""
+    text = f"{value:.3g}"
+    if "e" in text and 1e3 <= abs(value) < 1e5:
+        text = f"{float(text):.0f}"
+    return text.replace("-", MINUS)
 
 
 def clean(text: str) -> str:

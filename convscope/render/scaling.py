@@ -20,6 +20,8 @@ Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 MIDDLE = 128
+_LEVELS: dict[Normalize, float] = {"map": 255, "layer": 255, "standard": 64, "symmetric": 127}
+"""How many levels the span of a scale has: maximum − minimum, one standard deviation, the largest magnitude."""
 _FLAT = 1e-6
 """A range below this share of the values' size is rounding of single precision, not structure."""
 _HUGE = 8e307
@@ -139,21 +141,22 @@ def _column(values: Sequence[float], like: Floats) -> Floats:
 
 
 def _place(
-    stack: Floats, missing: Mask | None, centre: Sequence[float], step: Sequence[float], normalize: Normalize
+    stack: Floats, missing: Mask | None, centre: Sequence[float], span: Sequence[float], normalize: Normalize
 ) -> Bytes:
-    """Levels (value − centre) / step, from the level that stands for the centre, rounded and clipped."""
+    """Levels (value − centre) / span · `_LEVELS`, from the level that stands for the centre, rounded and clipped."""
     middle = MIDDLE if normalize in ("standard", "symmetric") else 0
-    steps = np.asarray(step, np.float64)
+    spans = np.asarray(span, np.float64)
     centres = np.asarray(centre, np.float64)
     risky = stack.dtype == np.float32 and (
-        bool((np.abs(centres) > 1e37).any()) or bool(((steps > 0) & ((steps < 1e-34) | (steps > 1e34))).any())
+        bool((np.abs(centres) > 1e37).any()) or bool(((spans > 0) & ((spans < 1e-34) | (spans > 1e34))).any())
     )
     values = stack.astype(np.float64) if risky else stack
-    flat = steps <= 0
+    flat = spans <= 0
     # One pass of in-place arithmetic; infinities and NaN go through quietly and are clipped or masked afterwards.
     with np.errstate(invalid="ignore", over="ignore"):
         levels = values - _column(centre, values)
-        levels /= _column(list(np.where(flat, 1.0, steps)), values)
+        levels /= _column(list(np.where(flat, 1.0, spans)), values)
+        levels *= _LEVELS[normalize]
         levels += middle + 0.5
     np.clip(levels, 1 if normalize == "symmetric" else 0, 255, out=levels)
     if missing is not None:
@@ -190,14 +193,14 @@ def scale_maps(
         part = _stats(joined[key].reshape(len(chosen), -1), normalize == "standard")
         for name in ("low", "high", "mean", "std", "infinite"):
             getattr(stats, name)[chosen] = getattr(part, name)
-    centres, steps, scales = _steps(stats, groups, normalize, value_range)
+    centres, spans, scales = _spans(stats, groups, normalize, value_range)
     levels: list[Bytes] = [np.empty(0, np.uint8)] * count
     nan: list[Mask | None] = [None] * count
     for key, chosen in stacks.items():
         stack = joined[key]
         strange = np.isnan(stack)
         missing = strange if strange.any() else None
-        placed = _place(stack, missing, [centres[i] for i in chosen], [steps[i] for i in chosen], normalize)
+        placed = _place(stack, missing, [centres[i] for i in chosen], [spans[i] for i in chosen], normalize)
         for row, index in enumerate(chosen):
             levels[index] = placed[row]
             if missing is not None and missing[row].any():
@@ -205,28 +208,28 @@ def scale_maps(
     return Scaled(levels, nan, scales)
 
 
-def _steps(
+def _spans(
     stats: _Stats, groups: Sequence[str], normalize: Normalize, value_range: tuple[float, float] | None
 ) -> tuple[list[float], list[float], list[Scale]]:
-    """For each map the value of the middle level, the size of one level (0: flat), and its scale."""
-    centres, steps, scales = [], [], []
+    """For each map the value that levels are counted from, the span of its scale (0: flat), and the scale."""
+    centres, spans, scales = [], [], []
     if normalize == "standard":
         for low, high, mean, std in zip(stats.low, stats.high, stats.mean, stats.std, strict=True):
             mean, std = float(mean), float(std)
             largest = float(np.nan_to_num(max(abs(low), abs(high))))
-            step = std / 64 if std > _FLAT * largest else 0.0
-            vmin, vmax = mean - 128 * step, mean + 127 * step
+            span = std if std > _FLAT * largest else 0.0
+            vmin, vmax = mean - 128 / 64 * span, mean + 127 / 64 * span
             centres.append(mean)
-            steps.append(step)
+            spans.append(span)
             scales.append(Scale(vmin, vmax, mean, std, bool(low < vmin or high > vmax)))
-        return centres, steps, scales
+        return centres, spans, scales
     for low, high, clipped in _ranges(stats, groups, normalize, value_range):
         if normalize == "symmetric":
-            centre, step = 0.0, high / 127
+            centre, span = 0.0, high
         else:
             flat = high - low <= _FLAT * max(abs(low), abs(high))
-            centre, step = low, 0.0 if flat else high / 255 - low / 255
+            centre, span = low, 0.0 if flat else high - low
         centres.append(centre)
-        steps.append(step)
+        spans.append(span)
         scales.append(Scale(low, high, clipped=clipped))
-    return centres, steps, scales
+    return centres, spans, scales

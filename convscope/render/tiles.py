@@ -24,6 +24,8 @@ TILE_GAP = 8
 PART_GAP = 2
 MOST_CELL_WIDTH = 200
 """A column is made wider than its tiles for their texts, but not wider than this."""
+_ROW_WIDTH = 1400
+"""Two or three tiles stand in one row as long as it is no wider than this."""
 
 
 @dataclass(frozen=True)
@@ -217,11 +219,24 @@ def lay_grid(
     caption_lines = max((len(lines) for lines in captions), default=0)
     cell_height = title_height + tile_height + (2 + line_height(SMALL) * caption_lines if caption_lines else 0)
     count = len(sizes)
+    if columns is None and count <= 3 and count * cell_width <= _ROW_WIDTH:
+        columns = count
     if columns is None:
-        columns = math.ceil(math.sqrt(count * (cell_height + TILE_GAP) / (cell_width + TILE_GAP)))
+        columns = _balanced(count, math.sqrt(count * (cell_height + TILE_GAP) / (cell_width + TILE_GAP)))
     columns = max(1, min(columns, count))
     rows = max(1, math.ceil(count / columns))
     return Grid(columns, rows, cell_width, cell_height, title_height, tile_height)
+
+
+def _balanced(count: int, ideal: float) -> int:
+    """A number of columns near the ideal that leaves few places of the last row empty."""
+
+    def awkwardness(columns: int) -> float:
+        empty = -count % columns
+        return abs(columns - ideal) / ideal + empty / columns / 2
+
+    near = range(max(1, math.floor(ideal * 0.75)), math.ceil(ideal * 1.3) + 1)
+    return min(near, key=awkwardness)
 
 
 def tile_texts(picture: Picture, plan: Plan) -> tuple[list[str], list[list[str]]]:
@@ -242,11 +257,15 @@ def write_texts(sheet: Sheet, page: Page, grid: Grid, titles: Sequence[str], cap
             top += line_height(SMALL)
 
 
-def _palette_of(colours: Bytes, nan: tuple[int, int, int], scaled: Scaled) -> Palette:
+def palette_of(colours: Bytes, nan: tuple[int, int, int], scaled: Scaled) -> Palette:
+    """A palette for maps drawn with these colours of levels."""
     used = np.zeros(256, bool)
     for levels in scaled.levels:
         used[levels] = True
-    return fit_palette(colours, nan, used)
+        if used.all():
+            break
+    missing = any(mask is not None for mask in scaled.nan)
+    return fit_palette(colours, nan if missing else None, used)
 
 
 def _block(part: Part, levels: Bytes | None, missing: Any, palette: Palette | None, colours: Bytes, nan: Any) -> Bytes:
@@ -283,7 +302,7 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     scaled = scale_maps([part.array for part in numbers], groups, plan.normalize, plan.value_range)
     colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
     indexed = all(part.array.ndim == 2 and not part.photograph for part in parts)
-    palette = _palette_of(colours, nan, scaled) if indexed else None
+    palette = palette_of(colours, nan, scaled) if indexed else None
     notes = common_notes(picture, plan, parts, scaled)
     one = shared_scale(scaled, plan) if any(part.array.ndim == 2 for part in numbers) else None
     bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
