@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.problems import ProblemError
-from convscope.protocol.requests import CommonRequest
+from convscope.protocol.requests import CommonRequest, Preprocess
 
 R = TypeVar("R", bound=CommonRequest)
 
@@ -188,3 +188,28 @@ def check_applicable(operation: str, layer: LayerCard, card: ModelCard) -> None:
             f"Possible for instance: {', '.join(possible[-5:]) or 'no layer of this network'}.",
             possible=possible,
         )
+
+
+def check_preprocess(wish: Preprocess | None, card: ModelCard) -> None:
+    """Refuse an input size that the architecture does not accept.
+
+    Raises:
+        ProblemError: `not-applicable`, with the sizes that are possible.
+    """
+    if wish is None or wish.size is None or tuple(wish.size) == card.preprocess.size:
+        return
+    own = "×".join(map(str, card.preprocess.size))
+    if not card.preprocess.resizable:
+        raise ProblemError("not-applicable", f"{card.id} takes inputs of {own} pixels only (/preprocess/size).")
+    if min(wish.size) < card.preprocess.minimum_size:
+        raise ProblemError(
+            "not-applicable",
+            f"{card.id} needs at least {card.preprocess.minimum_size} pixels a side (/preprocess/size), its own are {own}.",
+        )
+
+
+def area_factor(wish: Preprocess | None, card: ModelCard) -> float:
+    """How many times the network's own input area the wished one is; maps grow by that."""
+    if wish is None or wish.size is None:
+        return 1.0
+    return (wish.size[0] * wish.size[1]) / (card.preprocess.size[0] * card.preprocess.size[1])

@@ -15,10 +15,13 @@ from convscope.protocol.operations.base import (
     Picture,
     Slice,
     Tile,
+    area_factor,
     check_applicable,
     check_channels,
+    check_preprocess,
     count_channels,
 )
+from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
 
 FIRST_CHANNELS = "first:64"
@@ -73,10 +76,15 @@ class FeatureMaps(Operation[FeatureMapsRequest]):
     facts = FeatureMapsFacts
 
     def resolve(self, request: FeatureMapsRequest, card: ModelCard) -> FeatureMapsRequest:
+        check_preprocess(request.preprocess, card)
         if request.layers == ["convolutions"]:
-            names = [layer.name for layer in card.layers if layer.kernel_shape is not None and layer.spatial]
+            names = [layer.name for layer in card.layers if layer.kernel_shape and layer.methods.get(self.name) is None]
+        elif request.layers or request.layer:
+            names = request.layers or [str(request.layer)]
         else:
-            names = request.layers or [request.layer or card.default_layers[self.name][0]]
+            names = list(card.default_layers.get(self.name, ()))
+        if not names:
+            raise ProblemError("not-applicable", f"{card.id} has no layer with maps to show by default; name one.")
         cards = [card.layer(name, "/layers") for name in names]
         channels = request.channels if request.channels is not None else FIRST_CHANNELS
         for layer in cards:
@@ -94,12 +102,12 @@ class FeatureMaps(Operation[FeatureMapsRequest]):
         )
 
     def cost(self, request: FeatureMapsRequest, card: ModelCard, images: int) -> Cost:
-        numbers = 0
+        numbers, factor = 0.0, area_factor(request.preprocess, card)
         for name in request.layers or []:
             layer = card.layer(name)
-            plane = layer.shape[1] * layer.shape[2] if layer.spatial else 1
+            plane = layer.shape[1] * layer.shape[2] * factor if layer.spatial else 1.0
             numbers += count_channels(request.channels or "all", layer) * plane
-        return Cost(result_bytes=4 * numbers * images, forwards=float(images))
+        return Cost(result_bytes=int(4 * numbers * images), forwards=float(images))
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

@@ -1,0 +1,105 @@
+"""feature-maps: what chosen channels of chosen layers answer to an image, with statistics of each map.
+
+Import rule: torch, the contract and shared mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.mathematics.batches import gather, module_for, preprocess_key, slices
+from workers.mathematics.calls import capture
+from workers.mathematics.units import choose_channels
+
+_STATISTICS = ("minimum", "mean", "maximum", "std", "zeros")
+
+
+class FeatureMaps(OneShotMethod):
+    """Activations of chosen channels, as each call gave them before anything overwrote them.
+
+    One forward serves all layers and all rows with the same layers and input size, and stops after the deepest one. The
+    map of a fully connected unit is 1×1. Statistics are of the whole map: population standard deviation, share of exact
+    zeros; a channel is dead on an image when its map is zero everywhere.
+
+    Result: arrays `maps/{layer}` (N×K×H×W, float32), channels in the order asked for, `top:K` strongest first; facts
+    `layers` with `channels`, statistics and `dead_channels` for each image, and `transforms`.
+    """
+
+    def group_key(self, request: Any) -> Hashable:
+        """Rows with the same layers and input size share a batch."""
+        return tuple(request.layers), preprocess_key(request)
+
+    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+        """Compute all rows; a row whose maps are not finite gets `numerical-error`."""
+        names = list(rows[0].request.layers)
+        batch = gather(network, rows)
+        module = module_for(network, rows[0].request)
+        owners = [row for row in range(len(rows)) for _ in batch.of(row)]
+        images: list[dict[str, _Chosen]] = []
+        with torch.no_grad():
+            for part in slices(network, batch.inputs, context, names):
+                seen, _ = capture(module, part, names)
+                for k in range(len(part)):
+                    request = rows[owners[len(images)]].request
+                    images.append({name: _look(seen[name][k], request) for name in names})
+                del seen
+                if len(images) < len(batch.inputs):
+                    yield Progress(len(images), len(batch.inputs), "images")
+        return [
+            batch.errors[row] or self._outcome(names, [images[i] for i in batch.of(row)], batch.transforms_of(row))
+            for row in range(len(rows))
+        ]
+
+    def _outcome(self, names: list[str], images: list[dict[str, _Chosen]], transforms: list[dict[str, Any]]) -> Result:
+        arrays, layers = {}, []
+        for name in names:
+            chosen = [image[name] for image in images]
+            maps = torch.stack([one.maps for one in chosen])
+            if not bool(maps.isfinite().all()):
+                return MethodError("numerical-error", f"the maps of {name} are not finite on this image")
+            arrays[f"maps/{name}"] = maps
+            layers.append(
+                {
+                    "layer": name,
+                    "shape": chosen[0].shape,
+                    "channels": [one.channels for one in chosen],
+                    **{key: [one.statistics[key] for one in chosen] for key in _STATISTICS},
+                    "dead_channels": [one.dead for one in chosen],
+                }
+            )
+        return Outcome(arrays, {"layers": layers, "transforms": transforms})
+
+
+class _Chosen:
+    """The chosen maps of one layer on one image: K×H×W on the CPU, float32, with their statistics."""
+
+    def __init__(self, output: Tensor, channels: list[int]) -> None:
+        self.shape = list(output.shape)
+        self.channels = channels
+        self.dead: list[int] = (output.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
+        maps = output[channels]
+        wide = maps.flatten(1).double()
+        self.statistics: dict[str, list[float]] = {
+            "minimum": wide.amin(dim=1).tolist(),
+            "mean": wide.mean(dim=1).tolist(),
+            "maximum": wide.amax(dim=1).tolist(),
+            "std": wide.std(dim=1, correction=0).tolist(),
+            "zeros": (wide == 0).double().mean(dim=1).tolist(),
+        }
+        self.maps = maps.cpu()
+
+
+def _look(output: Tensor, request: Any) -> _Chosen:
+    """One image's output of a layer (C×H×W or C) as its chosen maps."""
+    output = output.float()
+    if output.dim() == 1:
+        output = output[:, None, None]
+    return _Chosen(output, choose_channels(output, request.channels, request.by))
+
+
+METHOD = FeatureMaps()

@@ -1,0 +1,82 @@
+"""kernels: the weights of a convolution.
+
+Import rule: torch, the contract and shared mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+
+
+class Kernels(OneShotMethod):
+    """The weights of chosen filters and inputs of a convolution, raw, in float32 whatever the precision asked for.
+
+    `top:K` filters are those with the largest L2 norm over all inputs, `top:K` inputs those with the largest norm over
+    all filters; ties by lower index. In a grouped convolution I counts the inputs of one group, and input m of filter o
+    is channel m of the group that o belongs to.
+
+    Result: array `weights` (O×I×kh×kw, as chosen, no leading N: there is no image); facts shape, extremes of the whole
+    layer, norms of the chosen filters.
+    """
+
+    def group_key(self, request: Any) -> Hashable:
+        """Rows have nothing to share, and cost nothing: any may run together."""
+        del request
+        return "kernels"
+
+    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+        """Compute all rows; a row at no convolution gets `not-applicable`."""
+        del context
+        yield from ()
+        return [_look(network, row.request) for row in rows]
+
+
+def _look(network: Network, request: Any) -> Result:
+    module = dict(network.module.named_modules()).get(request.layer.partition("#")[0])
+    if not isinstance(module, nn.Conv2d):
+        return MethodError("not-applicable", f"{request.layer} is no convolution, so it has no kernels")
+    weight = module.weight.detach().float()
+    if not bool(weight.isfinite().all()):
+        return MethodError("numerical-error", f"the weights of {request.layer} are not all finite")
+    filters = _choose(weight, request.filters)
+    inputs = _choose(weight.transpose(0, 1), request.inputs)
+    chosen = weight[filters][:, inputs]
+    return Outcome(
+        {"weights": chosen.cpu().contiguous()},
+        {
+            "layer": request.layer,
+            "shape": list(weight.shape),
+            "filters": filters,
+            "inputs": inputs,
+            "groups": module.groups,
+            "minimum": float(weight.min()),
+            "maximum": float(weight.max()),
+            "norms": _norms(weight)[filters].tolist(),
+        },
+    )
+
+
+def _norms(weight: Tensor) -> Tensor:
+    """L2 norm of everything behind the first dimension."""
+    norms: Tensor = torch.linalg.vector_norm(weight.double().flatten(1), dim=1)
+    return norms
+
+
+def _choose(weight: Tensor, wish: list[int] | str) -> list[int]:
+    if isinstance(wish, list):
+        return wish
+    word, _, number = wish.partition(":")
+    count = len(weight)
+    if word in ("all", "first"):
+        return list(range(count if word == "all" else min(int(number), count)))
+    order: list[int] = _norms(weight).sort(descending=True, stable=True).indices.tolist()
+    return order[: int(number) if number else 1]
+
+
+METHOD = Kernels()
