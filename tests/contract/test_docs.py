@@ -1,0 +1,182 @@
+"""Documents are a tested contract: links lead somewhere, operations have their files, requests in them are real."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+from starlette.routing import compile_path
+
+from convscope.cli.flags import variable
+from convscope.protocol.operations import operations
+from convscope.protocol.problems import PROBLEMS
+from convscope.render.options import RenderOptions
+from convscope.settings import Settings
+from tests.contract.test_source import tracked
+from tests.contract.trees import ROOT
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
+BLOCK = re.compile(r"```(?:sh|bash|console|)\n(.*?)```", re.DOTALL)
+DOCUMENTS = tracked(".md")
+DRAWING = {*RenderOptions.__dataclass_fields__, "pick"}
+
+
+def links(text: str) -> list[str]:
+    return [target for target in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)) if "://" not in target]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as the common renderers make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    lost = []
+    for link in links(text):
+        name, _, anchor = unquote(link).partition("#")
+        target = (document.parent / name).resolve() if name else document
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            lost.append(link)
+    assert lost == []
+
+
+def test_the_link_check_finds_what_is_lost() -> None:
+    text = '[a](no/such.md) ![b](x.png "title") [c](https://example.org)\n```\n[d](in-code.md)\n```'
+    assert links(text) == ["no/such.md", "x.png"]
+    assert anchors("# What it is\n## `deep` & wide\n") == {"what-it-is", "deep--wide"}
+
+
+@pytest.mark.parametrize("name", list(operations()))
+def test_every_operation_has_its_three_files_and_their_tests(name: str) -> None:
+    module = name.replace("-", "_")
+    for file in (
+        f"convscope/protocol/operations/{module}.py",
+        f"workers/methods/{module}.py",
+        f"docs/methods/{name}.md",
+        f"tests/workers/methods/test_{module}.py",
+    ):
+        assert (ROOT / file).is_file(), f"{name} lacks {file}"
+
+
+@pytest.mark.parametrize("name", list(operations()))
+def test_a_method_page_has_what_a_reader_needs(name: str) -> None:
+    text = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert f"/v1/{name}" in text, "a request to run"
+    properties = operations()[name].request.model_fields
+    asked = [curl for curl in curls(text) if urlsplit(curl.url).path == f"/v1/{name}"]
+    for curl in asked:
+        assert set(curl.fields) <= {*properties, "image", "request"}, curl
+        assert set(curl.query) <= DRAWING, curl
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert [name for name in Settings.model_fields if f"`{variable(name)}`" not in text] == []
+
+
+def test_variables_named_in_documents_exist() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    own = {"CONVSCOPE_TEST_SERVER", "CONVSCOPE_FAULT_POINT", "CONVSCOPE_PASSWORD"}
+    for document in DOCUMENTS:
+        named = set(re.findall(r"CONVSCOPE_[A-Z0-9_]*[A-Z0-9]", document.read_text(encoding="utf-8")))
+        assert named <= known | own, document
+
+
+def test_problems_named_in_documents_exist() -> None:
+    for document in DOCUMENTS:
+        named = set(re.findall(r"/problems/([a-z-]+)", document.read_text(encoding="utf-8")))
+        assert named <= set(PROBLEMS), document
+
+
+class Curl:
+    """What a curl command line asks for."""
+
+    def __init__(self, line: str) -> None:
+        words = shlex.split(line)
+        assert words[0] == "curl"
+        self.fields: list[str] = []
+        self.headers: list[str] = []
+        self.output: str | None = None
+        self.method = "GET"
+        addresses = []
+        rest = iter(words[1:])
+        for word in rest:
+            if word == "-F":
+                self.fields.append(next(rest).partition("=")[0])
+                self.method = "POST"
+            elif word == "-H":
+                self.headers.append(next(rest))
+            elif word in ("-o", "--output"):
+                self.output = next(rest)
+            elif word in ("-d", "--data", "--data-binary"):
+                next(rest)
+                self.method = "POST"
+            elif word in ("-X", "--request"):
+                self.method = next(rest)
+            elif not word.startswith("-"):
+                addresses.append(word)
+        (self.url,) = addresses
+        self.query = dict(parse_qsl(urlsplit(self.url).query))
+
+
+def curls(text: str) -> list[Curl]:
+    """The curl commands of a document's code blocks; a line that ends in a backslash goes on."""
+    lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    return [Curl(line.partition(" | ")[0].partition(" > ")[0]) for line in lines if line.strip().startswith("curl ")]
+
+
+def test_curl_lines_are_read_whole() -> None:
+    (curl,) = curls("```sh\ncurl -s -F image=@a.png -F layer=x \\\n  'http://h/v1/cam?alpha=0.5' -o y.png\n```")
+    assert (curl.method, curl.fields, curl.output, curl.query) == (
+        "POST",
+        ["image", "layer"],
+        "y.png",
+        {"alpha": "0.5"},
+    )
+
+
+def paths_of_the_service() -> list[tuple[str, re.Pattern[str]]]:
+    """Method and path of every route."""
+    from service.app import create_app
+
+    paths = create_app(Settings()).openapi()["paths"]
+    return [(method.upper(), compile_path(path)[0]) for path, methods in paths.items() for method in methods]
+
+
+def test_the_readme_shows_five_requests_that_the_service_knows() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    asked = curls(text)
+    assert len([curl for curl in asked if urlsplit(curl.url).path.startswith("/v1/")]) >= 5
+    known = paths_of_the_service()
+    for curl in asked:
+        path = urlsplit(curl.url).path
+        assert any(method == curl.method and pattern.fullmatch(path) for method, pattern in known), curl.url
+        operation = operations().get(path.removeprefix("/v1/"))
+        if operation is not None and curl.method == "POST":
+            assert set(curl.fields) <= {*operation.request.model_fields, "image", "request"}, curl.url
+            assert set(curl.query) <= DRAWING, curl.url
+
+
+def test_the_readme_shows_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make serve" in text and "make test" in text
+
+
+def test_decisions_have_one_form() -> None:
+    folder = ROOT / "docs" / "decisions"
+    records = sorted(folder.glob("[0-9][0-9][0-9][0-9]-*.md"))
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    assert len(records) >= 4
+    for record in records:
+        text = record.read_text(encoding="utf-8")
+        assert re.search(rf"^# {int(record.name[:4])}\b", text), record.name
+        for heading in ("Context", "Decision", "Consequences", "Alternatives"):
+            assert f"## {heading}" in text, f"{record.name} lacks {heading}"
+        assert f"({record.name})" in index, f"{record.name} is not in the index"

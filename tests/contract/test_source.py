@@ -1,0 +1,170 @@
+"""Rules of our source that no ready-made linter has: each rule with cases that it must and must not match."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.trees import PACKAGES, ROOT
+
+MOST_LINES = 400
+PICKLES = frozenset({"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})
+COMPARISONS = frozenset({"allclose", "array_equal", "isclose", "equal", "array_equiv", "is_close"})
+UNFINISHED = ("TO" + "DO", "FIX" + "ME", "XX" + "X")
+
+Rule = Callable[[ast.AST], Iterator[str]]
+
+
+def swallowed_errors(tree: ast.AST) -> Iterator[str]:
+    """`except Exception` (or wider) whose body does nothing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler):
+            kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            wide = any(kind is None or getattr(kind, "id", "") in {"Exception", "BaseException"} for kind in kinds)
+            idle = all(
+                isinstance(one, ast.Pass | ast.Continue)
+                or (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
+                for one in node.body
+            )
+            if wide and idle:
+                yield f"{node.lineno}: an error is swallowed"
+
+
+def pickles(tree: ast.AST) -> Iterator[str]:
+    """Imports of modules that run what they read, and torch.load without weights_only=True."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # The error that torch.load raises may be caught by its name.
+            harmless = node.module == "pickle" and {alias.name for alias in node.names} == {"UnpicklingError"}
+            names = [] if harmless else [node.module]
+        for name in names:
+            if name.partition(".")[0] in PICKLES:
+                yield f"{node.lineno}: imports {name}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            safe = [key.value for key in node.keywords if key.arg == "weights_only"]
+            if [ast.unparse(value) for value in safe] != ["True"]:
+                yield f"{node.lineno}: torch.load without weights_only=True"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            yield f"{node.value.lineno}: allow_pickle"
+
+
+def unused_comparisons(tree: ast.AST) -> Iterator[str]:
+    """A comparison of arrays whose answer is thrown away: a check that cannot fail."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            value = node.value
+            call = value if isinstance(value, ast.Call) else None
+            if isinstance(value, ast.Compare):
+                yield f"{node.lineno}: a comparison is thrown away"
+            elif call is not None and isinstance(call.func, ast.Attribute | ast.Name):
+                name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
+                if name in COMPARISONS:
+                    yield f"{node.lineno}: the answer of {name} is thrown away"
+
+
+def missing_docstring(tree: ast.AST) -> Iterator[str]:
+    """A module without a docstring that says what it is."""
+    if isinstance(tree, ast.Module) and tree.body and not ast.get_docstring(tree):
+        yield "1: the module has no docstring"
+
+
+SOURCE_RULES: tuple[Rule, ...] = (swallowed_errors, pickles, unused_comparisons, missing_docstring)
+TEST_RULES: tuple[Rule, ...] = (swallowed_errors, unused_comparisons)
+
+CASES: list[tuple[Rule, str, int]] = [
+    (swallowed_errors, "try:\n  f()\nexcept Exception:\n  pass", 1),
+    (swallowed_errors, "try:\n  f()\nexcept:\n  ...", 1),
+    (swallowed_errors, "try:\n  f()\nexcept (ValueError, BaseException):\n  'why not'", 1),
+    (swallowed_errors, "for x in y:\n  try:\n    f()\n  except Exception as e:\n    continue", 1),
+    (swallowed_errors, "try:\n  f()\nexcept ValueError:\n  pass", 0),
+    (swallowed_errors, "try:\n  f()\nexcept Exception:\n  log()\n  raise", 0),
+    (pickles, "import pickle", 1),
+    (pickles, "from cloudpickle import dumps", 1),
+    (pickles, "import joblib.parallel as p", 1),
+    (pickles, "torch.load(path)", 1),
+    (pickles, "torch.load(path, weights_only=False)", 1),
+    (pickles, "numpy.load(path, allow_pickle=True)", 1),
+    (pickles, "torch.load(path, weights_only=True)", 0),
+    (pickles, "numpy.load(path, allow_pickle=False)", 0),
+    (pickles, "import pickletools_of_ours", 0),
+    (pickles, "from pickle import UnpicklingError", 0),
+    (pickles, "from pickle import UnpicklingError, loads", 1),
+    (unused_comparisons, "np.allclose(a, b)", 1),
+    (unused_comparisons, "torch.equal(a, b)", 1),
+    (unused_comparisons, "a == b", 1),
+    (unused_comparisons, "assert np.allclose(a, b)", 0),
+    (unused_comparisons, "torch.testing.assert_close(a, b)", 0),
+    (unused_comparisons, "same = a == b", 0),
+    (missing_docstring, "x = 1", 1),
+    (missing_docstring, '"""What it is."""\nx = 1', 0),
+    (missing_docstring, "", 0),
+]
+
+
+@pytest.mark.parametrize(("rule", "source", "found"), CASES)
+def test_a_rule_matches_what_it_should(rule: Rule, source: str, found: int) -> None:
+    assert len(list(rule(ast.parse(source)))) == found
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    """Our files of those kinds: what is tracked, and what is new and not ignored."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout.split("\0")
+    paths = [ROOT / name for name in names if name.endswith(suffixes)]
+    return sorted(path for path in paths if path.is_file())
+
+
+def below(path: Path, *folders: str) -> bool:
+    return path.relative_to(ROOT).parts[0] in folders
+
+
+def test_the_rules_hold_everywhere() -> None:
+    broken = []
+    for path in tracked(".py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        rules = SOURCE_RULES if below(path, *PACKAGES, "bench") else TEST_RULES
+        broken += [f"{path.relative_to(ROOT)}:{found}" for rule in rules for found in rule(tree)]
+    assert broken == []
+
+
+def test_no_file_is_long() -> None:
+    lengths = {
+        path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in tracked(".py", ".lua")
+    }
+    too_long = {str(name): lines for name, lines in lengths.items() if lines > MOST_LINES and name.parts[0] != "tests"}
+    assert too_long == {}
+
+
+def test_nothing_is_left_unfinished() -> None:
+    found = []
+    for path in tracked(".py", ".lua", ".md", ".toml", "Makefile", "Dockerfile", ".yml"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if any(word in line for word in UNFINISHED) or "NotImplementedError" in line:
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    found = [line for line in found if not line.startswith("tests/contract/test_source.py")]
+    assert found == []
+
+
+def test_no_test_is_skipped_without_a_condition() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in tracked(".py")
+        if below(path, "tests")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"skip", "xfail"}
+        and ast.unparse(node.value).endswith("mark")
+    ]
+    assert found == []
+
+
+def test_every_folder_of_tests_is_a_package() -> None:
+    folders = {path.parent for path in tracked(".py") if below(path, "tests")}
+    assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
