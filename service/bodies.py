@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.settings import Settings
@@ -226,7 +226,7 @@ async def read_raw(request: Request, limits: BodyLimits, name: str = "image") ->
     """A body that is one file, as a form with that one file, to be used with `async with`.
 
     Raises:
-        ProblemError: `malformed-body`, `body-too-large`, `request-timeout`, `store-unavailable`.
+        ProblemError: `body-too-large`, `request-timeout`, `store-unavailable`.
     """
     spool = Spool()
     try:
@@ -243,7 +243,7 @@ async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
     """The whole body in memory, as JSON needs it.
 
     Raises:
-        ProblemError: `malformed-body`, `body-too-large`, `request-timeout`.
+        ProblemError: `body-too-large`, `request-timeout`.
     """
     return b"".join([chunk async for chunk in body_chunks(request, limits)])
 
@@ -252,7 +252,8 @@ async def body_chunks(request: Request, limits: BodyLimits) -> AsyncIterator[byt
     """The body as it arrives, cut off where it breaks a limit.
 
     Raises:
-        ProblemError: `malformed-body` when the client goes away, `body-too-large`, `request-timeout`.
+        ProblemError: `body-too-large`, `request-timeout`.
+        ClientDisconnect: the client went away.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.body_bytes:
@@ -270,8 +271,6 @@ async def body_chunks(request: Request, limits: BodyLimits) -> AsyncIterator[byt
                 f"The body stopped or came at less than {LEAST_BYTES_PER_S // 1024} KiB a second; "
                 f"{received} bytes had arrived.",
             ) from error
-        except ClientDisconnect as error:
-            raise ProblemError("malformed-body", "The connection ended before the body did.") from error
         if chunk is None:
             return
         received += len(chunk)

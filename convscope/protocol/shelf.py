@@ -180,5 +180,5 @@ def _read_cursor(cursor: str) -> tuple[int, str]:
         raise ProblemError(
             "invalid-request",
             "The cursor is not one that was given out.",
-            errors=[FieldError("/cursor", "take it from the Link header of the page before")],
+            errors=[FieldError("/query/cursor", "take it from the Link header of the page before")],
         ) from error

@@ -1,0 +1,211 @@
+"""Image sets: many images uploaded at once, for methods that compare over a population."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from convscope.protocol.image_sets import ImageSetContents, ImageSetRecord, ImageSets, RejectedEntry
+from convscope.protocol.problems import FieldError, ProblemError
+from service import openapi
+from service.bodies import BodyLimits
+from service.context import Context
+from service.dependencies import CallerDependency, ContextDependency
+from service.negotiation import JSON
+from service.problems import documented
+from service.routes.images import PageQuery, body_of, image_path, next_link, read_upload
+from service.set_uploads import entries_of, store_entries
+from service.views import iso
+
+router = APIRouter(prefix="/v1/image-sets", tags=["image sets"])
+
+ARCHIVE_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
+_BINARY = {"type": "string", "format": "binary"}
+
+
+class MemberView(BaseModel):
+    """One image of a set."""
+
+    name: str = Field(description="The file's name in the upload.")
+    id: str
+    width: int
+    height: int
+    href: str
+
+
+class ImageSetView(BaseModel):
+    """A set as its caller sees it."""
+
+    id: str = Field(description="For `image_set` in requests.")
+    images: int = Field(description="How many images it has.")
+    rejected: int = Field(description="How many files of the upload are not in it.")
+    created_at: str | None
+    expires_at: str | None
+    href: str
+
+    @classmethod
+    def of(cls, record: ImageSetRecord) -> ImageSetView:
+        """The view of a record."""
+        return cls(
+            id=record.id,
+            images=record.images,
+            rejected=record.rejected,
+            created_at=iso(record.created_ms),
+            expires_at=iso(record.expires_ms),
+            href=f"/v1/image-sets/{record.id}",
+        )
+
+
+class ImageSetDetail(ImageSetView):
+    """A set with a page of its members."""
+
+    members: list[MemberView] = Field(description="In the order of the upload; further ones by the Link header.")
+    rejected_entries: list[RejectedEntry] = Field(description="On the first page, 1000 at most.")
+
+
+class ImageSetList(BaseModel):
+    """A page of sets."""
+
+    image_sets: list[ImageSetView]
+
+
+def sets(context: Context) -> ImageSets:
+    """The sets in the service's store."""
+    return ImageSets(context.redis, context.artifacts, context.settings.keep_images_s)
+
+
+def _detail(record: ImageSetRecord, contents: ImageSetContents, start: int, limit: int) -> ImageSetDetail:
+    return ImageSetDetail(
+        **ImageSetView.of(record).model_dump(),
+        members=[
+            MemberView(href=image_path(member.id), **member.model_dump(exclude={"pixels"}))
+            for member in contents.members[start : start + limit]
+        ],
+        rejected_entries=contents.rejected if start == 0 else [],
+    )
+
+
+@router.post(
+    "",
+    operation_id="upload-image-set",
+    status_code=201,
+    response_class=Response,
+    responses={
+        201: {
+            "description": "The set; files that are no images are left out and listed.",
+            "model": ImageSetDetail,
+            "headers": {"Location": {"description": "Address of the set.", "schema": {"type": "string"}}},
+        },
+        **documented(
+            "malformed-body", "request-timeout", "body-too-large", "too-many-images", "unsupported-media-type",
+            "invalid-request", "unreadable-image", "queue-full",
+        ),
+    },
+    openapi_extra={
+        "requestBody": body_of(
+            {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "array", "items": _BINARY, "minItems": 1}},
+                "additionalProperties": False,
+            },
+            *ARCHIVE_TYPES[:1],
+        )
+    },
+)  # fmt: skip
+async def upload_image_set(request: Request, context: ContextDependency, caller: CallerDependency) -> Response:
+    """Keep many images: a form with many parts `image`, or one zip archive as such a part or as the body.
+
+    Answers when every file was looked at. The same files in the same order give the same id.
+    """
+    settings = context.settings
+    async with await read_upload(request, BodyLimits.of_image_set(settings), ARCHIVE_TYPES) as form:
+        wrong = [
+            name for name in [*(name for name, _ in form.fields), *(f.name for f in form.files)] if name != "image"
+        ]
+        if wrong or form.fields:
+            raise ProblemError(
+                "invalid-request",
+                "The form may have file parts `image` and nothing else.",
+                errors=[FieldError(f"/{(wrong or ['image'])[0][:80]}", "not known here, or without a file name")],
+            )
+        entries = await entries_of(form, settings)
+        members, rejected = await store_entries(entries, context.images, caller, settings.megapixels)
+    if not members:
+        raise ProblemError(
+            "unreadable-image" if rejected else "invalid-request",
+            f"None of the {len(rejected)} files is an image that can be read." if rejected else "There is no file.",
+            errors=[
+                FieldError(f"/image/{number}", f"{each.name}: {each.detail}")
+                for number, each in enumerate(rejected[:32])
+            ],
+        )
+    record = await sets(context).add(caller, members, rejected)
+    view = _detail(record, ImageSetContents(members=members, rejected=rejected[:1000]), 0, 100)
+    headers = {
+        "Location": view.href,
+        **next_link(view.href, PageQuery(limit=100), "100" if record.images > 100 else None),
+    }
+    return Response(view.model_dump_json(), 201, headers, media_type=JSON)
+
+
+@router.get(
+    "",
+    operation_id="list-image-sets",
+    response_class=Response,
+    responses={
+        200: {**openapi.answer("Sets, last uploaded first.", None, ("Link",)), "model": ImageSetList},
+        **documented("invalid-request"),
+    },
+)
+async def list_image_sets(
+    context: ContextDependency, caller: CallerDependency, query: Annotated[PageQuery, Query()]
+) -> Response:
+    """The caller's image sets, last uploaded first."""
+    records, cursor = await sets(context).page(caller, limit=query.limit, cursor=query.cursor)
+    body = ImageSetList(image_sets=[ImageSetView.of(record) for record in records])
+    return Response(body.model_dump_json(), 200, next_link("/v1/image-sets", query, cursor), media_type=JSON)
+
+
+@router.get(
+    "/{set_id}",
+    operation_id="read-image-set",
+    response_class=Response,
+    responses={
+        200: {**openapi.answer("The set and a page of its members.", None, ("Link",)), "model": ImageSetDetail},
+        **documented("invalid-request", "not-found", "gone"),
+    },
+)
+async def read_image_set(
+    set_id: str, context: ContextDependency, caller: CallerDependency, query: Annotated[PageQuery, Query()]
+) -> Response:
+    """A set and a page of its members."""
+    start = query.cursor or "0"
+    if not (start.isascii() and start.isdecimal() and len(start) <= 9):
+        raise ProblemError(
+            "invalid-request",
+            "The cursor is not one that was given out.",
+            errors=[FieldError("/query/cursor", "take it from the Link header of the page before")],
+        )
+    found = sets(context)
+    record = await found.get(caller, set_id)
+    after = int(start) + query.limit
+    view = _detail(record, await found.contents(record), int(start), query.limit)
+    headers = next_link(view.href, query, str(after) if after < record.images else None)
+    return Response(view.model_dump_json(), 200, headers, media_type=JSON)
+
+
+@router.delete(
+    "/{set_id}",
+    operation_id="delete-image-set",
+    status_code=204,
+    response_class=Response,
+    responses=documented("not-found"),
+)
+async def delete_image_set(set_id: str, context: ContextDependency, caller: CallerDependency) -> Response:
+    """Forget a set; its images have lives of their own."""
+    await sets(context).delete(caller, set_id)
+    return Response(status_code=204)
