@@ -15,7 +15,7 @@ from convscope.render.colors import nan_colour
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import RenderOptions, plan
 from convscope.render.overlay import draw_overlay
-from convscope.render.sheet import LABEL, SMALL, Sheet, encode, join, line_height, text_width
+from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, encode, join, line_height, text_width
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
 
 __all__ = ["MOST_STACKED", "RenderOptions", "render", "stack"]
@@ -67,6 +67,9 @@ def stack(
         overlaid = plan(picture, options).view == "overlay" and picture.image is not None
         upload = uploads(picture.image) if overlaid and picture.image is not None else None
         drawn.append(_draw(picture, arrays, upload, options))
+        # Checked as the page grows, so that no more than twice the limit is ever held.
+        sheets = [each.sheet for each in drawn]
+        check_size(sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets), "The pictures together")
     return _finish(shown, drawn, len(pictures) - len(shown))
 
 

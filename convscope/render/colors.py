@@ -64,7 +64,7 @@ def _qualified(name: str) -> str:
         possible = near or list(_COMMON)
         detail = f"There is no colour map {name!r}; {'near' if near else 'common'} names: {', '.join(possible)}."
         raise ProblemError(
-            "invalid-request", detail, errors=[FieldError("/colormap", detail)], possible=possible
+            "invalid-request", detail, errors=[FieldError("/query/colormap", detail)], possible=possible
         ) from None
 
 

@@ -19,7 +19,7 @@ SEQUENTIAL = "viridis"
 def refuse(option: str, detail: str, possible: Sequence[str] | None = None) -> NoReturn:
     """Refuse one option, saying what would be possible."""
     extra: dict[str, Any] = {} if possible is None else {"possible": list(possible)}
-    raise ProblemError("invalid-request", detail, errors=[FieldError(f"/{option}", detail)], **extra)
+    raise ProblemError("invalid-request", detail, errors=[FieldError(f"/query/{option}", detail)], **extra)
 
 
 @dataclass(frozen=True)

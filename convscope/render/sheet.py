@@ -199,7 +199,6 @@ def join(sheets: Sequence[Sheet]) -> Image.Image:
     if len(sheets) == 1:
         return sheets[0].image()
     height, width = sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets)
-    check_size(height, width, f"The {len(sheets)} pictures under each other")
     colours: dict[tuple[int, ...], int] = {}
     for sheet in sheets:
         if sheet.palette is not None:

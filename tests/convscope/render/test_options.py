@@ -27,7 +27,7 @@ def refused(**options: Any) -> ProblemError:
     with pytest.raises(ProblemError) as caught:
         plan(PICTURE, RenderOptions(**options))
     assert caught.value.name == "invalid-request"
-    assert [error.pointer for error in caught.value.errors] == [f"/{name}" for name in options][-1:]
+    assert [error.pointer for error in caught.value.errors] == [f"/query/{name}" for name in options][-1:]
     return caught.value
 
 

@@ -106,7 +106,7 @@ class TestTexts:
         png = Png.of(render(picture, lambda _: np.arange(32.0).reshape(2, 4, 4), None, RenderOptions(scale=8)))
         assert png.pixels.shape[1] < 600
         assert (png.pixels[:, -12:] == 255).all(), "nothing runs into the margin"
-        gap = slice(12 + 200, 12 + 208)
+        gap = slice(12 + 200, 12 + 207)
         assert (png.pixels[52:, gap] == 255).all(), "nothing runs into the next column"
 
     def test_any_text_can_be_drawn(self) -> None:
@@ -216,6 +216,12 @@ class TestStack:
         pictures = [Picture(name, name, ("tiles",), (Tile((Slice(name),)),)) for name in arrays]
         png = Png.of(stack(pictures, arrays.__getitem__, lambda _: None, RenderOptions(scale=4)))
         assert (png.pixels == (1, 2, 3)).all(2).sum() == 256
+
+    def test_all_together_have_the_limit_of_one(self) -> None:
+        picture, arrays = tiles(np.zeros((1, 5000, 5000), np.float32))
+        with pytest.raises(ProblemError) as caught:
+            stack([picture] * 3, arrays, lambda _: None, RenderOptions())
+        assert caught.value.name == "too-expensive"
 
     def test_sixteen_at_most_and_the_page_says_so(self) -> None:
         picture, arrays = tiles(np.zeros((1, 2, 2)))
