@@ -216,6 +216,10 @@ class IterativeMethod(ABC):
     """Work in many steps whose rows join, leave, are checkpointed and resumed between steps.
 
     A state belongs to one job and may hold several rows (pictures). `step` advances one tile of states by one step.
+    With precision `exact` the engine pads every tile to one size with copies of a state (`load` of `save`), which it
+    steps along and throws away.
+
+    `start` and `finish` may be generators that yield Progress between slices, where they need more than one.
     """
 
     @abstractmethod
@@ -223,12 +227,18 @@ class IterativeMethod(ABC):
         """States with equal keys may be stepped in one tile."""
 
     @abstractmethod
-    def start(self, network: Network, row: Row, context: Context) -> list[Any]:
+    def start(
+        self, network: Network, row: Row, context: Context
+    ) -> list[Any] | Generator[Progress, None, list[Any]]:
         """The states of one job, one for each picture, before their first step."""
 
     @abstractmethod
     def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
-        """Advance every state by one step, in place; a state that failed gets its error."""
+        """Advance every state by one step, in place; a state that failed gets its error.
+
+        When it raises (out of memory), the states are as they were before: the engine tries a smaller tile, then each
+        job alone.
+        """
 
     @abstractmethod
     def done(self, state: Any) -> bool:
@@ -239,7 +249,9 @@ class IterativeMethod(ABC):
         """Progress of one job from its states; with `preview`, a picture of where they stand."""
 
     @abstractmethod
-    def finish(self, network: Network, row: Row, states: Sequence[Any], context: Context) -> Result:
+    def finish(
+        self, network: Network, row: Row, states: Sequence[Any], context: Context
+    ) -> Result | Generator[Progress, None, Result]:
         """The job's result, from its finished states."""
 
     @abstractmethod

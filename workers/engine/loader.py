@@ -1,0 +1,133 @@
+"""Loads and describes networks in threads, so that a download or a large file never stops the loop.
+
+Import rule: workers.contract; the networks are whatever class the configuration names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from workers.contract import MethodError, Network
+from workers.engine.config import EngineConfig
+
+log = logging.getLogger(__name__)
+
+THREADS = 4
+
+
+class Catalogue(Protocol):
+    """What the engine asks of `workers.networks.Networks`; called from several threads at once."""
+
+    def catalogue(self) -> Sequence[Mapping[str, Any]]:
+        """A line for each network, as JSON of `ModelSummary`."""
+        ...
+
+    def card(self, model: str) -> Mapping[str, Any]:
+        """JSON of the `ModelCard`; MethodError `unknown-model`."""
+        ...
+
+    def get(self, model: str) -> Network:
+        """The network, loaded and warm; MethodError `weights-unavailable`, `unknown-model`."""
+        ...
+
+    def environment(self) -> str:
+        """Digest of everything else that decides a result: sources, torch, device kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """The networks and what their module says of itself: digest of the sources, versions of the libraries."""
+
+    networks: Catalogue
+    code: str
+    libraries: Mapping[str, str]
+
+
+def open_networks(config: EngineConfig, device: str) -> Source:
+    """The class that the configuration names, made with its plain arguments, and the facts of its module."""
+    name, _, attribute = config.networks.partition(":")
+    module = importlib.import_module(name)
+    state = Path(config.state_folder) if config.state_folder else None
+    networks = getattr(module, attribute)(
+        device=device,
+        weights_folder=Path(config.weights_folder),
+        cards_folder=state / "cards" if state is not None else None,
+        catalogue=Path(config.catalogue) if config.catalogue else None,
+        budget_bytes=config.networks_mib * 1024**2,
+        default_model=config.default_model,
+    )
+    return Source(networks, str(module.code_digest()), dict(module.libraries()))
+
+
+class Loader:
+    """Runs calls of the networks in a few threads and hands each answer to `arrived`.
+
+    A network that is still in memory is handed over at once: while another one is downloaded, nobody waits for it.
+
+    Args:
+        networks: what is called.
+        arrived: called with the question, the model and the answer, which may be a MethodError for those who asked; in
+            a thread of the loader, or in the caller's.
+    """
+
+    def __init__(self, networks: Catalogue, arrived: Callable[[str, str, Any], None]) -> None:
+        self._networks = networks
+        self._arrived = arrived
+        self._loads = ThreadPoolExecutor(THREADS, thread_name_prefix="load")
+        self._describes = ThreadPoolExecutor(1, thread_name_prefix="describe")
+        self._lock = threading.Lock()
+        self._loading: set[str] = set()
+        self._alive: weakref.WeakValueDictionary[str, Network] = weakref.WeakValueDictionary()
+
+    def load(self, model: str) -> None:
+        """Have `arrived("network", model, Network | MethodError)` called; once for all who ask while it is loaded."""
+        with self._lock:
+            alive = self._alive.get(model)
+            asked = model in self._loading
+            self._loading.add(model)
+        if alive is not None:
+            self._arrived("network", model, alive)
+        if not asked:
+            self._loads.submit(self._load, model, alive is None)
+
+    def describe(self, model: str) -> None:
+        """Have `arrived("card", model, dict | MethodError)` called."""
+        self._describes.submit(lambda: self._arrived("card", model, self._answer(model, self._networks.card)))
+
+    def list(self) -> None:
+        """Have `arrived("catalogue", "", list | MethodError)` called."""
+        call = lambda _: list(self._networks.catalogue())  # noqa: E731
+        self._describes.submit(lambda: self._arrived("catalogue", "", self._answer("", call)))
+
+    def close(self) -> None:
+        """Start nothing more; what is being loaded goes on."""
+        self._loads.shutdown(wait=False, cancel_futures=True)
+        self._describes.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, model: str, waited_for: bool) -> None:
+        """Load the network, or only tell the networks that it is in use."""
+        answer = self._answer(model, self._networks.get)
+        with self._lock:
+            self._loading.discard(model)
+            if not isinstance(answer, MethodError):
+                self._alive[model] = answer
+        if waited_for:
+            self._arrived("network", model, answer)
+
+    def _answer(self, model: str, call: Callable[[str], Any]) -> Any:
+        try:
+            return call(model)
+        except MethodError as error:
+            return error
+        except Exception as error:
+            log.exception("a network failed", extra={"model": model})
+            return MethodError("weights-unavailable", f"{model} cannot be used: {type(error).__name__}.")

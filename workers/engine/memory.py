@@ -1,0 +1,97 @@
+"""How much working memory a row needs: a figure from the layer table first, then what was measured.
+
+Import rule: torch and workers.contract.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from pathlib import Path
+
+import torch
+
+from workers.contract import Network
+
+MEASURED_KEPT = 1024
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that an allocation failed, on whichever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text.lower())
+
+
+def release_memory(error: BaseException) -> None:
+    """Let go of what a failed allocation left behind: the frames of its traceback and the allocator's cache."""
+    error.__traceback__ = None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def estimate_row_bytes(network: Network, pixels: int | None = None) -> int:
+    """Bytes of one row from the layer table: every activation once forward and once backward, float32.
+
+    Args:
+        pixels: of the input, where a request overrides the network's own size.
+    """
+    once = {layer.order: layer for layer in network.layers.values() if not layer.container}
+    numbers = sum(math.prod(layer.shape) for layer in once.values())
+    own = network.input_size[0] * network.input_size[1]
+    return int(2 * 4 * numbers * (pixels / own if pixels else 1.0))
+
+
+class Meter:
+    """Measures the peak of each slice and remembers the bytes of a row by kind of work.
+
+    On CUDA the allocator knows its peak; on Linux the kernel does, and lets a process reset its own. Elsewhere
+    estimates stay estimates.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._row_bytes: OrderedDict[Hashable, float] = OrderedDict()
+        self._before: int | None = None
+
+    def begin(self) -> None:
+        """A slice begins."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+            return
+        try:
+            _CLEAR_REFS.write_text("5")
+            self._before = _resident("VmRSS")
+        except OSError:
+            self._before = None
+
+    def end(self, key: Hashable, rows: int) -> None:
+        """The slice is over; it computed that many rows of that kind."""
+        if self._before is None:
+            return
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+        else:
+            peak = _resident("VmHWM")
+        measured = max(0, peak - self._before) / max(1, rows)
+        self._row_bytes[key] = max(measured, 0.9 * self._row_bytes.get(key, 0.0))
+        self._row_bytes.move_to_end(key)
+        while len(self._row_bytes) > MEASURED_KEPT:
+            self._row_bytes.popitem(last=False)
+
+    def row_bytes(self, key: Hashable, estimate: int) -> int:
+        """Bytes to admit a row with: a fifth more than measured, or the estimate before anything was."""
+        measured = self._row_bytes.get(key)
+        return estimate if measured is None else int(1.2 * measured)
+
+
+def _resident(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {field}")

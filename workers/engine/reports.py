@@ -1,0 +1,138 @@
+"""What the engine tells its supervisor about a run: progress, previews, checkpoints, results, failures.
+
+Import rule: torch, numpy, safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from workers.contract import MethodError, Outcome, Progress
+from workers.engine import checkpoints
+from workers.engine.config import EngineConfig
+from workers.engine.loader import Source
+from workers.engine.outbox import Outbox
+from workers.engine.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the kind of the accelerator with its model."""
+    return "cpu" if device.type == "cpu" else f"cuda ({torch.cuda.get_device_name(device)})"
+
+
+class Reports:
+    """Makes frames of what happened and queues them.
+
+    Args:
+        outbox: where frames go.
+        source: named in results: the code and its libraries.
+        device: named in results.
+    """
+
+    def __init__(self, outbox: Outbox, source: Source, config: EngineConfig, device: torch.device) -> None:
+        self._outbox = outbox
+        self._source = source
+        self._config = config
+        self._device = device
+
+    def started(self, run: Run) -> None:
+        """The run is being computed from now on; said once."""
+        if not run.said_started:
+            run.said_started = True
+            self._outbox.say("started", run=run.id)
+
+    def progress(self, run: Run, progress: Progress, now: float) -> None:
+        """Progress, at most once every `progress_s`; a preview is sent along where there is one."""
+        if now < run.progress_due:
+            return
+        run.progress_due = now + self._config.progress_s
+        done, total = float(progress.done), float(progress.total)
+        if not math.isfinite(done) or not math.isfinite(total):
+            return
+        header: dict[str, Any] = {"run": run.id, "done": done, "total": total, "message": progress.message}
+        blobs: tuple[bytes, ...] = ()
+        if progress.preview is not None:
+            run.preview_due = now + self._config.preview_s
+            picture = np.ascontiguousarray(progress.preview.detach().cpu().numpy())
+            header["preview"] = list(picture.shape)
+            blobs = (picture.tobytes(),)
+        self._outbox.say("progress", blobs, **header)
+
+    def checkpoint(self, run: Run, tensors: Mapping[str, Tensor]) -> None:
+        """The states of an iterative run as they stand."""
+        digest = checkpoints.request_digest(run.operation, run.request)
+        data = checkpoints.pack(tensors, digest=digest, step=run.steps, tile=run.tile)
+        run.checkpointed_step = run.steps
+        self._outbox.say("checkpoint", (data,), run=run.id, step=run.steps)
+
+    def refused_checkpoint(self, run: Run, reason: str) -> None:
+        """The run cannot go on from the checkpoint it came with; the supervisor sends it again with another or none."""
+        log.warning("a checkpoint was refused", extra={"run": run.id, "reason": reason})
+        self._outbox.say("refused-checkpoint", run=run.id, reason=reason)
+
+    def dropped(self, run_id: str) -> None:
+        """The run is no longer here, as was asked."""
+        self._outbox.say("dropped", run=run_id)
+
+    def failed(self, run: Run, error: MethodError) -> None:
+        """The run has failed; its caller is told why."""
+        self._outbox.say(
+            "failed", run=run.id, problem=error.problem, detail=error.detail, computed_ms=1000 * run.computed_s
+        )
+
+    def result(self, run: Run, outcome: Outcome) -> None:
+        """The run has succeeded, unless its result cannot be handed over."""
+        try:
+            arrays = {name: _as_numpy(tensor) for name, tensor in outcome.arrays.items()}
+            size = sum(array.nbytes for array in arrays.values())
+            if size > self._config.result_mib * 1024**2:
+                raise MethodError(
+                    "too-expensive",
+                    f"The result has {size / 1024**2:.0f} MiB, more than the limit of {self._config.result_mib} MiB.",
+                )
+            try:
+                json.dumps(outcome.facts, allow_nan=False)
+            except ValueError as error:
+                raise MethodError("numerical-error", "The facts of the result are not finite numbers.") from error
+        except MethodError as error:
+            self.failed(run, error)
+            return
+        blobs = (safetensors.numpy.save(arrays),) if arrays else ()
+        self._outbox.say(
+            "result",
+            blobs,
+            run=run.id,
+            facts=outcome.facts,
+            provenance=self._provenance(run),
+            computed_ms=1000 * run.computed_s,
+        )
+
+    def _provenance(self, run: Run) -> dict[str, Any]:
+        model = run.needs[0]
+        return {
+            "model": model,
+            "weights_sha256": getattr(run.network, "weights_sha256", None),
+            "code": self._source.code,
+            "torch": str(torch.__version__),
+            "device": device_name(self._device),
+            "precision": run.precision,
+            "tile": run.tile,
+            "seed": int(run.request.get("seed") or 0),
+            "libraries": dict(self._source.libraries),
+        }
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    host = tensor.detach().cpu()
+    return np.ascontiguousarray((host.float() if host.dtype == torch.bfloat16 else host).numpy())

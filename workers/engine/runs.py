@@ -1,0 +1,116 @@
+"""One run as the engine holds it, from its frame to its result.
+
+Import rule: torch, workers.contract.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.contract import Method, MethodError, Network, OneShotMethod, Progress, Row, params
+from workers.engine.plan import Lane
+from workers.engine.wire import Frame
+
+
+@dataclass
+class Run:
+    """A job (or several that share one computation) while the engine has it.
+
+    Args:
+        request: the resolved request as JSON.
+        deadline: on the engine's monotonic clock, seconds; None never.
+        checkpoint: bytes to go on from.
+        needs: catalogue ids of the networks it waits for.
+    """
+
+    id: str
+    operation: str
+    request: dict[str, Any]
+    lane: Lane
+    method: Method
+    row: Row
+    deadline: float | None = None
+    alone: bool = False
+    checkpoint: memoryview | None = None
+    needs: tuple[str, ...] = ()
+    networks: dict[str, Network] = field(default_factory=dict)
+    base_key: Hashable = None
+    key: Hashable = None
+    memory_key: Hashable = None
+    states: list[Any] = field(default_factory=list)
+    slices: Generator[Progress, None, Any] | None = None
+    steps: int = 0
+    tile: int = 1
+    said_started: bool = False
+    tried_alone: bool = False
+    computed_s: float = 0.0
+    progress_due: float = 0.0
+    preview_due: float = 0.0
+    checkpoint_due: float = math.inf
+    checkpointed_step: int = -1
+
+    @property
+    def network(self) -> Network:
+        """The network the request is about."""
+        return self.networks[self.needs[0]]
+
+    @property
+    def precision(self) -> str:
+        """`exact` or `fast`."""
+        return str(self.request.get("precision", "exact"))
+
+    @property
+    def rows(self) -> int:
+        """Images it works on, at least one."""
+        return max(1, len(self.row.images))
+
+    @property
+    def pixels(self) -> int | None:
+        """Pixels of the network's input, where the request overrides the network's own."""
+        size = (self.request.get("preprocess") or {}).get("size") or self.request.get("size")
+        if isinstance(size, int):
+            return size * size
+        return size[0] * size[1] if isinstance(size, list | tuple) and len(size) == 2 else None
+
+
+def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: float) -> Run:
+    """The run that a frame of type `run` describes.
+
+    Its header has `run`, `operation`, `request`, `lane`, `deadline_s` (or null), `alone`, `images` (height and width of
+    each) and `checkpoint` (whether the last blob is one); its blobs are the pixels, uint8 H×W×3, and the checkpoint.
+
+    Raises:
+        MethodError: the operation is not known here.
+    """
+    header = frame.header
+    operation = str(header["operation"])
+    method = methods.get(operation)
+    if method is None:
+        raise MethodError("internal-error", f"This worker does not know the operation {operation}.")
+    sizes = header["images"]
+    images: list[Tensor] = [
+        torch.frombuffer(bytearray(blob), dtype=torch.uint8).reshape(height, width, 3)
+        for (height, width), blob in zip(sizes, frame.blobs, strict=False)
+    ]
+    request = dict(header["request"])
+    row = Row(params(request), images)
+    model = request.get("model") or default_model
+    further = method.models(row.request) if isinstance(method, OneShotMethod) else ()
+    return Run(
+        id=str(header["run"]),
+        operation=operation,
+        request=request,
+        lane=header["lane"],
+        method=method,
+        row=row,
+        deadline=None if header["deadline_s"] is None else now + float(header["deadline_s"]),
+        alone=bool(header["alone"]),
+        checkpoint=memoryview(frame.blobs[-1]) if header["checkpoint"] else None,
+        needs=tuple(dict.fromkeys((model, *further))),
+    )
