@@ -101,7 +101,7 @@ class ImageSetRequest(ImagesRequest):
         return self
 
 
-def _split_commas(value: object) -> object:
+def split_commas(value: object) -> object:
     """A form's `a,b,c` as a list; lists of such strings flattened."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
@@ -110,6 +110,7 @@ def _split_commas(value: object) -> object:
     return value
 
 
+_CHANNELS = "channels are a list of indices, `all`, `first:K`, `top:K` or `strongest`"
 _CHANNEL_WORD = re.compile(r"all|strongest|(top|first):[1-9][0-9]{0,4}")
 
 
@@ -119,22 +120,24 @@ def _channels_from_form(value: object) -> object:
     if isinstance(value, list):
         if len(value) == 1 and isinstance(value[0], str) and _CHANNEL_WORD.fullmatch(value[0]):
             return value[0]
-        parts = _split_commas(value)
+        parts = split_commas(value)
         if isinstance(parts, list):
-            return [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
+            if any(isinstance(part, str) and not part.isdecimal() for part in parts):
+                raise ValueError(_CHANNELS)
+            return [int(part) if isinstance(part, str) else part for part in parts]
     return value
 
 
 def _channel_word(value: list[int] | str) -> list[int] | str:
     if isinstance(value, str) and not _CHANNEL_WORD.fullmatch(value):
-        raise ValueError("channels is a list of indices, `all`, `first:K`, `top:K` or `strongest`")
+        raise ValueError(_CHANNELS)
     if isinstance(value, list) and not value:
         raise ValueError("at least one channel is needed")
     return value
 
 
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
-LayerNames = Annotated[list[LayerName], BeforeValidator(_split_commas), Field(min_length=1, max_length=256)]
+LayerNames = Annotated[list[LayerName], BeforeValidator(split_commas), Field(min_length=1, max_length=256)]
 Channels = Annotated[
     list[Annotated[int, Field(ge=0, lt=1_000_000)]]
     | Annotated[str, Field(pattern=r"^(all|strongest|(top|first):[1-9][0-9]{0,4})$")],
