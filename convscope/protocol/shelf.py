@@ -10,20 +10,14 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Generic, TypeVar, cast
 
 from pydantic import BaseModel
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from convscope.protocol.connection import guarded
 from convscope.protocol.keys import key
 from convscope.protocol.problems import FieldError, ProblemError
-
-RETRY_AFTER_S = 2.0
 
 # An id from an address may not reach into the keys of a caller whose name goes on with a colon.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -66,7 +60,7 @@ class Shelf(Generic[R]):
         """
         now = int(time.time() * 1000)
         name, index = key(self._kind, caller, record.id), key(self._index, caller)
-        with redis_problems():
+        async with guarded():
             earlier = await self._redis.get(name)
             created = self._record.model_validate_json(earlier).created_ms if earlier else now
             record = record.model_copy(update={"created_ms": created, "expires_ms": now + self._keep_ms})
@@ -86,7 +80,7 @@ class Shelf(Generic[R]):
             ProblemError: `not-found`, also for another caller's; `queue-unavailable`.
         """
         self._check(record_id)
-        with redis_problems():
+        async with guarded():
             found = await self._redis.get(key(self._kind, caller, record_id))
         if found is None:
             raise self._missing(record_id)
@@ -100,16 +94,16 @@ class Shelf(Generic[R]):
         """
         index = key(self._index, caller)
         records: list[R] = []
-        with redis_problems():
+        async with guarded():
             start = 0 if cursor is None else await self._place(index, *_read_cursor(cursor))
             while len(records) < limit:
                 rows = cast(
-                    list[tuple[str | bytes, float]],
+                    list[tuple[str, float]],
                     await self._redis.zrange(index, start, start + limit - 1, desc=True, withscores=True),
                 )
                 if not rows:
                     return records, None
-                ids = [_text(member) for member, _ in rows]
+                ids = [member for member, _ in rows]
                 found = await self._redis.mget([key(self._kind, caller, each) for each in ids])
                 for (_, score), each, value in zip(rows, ids, found, strict=True):
                     start += 1
@@ -127,11 +121,10 @@ class Shelf(Generic[R]):
             ProblemError: `not-found`, also for another caller's; `queue-unavailable`.
         """
         self._check(record_id)
-        with redis_problems():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.delete(key(self._kind, caller, record_id))
-                pipe.zrem(key(self._index, caller), record_id)
-                removed, listed = await pipe.execute()
+        async with guarded(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(key(self._kind, caller, record_id))
+            pipe.zrem(key(self._index, caller), record_id)
+            removed, listed = await pipe.execute()
         if not removed and not listed:
             raise self._missing(record_id)
 
@@ -148,21 +141,6 @@ class Shelf(Generic[R]):
         if rank is not None:
             return rank + 1
         return int(await self._redis.zcount(index, f"({score}", "+inf"))
-
-
-@contextmanager
-def redis_problems() -> Iterator[None]:
-    """Turns trouble with Redis into what a caller is told."""
-    try:
-        yield
-    except (RedisConnectionError, RedisTimeoutError) as error:
-        raise ProblemError("queue-unavailable", "The queue does not answer.", retry_after_s=RETRY_AFTER_S) from error
-    except OutOfMemoryError as error:
-        raise ProblemError("queue-full", "The queue's memory is full.", retry_after_s=10 * RETRY_AFTER_S) from error
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _write_cursor(score: int, record_id: str) -> str:
