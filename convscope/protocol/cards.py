@@ -113,7 +113,8 @@ class ModelCard(_Model):
             hint = f" Near names: {', '.join(near)}." if near else ""
             raise ProblemError(
                 "unknown-layer",
-                f"{self.id} has no layer {name!r} ({pointer}).{hint} GET /v1/models/{self.id}/layers lists all {len(self.layers)}.",
+                f"{self.id} has no layer {name!r} ({pointer}).{hint} "
+                f"GET /v1/models/{self.id}/layers lists all {len(self.layers)}.",
                 near=near,
             )
         return found

@@ -20,7 +20,8 @@ Import rule: torch and this package only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -53,7 +54,7 @@ _ESCAPED = (
 )  # fmt: skip
 """How autograd's own nodes of rectifications and gates begin."""
 
-_LINEAR = {
+LINEAR_NODES = frozenset({
     "torch::autograd::AccumulateGrad", "AdaptiveAvgPool2DBackward0", "AddBackward0", "AddmmBackward0", "AliasBackward0",
     "AvgPool2DBackward0", "CatBackward0", "CloneBackward0", "ConstantPadNdBackward0", "ConvolutionBackward0",
     "CudnnBatchNormBackward0", "ExpandBackward0", "MeanBackward0", "MeanBackward1", "MmBackward0",
@@ -61,7 +62,7 @@ _LINEAR = {
     "SplitBackward0", "SqueezeBackward0", "SqueezeBackward1", "SubBackward0", "SumBackward1", "TBackward0",
     "ToCopyBackward0", "TransposeBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewBackward0",
     "UpsampleNearest2DBackward0", "UpsampleBilinear2DBackward0",
-}  # fmt: skip
+})  # fmt: skip
 """Nodes whose backward does not depend on the image (BatchNorm in evaluation among them)."""
 
 
@@ -94,7 +95,7 @@ class _Rectify(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Gate, rule: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.gate, ctx.rule = gate, rule
+        ctx.gate, ctx.rule, ctx.opened = gate, rule, False
         if rule == "guided":
             # ±1 and 0 are all that backward needs of x, and an in-place rectification overwrites x itself.
             signs = torch.where(x > 0, 1, -1).to(torch.int8)
@@ -111,7 +112,7 @@ class _Rectify(torch.autograd.Function):
         (signal,) = signals
         gate: Gate = ctx.gate
         passed = gate.by_sign(signal, signal)
-        if ctx.rule == "guided":
+        if ctx.rule == "guided" and not ctx.opened:
             (signs,) = ctx.saved_tensors
             passed = gate.by_sign(passed, signs)
             if gate.limit is not None:
@@ -193,6 +194,23 @@ class RuleMode(TorchFunctionMode):
             self._pools.add(output.grad_fn)
         return result
 
+    @contextmanager
+    def from_unit(self, activation: Tensor) -> Iterator[None]:
+        """While entered, a backward pass that starts at `activation` finds the gate of its own rectification open.
+
+        A unit that is projected is active. For a ReLU that says it all; a ReLU6 unit at its limit is as active as can
+        be, yet the guided rule would close its own gate and project every such unit to nothing.
+        """
+        own: Any = activation.grad_fn
+        if own not in self._rectified or not hasattr(own, "opened"):
+            yield
+            return
+        own.opened = True
+        try:
+            yield
+        finally:
+            own.opened = False
+
     def report(self, output: Tensor) -> PathReport:
         """What the rule met on the paths from the pixels to `output`, counted in its graph."""
         report = PathReport()
@@ -219,7 +237,7 @@ class RuleMode(TorchFunctionMode):
             report.nonstandard[self._refused[node]] += 1
         elif name.startswith(_ESCAPED):
             report.escaped[name.removesuffix("Backward0")] += 1
-        elif name not in _LINEAR and not name.startswith(("MaxPool2D", "KeepLast")):
+        elif name not in LINEAR_NODES and not name.startswith(("MaxPool2D", "KeepLast")):
             report.linear = False
 
 

@@ -1,0 +1,182 @@
+"""cam: where in the image the evidence for a class lies, by any of thirteen methods from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture, Slice, Tile, check_applicable
+from convscope.protocol.problems import ProblemError
+from convscope.protocol.requests import ImagesRequest, LayerName, split_commas
+from convscope.protocol.targets import resolve_target
+
+Method = Literal[
+    "cam", "gradcam", "gradcam++", "hirescam", "elementwise", "xgradcam", "layercam", "eigencam", "eigengradcam",
+    "scorecam", "ablationcam", "fullgrad", "guided-gradcam",
+]  # fmt: skip
+
+INPUT_SIZED = frozenset({"fullgrad", "guided-gradcam"})
+"""Methods whose map has the size of the network's input rather than of the layer."""
+
+RULED = frozenset({"guided-gradcam"})
+BENT_GATES = frozenset({"silu", "gelu", "hardswish", "mish", "elu", "selu", "celu", "softplus"})
+
+
+def _targets(value: object) -> object:
+    """A form's `281,tabby,top:3` as a list; digits become class indices."""
+    parts = split_commas(value)
+    if isinstance(parts, list):
+        return [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
+    return [parts] if isinstance(parts, int) else parts
+
+
+class CamRequest(ImagesRequest):
+    """Which methods, at which layer, for which classes."""
+
+    methods: Annotated[list[Method], BeforeValidator(split_commas)] = Field(
+        default=["gradcam"], min_length=1, max_length=13, description="All of them share one forward pass."
+    )
+    layer: LayerName | None = Field(None, description="Without it the last spatial map before global pooling.")
+    targets: Annotated[
+        list[Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=200)]],
+        BeforeValidator(_targets),
+    ] = Field(
+        default=["predicted"],
+        min_length=1,
+        max_length=32,
+        description="Class indices, class names, `predicted` or `top:K` (the K most probable classes of each image).",
+    )
+    upsampled: bool = Field(True, description="Also give each map at the size of the network's input.")
+    nonstandard_gate: bool = Field(
+        False, description="guided-gradcam: treat SiLU, GELU, Hardswish and their like as ReLUs; not in any paper."
+    )
+
+    @model_validator(mode="after")
+    def _targets_are_words(self) -> Self:
+        for target in self.targets:
+            word = str(target)
+            if word.startswith("top:") and not (word[4:].isdecimal() and 1 <= int(word[4:]) <= 32):
+                raise ValueError("top:K takes K from 1 to 32")
+        return self
+
+
+class MapFacts(BaseModel):
+    """One map: whose, of what, and its raw range."""
+
+    method: str
+    array: str
+    item: int = Field(description="Index along the array's first axis.")
+    image: int = Field(description="Which image of the request.")
+    target: int = Field(description="Class index.")
+    name: str | None = Field(description="Class name.")
+    logit: float
+    probability: float
+    minimum: float = Field(description="Of the raw signed map.")
+    maximum: float
+    all_negative: bool = Field(description="The map holds no positive evidence at all.")
+    completeness_gap: float | None = Field(
+        None, description="fullgrad: logit minus the sum of all terms, as a share of the logit."
+    )
+    forwards: int = Field(description="Forward passes of one image this map needed beyond the shared one.")
+
+
+class CamFacts(BaseModel):
+    """Facts of cam."""
+
+    layer: str
+    shape: list[int]
+    maps: list[MapFacts]
+    transforms: list[dict[str, Any]] = Field(
+        description="For each image, where the network's input lies in the upload."
+    )
+    notes: list[str] = Field(description="How not to read the maps.")
+
+
+class Cam(Operation[CamRequest]):
+    """Class activation maps."""
+
+    name = "cam"
+    summary = "Class activation maps by thirteen methods for several classes from one forward pass."
+    request = CamRequest
+    facts = CamFacts
+
+    def resolve(self, request: CamRequest, card: ModelCard) -> CamRequest:
+        layer = card.layer(request.layer or card.default_layers[self.name][0])
+        check_applicable(self.name, layer, card)
+        if RULED & set(request.methods) and not request.nonstandard_gate:
+            bent = sorted({one.activation for one in card.layers if one.activation in BENT_GATES})
+            if bent:
+                raise ProblemError(
+                    "not-applicable",
+                    f"guided-gradcam needs the guided rule, which is not defined for {', '.join(map(str, bent))} of "
+                    f"{card.id}. Possible: the other methods, or nonstandard_gate=true.",
+                    possible=["nonstandard_gate=true"],
+                )
+        return request.model_copy(
+            update={
+                "model": card.id,
+                "layer": layer.name,
+                "methods": list(dict.fromkeys(request.methods)),
+                "targets": list(dict.fromkeys(_class(target, card) for target in request.targets)),
+                "image": None,
+                "images": request.all_images(),
+            }
+        )
+
+    def cost(self, request: CamRequest, card: ModelCard, images: int) -> Cost:
+        layer = card.layer(request.layer or card.default_layers[self.name][0])
+        channels, height, width = layer.shape
+        size = request.preprocess.size if request.preprocess and request.preprocess.size else card.preprocess.size
+        pixels = size[0] * size[1]
+        targets = sum(int(str(t)[4:]) if str(t).startswith("top:") else 1 for t in request.targets)
+        numbers, forwards = 0, images * (1.0 + 2.0 * targets)
+        for method in request.methods:
+            own = {"guided-gradcam": 3 * pixels, "fullgrad": pixels}.get(method, height * width)
+            numbers += own + (pixels if request.upsampled and method not in INPUT_SIZED else 0)
+            forwards += images * {"scorecam": channels, "ablationcam": channels}.get(method, 0)
+        return Cost(result_bytes=4 * numbers * targets * images, forwards=forwards)
+
+    def pictures(
+        self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
+    ) -> list[Picture]:
+        drawn = []
+        several = len(facts["transforms"]) > 1
+        for one in facts["maps"]:
+            name = one["name"] or f"class {one['target']}"
+            signed = one["method"] == "guided-gradcam"
+            note = "  all evidence is negative" if one["all_negative"] else ""
+            drawn.append(
+                Picture(
+                    name=f"{one['method']}/{one['target']}" + (f"/{one['image']}" if several else ""),
+                    heading=f"{request['model']}  {one['method']}  {name} {one['probability']:.2f}  "
+                    f"{facts['layer']}{note}",
+                    views=("picture", "overlay", "tiles") if signed else ("overlay", "tiles"),
+                    tiles=(Tile(parts=(Slice(one["array"], (one["item"],)),), titles={"index": name}),),
+                    normalize="symmetric" if signed else "layer",
+                    colormap="twilight_shifted" if signed else "turbo",
+                    title="none",
+                    signed=signed,
+                    image=one["image"],
+                    transform=facts["transforms"][one["image"]],
+                    value_name="evidence",
+                    # Only positive evidence is drawn by default; ?normalize=symmetric shows both.
+                    value_range=None if signed else (0.0, max(one["maximum"], 0.0)),
+                )
+            )
+        del arrays
+        return drawn
+
+
+def _class(target: int | str, card: ModelCard) -> int | str:
+    """A class as its index; `predicted` and `top:K` are found on each image."""
+    if isinstance(target, str) and target.startswith("top:"):
+        return target
+    resolved = resolve_target(target, card, "/targets")
+    assert isinstance(resolved, int | str)
+    return resolved
+
+
+OPERATION = Cam()
