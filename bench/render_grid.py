@@ -1,22 +1,16 @@
 """A grid of a hundred feature maps as PNG: ours against a hundred matplotlib subplots, side by side in one run.
 
 Both draw the same maps with the same colour map, each map by its own minimum and maximum, with its channel above it,
-and both include making the PNG. Prints a table; `--json FILE` keeps it with the machine and the commit.
+and both include making the PNG.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -27,6 +21,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from bench.report import report
 from convscope.protocol.operations.base import Picture, Slice, Tile
 from convscope.render import RenderOptions, render
 
@@ -65,65 +60,41 @@ def subplots(maps: Floats) -> bytes:
     return buffer.getvalue()
 
 
-def milliseconds(work: Callable[[], bytes], repeats: int) -> tuple[float, float, int]:
-    """Median and least time of some runs after one that is not counted, and the bytes it made."""
-    size = len(work())
-    times = []
+def compare(side: int, count: int, repeats: int) -> dict[str, Any]:
+    """Both on the same maps, in turns, so that whatever else the machine does hits both; medians."""
+    maps = maps_like_activations(count, side)
+    # The first of each is not counted: it loads fonts and colour maps.
+    sizes = len(ours(maps)), len(subplots(maps))
+    taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append((time.perf_counter() - begin) * 1e3)
-    return statistics.median(times), min(times), size
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        taken[0].append(statistics.median(_seconds(ours, maps) for _ in range(5)))
+        taken[1].append(_seconds(subplots, maps))
     return {
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "matplotlib": mpl.__version__,
-        "commit": commit or None,
+        "work": f"{count} maps of {side}×{side}, PNG included",
+        "ours_s": statistics.median(taken[0]),
+        "peer": f"matplotlib {mpl.__version__}",
+        "peer_s": statistics.median(taken[1]),
+        "target": 50,
+        "ours_KiB": sizes[0] // 1024,
+        "peer_KiB": sizes[1] // 1024,
     }
 
 
-def main() -> int:
-    """Run every size, print the table, keep it where asked."""
+def _seconds(draw: Callable[[Floats], bytes], maps: Floats) -> float:
+    begin = time.perf_counter()
+    draw(maps)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=100, help="maps in the grid")
     parser.add_argument("--sides", type=int, nargs="+", default=[14, 28, 56, 112], help="sides of the maps, cells")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of the peer; ours runs four times as often")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--repeats", type=int, default=5, help="turns")
     arguments = parser.parse_args()
-    rows = []
-    print(f"{'map':>9} {'ours ms':>9} {'peer ms':>9} {'times':>7} {'ours KiB':>9} {'peer KiB':>9}")
-    for side in arguments.sides:
-        maps = maps_like_activations(arguments.count, side)
-        median, least, size = milliseconds(lambda maps=maps: ours(maps), 4 * arguments.repeats)  # type: ignore[misc]
-        peer, peer_least, peer_size = milliseconds(lambda maps=maps: subplots(maps), arguments.repeats)  # type: ignore[misc]
-        row = {
-            "maps": arguments.count,
-            "side": side,
-            "ours_ms": median,
-            "ours_least_ms": least,
-            "peer_ms": peer,
-            "peer_least_ms": peer_least,
-            "times": peer / median,
-            "ours_bytes": size,
-            "peer_bytes": peer_size,
-        }
-        rows.append(row)
-        shape = f"{side}×{side}"
-        print(f"{shape:>9} {median:9.1f} {peer:9.0f} {peer / median:6.0f}× {size / 1024:9.0f} {peer_size / 1024:9.0f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-    return 0
+    report("render_grid", [compare(side, arguments.count, arguments.repeats) for side in arguments.sides])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
