@@ -1,0 +1,204 @@
+"""deconv: what in the image made an activation, projected back to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from convscope.protocol.cards import LayerCard, ModelCard
+from convscope.protocol.operations.base import (
+    ArrayInfo,
+    Cost,
+    Operation,
+    Picture,
+    Slice,
+    Tile,
+    check_applicable,
+    check_channels,
+    count_channels,
+)
+from convscope.protocol.problems import ProblemError
+from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
+
+Rule = Literal["deconvnet", "guided", "gradient"]
+
+BENT_GATES = frozenset({"silu", "gelu", "hardswish", "mish", "elu", "selu", "celu", "softplus"})
+"""Activations without a flat negative side: deconvnet and guided rules are not defined for them."""
+
+
+class DeconvRequest(ImagesRequest):
+    """Which units to project, and by which rule."""
+
+    layer: LayerName | None = Field(None, description="One layer; without it the last map before global pooling.")
+    layers: LayerNames | None = Field(None, description="Several layers, in one forward pass.")
+    channels: Channels = Field("strongest", description="Which channels to project.")
+    by: Literal["max", "mean"] = Field("max", description="What `top:K` and `strongest` rank by.")
+    seed_unit: Annotated[str, Field(pattern=r"^(max|channel|top:[1-9][0-9]{0,3})$")] = Field(
+        "max",
+        description="max: a channel's strongest unit; channel: its whole map; top:n: its n strongest, one by one.",
+    )
+    rule: Rule | None = Field(
+        None, description="At rectifications. Default: deconvnet, and guided for networks without max-pools."
+    )
+    switches: Literal["sum", "last"] = Field(
+        "sum", description="A pixel that is the switch of several pooling windows gets their sum, or the last's signal."
+    )
+    nonstandard_gate: bool = Field(
+        False, description="Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.layer is not None and self.layers is not None:
+            raise ValueError("give either layer or layers")
+        return self
+
+
+class ProjectionFacts(BaseModel):
+    """Facts of one projection; boxes are (top, left, bottom, right), half open."""
+
+    channel: int
+    y: int | None = Field(description="Row of the unit in its map; null when the whole channel is projected.")
+    x: int | None
+    activation: float = Field(description="Of the unit; of the channel's strongest unit when all of it is projected.")
+    dead: bool = Field(description="The unit is not active, so its projection is zero.")
+    box: list[int] = Field(description="Receptive field in pixels of the network's input, clipped to it.")
+    box_in_upload: list[float]
+    window: list[int] = Field(description="What `patch` shows: the receptive field, not clipped.")
+    rectifications: int = Field(description="Rectifications on the way that the rule was applied to.")
+    rectification_kinds: dict[str, int]
+    switches: int = Field(description="Max-pools on the way, whose switches were used.")
+    image_independent: bool = Field(
+        description="Nothing on the way back depends on the image: another image would give the same up to a factor."
+    )
+    largest: float = Field(description="Largest magnitude of the projection.")
+
+
+class DeconvLayerFacts(BaseModel):
+    """Facts of one layer's projections, in the order of the arrays."""
+
+    layer: str
+    shape: list[int]
+    rule: str
+    projections: list[ProjectionFacts]
+
+
+class DeconvFacts(BaseModel):
+    """Facts of deconv."""
+
+    layers: list[DeconvLayerFacts]
+    transform: dict[str, Any] = Field(description="Where the network's input lies in the upload.")
+    caution: str | None = Field(description="How not to read the picture.")
+
+
+class Deconv(Operation[DeconvRequest]):
+    """Projections of units to pixels."""
+
+    name = "deconv"
+    summary = "Projections of chosen units back to pixels by deconvnet, guided backpropagation or gradient."
+    request = DeconvRequest
+    facts = DeconvFacts
+    max_images = 1
+
+    def resolve(self, request: DeconvRequest, card: ModelCard) -> DeconvRequest:
+        names = request.layers or [request.layer or card.default_layers[self.name][0]]
+        layers = [card.layer(name, "/layers") for name in names]
+        rule: Rule = request.rule or ("deconvnet" if card.max_pools else "guided")
+        for layer in layers:
+            check_rule(self.name, layer, card, rule, request.nonstandard_gate)
+            check_channels(request.channels, layer)
+        return request.model_copy(
+            update={
+                "model": card.id,
+                "layer": None,
+                "layers": list(dict.fromkeys(layer.name for layer in layers)),
+                "rule": rule,
+                "image": None,
+                "images": request.all_images(),
+            }
+        )
+
+    def cost(self, request: DeconvRequest, card: ModelCard, images: int) -> Cost:
+        height, width = (
+            request.preprocess.size if request.preprocess and request.preprocess.size else card.preprocess.size
+        )
+        projections, numbers = 0, 0
+        for name in request.layers or []:
+            layer = card.layer(name)
+            count = count_channels(request.channels, layer) * count_units(request.seed_unit, layer)
+            box = layer.receptive_field.size if layer.receptive_field is not None else (height, width)
+            projections += count
+            numbers += count * (12 * height * width + 15 * min(box[0], height) * min(box[1], width))
+        return Cost(result_bytes=numbers * images, forwards=images + 2.0 * projections)
+
+    def pictures(
+        self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
+    ) -> list[Picture]:
+        del arrays
+        return [
+            Picture(
+                name=layer["layer"],
+                heading=f"{request['model']}  {layer['layer']}  {layer['rule']}",
+                views=("tiles",),
+                tiles=tuple(_tile(layer["layer"], k, one) for k, one in enumerate(layer["projections"])),
+                normalize="symmetric",
+                title="none",
+                signed=True,
+                image=0,
+                value_name="projection",
+            )
+            for layer in facts["layers"]
+        ]
+
+
+def _tile(layer: str, k: int, facts: Mapping[str, Any]) -> Tile:
+    """Patch beside projection, as in Zeiler & Fergus 2013, figure 2, with what it is written under it."""
+    unit = "whole map" if facts["y"] is None else f"unit ({facts['y']}, {facts['x']})"
+    strength = f"{facts['activation']:.3g}"
+    return Tile(
+        parts=(Slice(f"patch/{layer}", (k,)), Slice(f"patch_projection/{layer}", (k,))),
+        titles={"index": str(facts["channel"]), "max": f"{facts['channel']}: {strength}"},
+        caption=(f"channel {facts['channel']}", unit, f"activation {strength}"),
+        group=f"{layer}/{k}",
+    )
+
+
+def count_units(seed_unit: str, layer: LayerCard) -> int:
+    """Projections for each channel."""
+    plane = layer.shape[1] * layer.shape[2] if layer.spatial else 1
+    return min(int(seed_unit.partition(":")[2]), plane) if seed_unit.startswith("top:") else 1
+
+
+def check_rule(operation: str, layer: LayerCard, card: ModelCard, rule: str, nonstandard_gate: bool) -> None:
+    """Refuse a rule where the gates before the layer have none, and layers at which the operation has no meaning.
+
+    Raises:
+        ProblemError: `not-applicable`, with what would be possible.
+    """
+    shape = layer.methods.get("feature-maps")
+    if shape is not None:
+        possible = [other.name for other in card.layers if other.methods.get(operation, "") is None][-5:]
+        raise ProblemError(
+            "not-applicable",
+            f"{operation} cannot be used at {layer.name} of {card.id}: {shape}. "
+            f"Possible for instance: {', '.join(possible) or 'no layer of this network'}.",
+            possible=possible,
+        )
+    before = {one.activation for one in card.layers if one.order <= layer.order and not one.container}
+    bent = sorted(kind for kind in before if kind in BENT_GATES)
+    if rule == "gradient" or (bent and nonstandard_gate):
+        return
+    if bent:
+        raise ProblemError(
+            "not-applicable",
+            f"The {rule} rule is not defined for {', '.join(bent)}, which {card.id} has before {layer.name}. "
+            "Possible: rule=gradient, or nonstandard_gate=true, which treats them as ReLUs on the way back.",
+            possible=["rule=gradient", "nonstandard_gate=true"],
+        )
+    if before != {None}:  # before the first rectification the way back is linear, and every rule is exact there
+        check_applicable(operation, layer, card)
+
+
+OPERATION = Deconv()

@@ -1,0 +1,139 @@
+"""saliency: how each input value contributes to a class or a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture, Slice, Tile
+from convscope.protocol.operations.deconv import check_rule
+from convscope.protocol.requests import ImagesRequest, Target, UnitTarget
+from convscope.protocol.targets import PREDICTED, resolve_target, target_text
+
+Method = Literal["gradient", "gradient-x-input", "guided", "smoothgrad", "vargrad", "integrated-gradients"]
+
+
+class SaliencyRequest(ImagesRequest):
+    """Which target, by which method, with that method's parameters."""
+
+    method: Method = "gradient"
+    target: Target = PREDICTED
+    samples: int = Field(32, ge=1, le=1024, description="smoothgrad, vargrad: noisy copies of the image.")
+    noise: float = Field(0.1, ge=0, le=2, description="smoothgrad, vargrad: standard deviation over (max − min).")
+    steps: int = Field(50, ge=1, le=1024, description="integrated-gradients: Gauss–Legendre points of the first try.")
+    max_steps: int = Field(400, ge=1, le=2048, description="integrated-gradients: points of the last try.")
+    tolerance: float = Field(
+        0.01, gt=0, le=1, description="integrated-gradients: completeness gap above which more steps are taken."
+    )
+    baseline: Literal["black", "mean", "blur"] = Field(
+        "black", description="integrated-gradients: black, the data set's mean colour, or the image blurred."
+    )
+    nonstandard_gate: bool = Field(False, description="guided: treat SiLU, GELU and their like as ReLUs.")
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> Self:
+        if self.max_steps < self.steps and self.max_steps != 400:
+            raise ValueError("max_steps must not be below steps")
+        return self
+
+
+class CompletenessFacts(BaseModel):
+    """How well the attribution adds up to the target's change from baseline to image."""
+
+    gap: float | None = Field(description="Relative; null where target and baseline do not differ.")
+    gap_absolute: float
+    difference: float
+    baseline: str
+    baseline_logit: float
+    steps: int = Field(description="Points of the last try.")
+    within_tolerance: bool
+
+
+class SaliencyImageFacts(BaseModel):
+    """Facts of one image's attribution."""
+
+    target: int | UnitTarget = Field(description="The class index, or the unit.")
+    logit: float = Field(description="Value of the target on the image: a logit, or the unit's activation.")
+    minimum: float
+    maximum: float
+    transform: dict[str, Any]
+    rectifications: int | None = Field(description="guided: rectifications that the rule was applied to.")
+    completeness: CompletenessFacts | None = Field(description="integrated-gradients only.")
+
+
+class SaliencyFacts(BaseModel):
+    """Facts of saliency."""
+
+    method: str
+    images: list[SaliencyImageFacts]
+
+
+class Saliency(Operation[SaliencyRequest]):
+    """Attributions of a target to the input."""
+
+    name = "saliency"
+    summary = "Signed contribution of each input value to a class or a unit, in six gradient methods."
+    request = SaliencyRequest
+    facts = SaliencyFacts
+
+    def resolve(self, request: SaliencyRequest, card: ModelCard) -> SaliencyRequest:
+        target = resolve_target(request.target, card)
+        if request.method == "guided":
+            layer = card.layer(target.layer) if isinstance(target, UnitTarget) else card.layers[-1]
+            _check_guided(layer.name, card, request.nonstandard_gate)
+        return request.model_copy(
+            update={
+                "model": card.id,
+                "target": target,
+                "max_steps": max(request.steps, request.max_steps),
+                "image": None,
+                "images": request.all_images(),
+            }
+        )
+
+    def cost(self, request: SaliencyRequest, card: ModelCard, images: int) -> Cost:
+        asked = request.preprocess.size if request.preprocess is not None else None
+        height, width = asked or card.preprocess.size
+        points = {"smoothgrad": request.samples, "vargrad": request.samples, "integrated-gradients": request.steps}
+        return Cost(
+            result_bytes=12 * height * width * images, forwards=images * (1.0 + 3.0 * points.get(request.method, 1))
+        )
+
+    def pictures(
+        self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
+    ) -> list[Picture]:
+        del arrays
+        several = len(facts["images"]) > 1
+        return [
+            Picture(
+                name=f"attribution/{number}" if several else "attribution",
+                heading=f"{request['model']}  {request['method']}  {target_text(image['target'])}",
+                views=("picture", "overlay", "tiles"),
+                tiles=(
+                    Tile(
+                        parts=(Slice("attribution", (number,)),),
+                        titles={"index": target_text(image["target"]), "max": f"{image['maximum']:.3g}"},
+                        group=str(number),
+                    ),
+                ),
+                normalize="symmetric",
+                title="none",
+                signed=True,
+                image=number,
+                transform=image["transform"],
+                value_name="attribution",
+            )
+            for number, image in enumerate(facts["images"])
+        ]
+
+
+def _check_guided(name: str, card: ModelCard, nonstandard_gate: bool) -> None:
+    """The guided rule at the target's layer; a dense layer is as good a start as a map."""
+    layer = card.layer(name)
+    check_rule("saliency", layer.model_copy(update={"methods": {}}), card, "guided", nonstandard_gate)
+
+
+OPERATION = Saliency()

@@ -1,0 +1,84 @@
+"""Targets of a request made canonical: a class as its index, `predicted`, or a unit of a layer.
+
+Imports nothing but the protocol.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.requests import UnitTarget
+
+PREDICTED = "predicted"
+
+
+def class_count(card: ModelCard) -> int:
+    """Outputs of the network."""
+    return len(card.classes) or (card.layers[-1].channels if card.layers else 0)
+
+
+def resolve_target(target: int | str | UnitTarget, card: ModelCard, pointer: str = "/target") -> int | str | UnitTarget:
+    """A class by index or name as its index, `predicted` as it is, a unit with its layer's canonical name.
+
+    A name matches without regard to case; digits alone are an index.
+
+    Raises:
+        ProblemError: invalid-request for a class that the network does not have, with near names; unknown-layer,
+            channel-out-of-range and not-applicable for a unit.
+    """
+    if isinstance(target, UnitTarget):
+        return resolve_unit(target, card, pointer)
+    if isinstance(target, str) and target != PREDICTED:
+        target = int(target) if target.isdecimal() else _class_index(target, card, pointer)
+    count = class_count(card)
+    if isinstance(target, int) and not 0 <= target < count:
+        detail = f"{card.id} has {count} classes, 0 to {count - 1}; {pointer} asks for {target}."
+        raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+    return target
+
+
+def resolve_unit(unit: UnitTarget, card: ModelCard, pointer: str = "/target") -> UnitTarget:
+    """The unit with its layer's canonical name, its channel and position checked.
+
+    Raises:
+        ProblemError: unknown-layer, channel-out-of-range, invalid-request.
+    """
+    layer = card.layer(unit.layer, f"{pointer}/layer")
+    if unit.channel >= layer.channels:
+        raise ProblemError(
+            "channel-out-of-range",
+            f"{layer.name} has {layer.channels} channels, 0 to {layer.channels - 1}; "
+            f"{pointer}/channel asks for {unit.channel}.",
+            layer=layer.name,
+            channels=layer.channels,
+        )
+    if (unit.y is None) != (unit.x is None):
+        detail = f"{pointer} needs both y and x, or neither for the mean of the map."
+        raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+    if unit.y is not None and unit.x is not None:
+        height, width = layer.shape[1:] if layer.spatial else (1, 1)
+        if unit.y >= height or unit.x >= width:
+            detail = f"The map of {layer.name} is {height}×{width}; {pointer} asks for position ({unit.y}, {unit.x})."
+            raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+    return unit.model_copy(update={"layer": layer.name})
+
+
+def target_text(target: object) -> str:
+    """A canonical target (as JSON) in a few words, for headings."""
+    if isinstance(target, dict):
+        place = "" if target.get("y") is None else f" ({target['y']}, {target['x']})"
+        return f"{target['layer']} channel {target['channel']}{place}"
+    return f"class {target}" if isinstance(target, int) else str(target)
+
+
+def _class_index(name: str, card: ModelCard, pointer: str) -> int:
+    folded = {text.casefold(): index for index, text in reversed(list(enumerate(card.classes)))}
+    found = folded.get(name.casefold())
+    if found is None:
+        near = get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)
+        hint = f" Near names: {', '.join(card.classes[folded[one]] for one in near)}." if near else ""
+        detail = f"{card.id} has no class {name!r}.{hint} GET /v1/models/{card.id} lists the classes."
+        raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+    return found
