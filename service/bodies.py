@@ -7,6 +7,7 @@ waits forever or keeps more in memory than `MEMORY_BYTES` and the text fields.
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import tempfile
@@ -137,7 +138,7 @@ class SpoolView(io.RawIOBase):
         """Go to a place, as of any file."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise ValueError("negative seek position")
+            raise OSError(errno.EINVAL, "negative seek position")
         self._at = base + offset
         return self._at
 
