@@ -81,9 +81,14 @@ def main() -> int:
         print(f"convscope api: {error}", file=sys.stderr)
         return 2
     logs.configure(settings)
-    # Uvicorn sends itself the signal again when it has stopped; these let it end with status 0 then.
+
+    def stop(*_: object) -> None:
+        serving.should_exit = True
+
+    # Uvicorn has handlers of its own while it serves. These are for a signal that comes before, and for the one that it
+    # sends itself again when it has stopped, which must not turn the exit status into an accident.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, stop)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:

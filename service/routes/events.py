@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request
 from sse_starlette.event import ServerSentEvent
@@ -58,17 +59,16 @@ async def follow(request: Request, job_id: str, context: ContextDependency, call
     return EventSourceResponse(
         _stream(context, caller, job, after),
         ping=COMMENT_EVERY_S,
-        ping_message_factory=lambda: ServerSentEvent(comment="still here"),
+        ping_message_factory=lambda: _said(comment="still here"),
         send_timeout=SEND_TIMEOUT_S,
         shutdown_grace_period=DRAIN_S,
         headers={"Cache-Control": "no-store", "Vary": "Authorization"},
-        sep="\n",
     )
 
 
 async def _stream(context: Context, caller: str, job: Job, after: str) -> AsyncIterator[ServerSentEvent]:
     """Events until the last; where the service stops first, a `retry` that sends the client elsewhere."""
-    yield ServerSentEvent(retry=RECONNECT_MS, comment=f"events of job {job.id}")
+    yield _said(retry=RECONNECT_MS, comment=f"events of job {job.id}")
     stopping = asyncio.create_task(context.stopping.wait())
     try:
         with context.changes.watch(job.id) as watch, context.metrics.sse_clients.track_inprogress():
@@ -84,7 +84,7 @@ async def _stream(context: Context, caller: str, job: Job, after: str) -> AsyncI
                 if page.events:
                     continue
                 if context.stopping.is_set():
-                    yield ServerSentEvent(retry=RECONNECT_MS, comment="the service stops; come back")
+                    yield _said(retry=RECONNECT_MS, comment="the service stops; come back")
                     return
                 # A reader that came after the last event has nothing to wait for.
                 if (await context.jobs.get(job.id, caller)).finished and not (await _newer(context, job.id, after)):
@@ -96,9 +96,13 @@ async def _stream(context: Context, caller: str, job: Job, after: str) -> AsyncI
                     changed.cancel()
     except ProblemError as error:
         # The head is sent; all that can be said is that the stream ends here and may be taken up again.
-        yield ServerSentEvent(retry=RECONNECT_MS, comment=f"interrupted: {error.name}")
+        yield _said(retry=RECONNECT_MS, comment=f"interrupted: {error.name}")
     finally:
         stopping.cancel()
+
+
+def _said(**what: Any) -> ServerSentEvent:
+    return ServerSentEvent(sep="\n", **what)
 
 
 async def _newer(context: Context, job_id: str, after: str) -> bool:
@@ -109,7 +113,7 @@ async def _snapshot(context: Context, caller: str, job_id: str) -> ServerSentEve
     """What a reader that missed events has to know: the job as it is now."""
     job = await context.jobs.get(job_id, caller)
     view = await job_view(context, job, await workers_online(context), result=False)
-    return ServerSentEvent(event="reset", data=json_bytes(view).decode())
+    return _said(event="reset", data=json_bytes(view).decode())
 
 
 def _sent(event: Event, job_id: str) -> ServerSentEvent:
@@ -117,7 +121,7 @@ def _sent(event: Event, job_id: str) -> ServerSentEvent:
     if event.name == "preview":
         digest = str(data.pop("key", "")).rpartition("/")[2]
         data["href"] = f"{job_path(job_id)}/previews/{digest}"
-    return ServerSentEvent(id=event.id, event=event.name, data=json_bytes(data).decode())
+    return _said(id=event.id, event=event.name, data=json_bytes(data).decode())
 
 
 @router.get(

@@ -26,6 +26,7 @@ from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary, Preproc
 from convscope.protocol.connection import connect
 from convscope.protocol.images import npy_pixels
 from convscope.protocol.jobs import Claim, JobLimits, JobProgress, Jobs, Verdict, WorkerInfo
+from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest, Provenance, StoredImage, read_safetensors_header
 from convscope.settings import Settings
 from service.__main__ import Server, bind, server
@@ -133,15 +134,19 @@ class Worker:
         running: set[asyncio.Task[None]] = set()
         beat = 0.0
         while not self._stop.is_set():
-            if time.monotonic() > beat + 1:
-                await self._jobs.heartbeat(info)
-                await self._jobs.sweep()
-                beat = time.monotonic()
-            if not self._idle.is_set():
-                for claim in await self._jobs.claim("w1", interactive=8, batch=8, operations=OPERATIONS):
-                    task = asyncio.create_task(self._compute(claim))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
+            try:
+                if time.monotonic() > beat + 1:
+                    await self._jobs.heartbeat(info)
+                    await self._jobs.sweep()
+                    beat = time.monotonic()
+                if not self._idle.is_set():
+                    for claim in await self._jobs.claim("w1", interactive=8, batch=8, operations=OPERATIONS):
+                        task = asyncio.create_task(self._compute(claim))
+                        running.add(task)
+                        task.add_done_callback(running.discard)
+            except ProblemError as error:
+                if error.name != "queue-unavailable":
+                    raise
             await asyncio.sleep(0.01)
         for task in list(running):
             task.cancel()

@@ -92,7 +92,9 @@ class TestReading:
         from tests.servers import PrivateServer
 
         with PrivateServer() as server:
-            settings = service_settings.model_copy(update={"redis_url": server.url, "data": tmp_path, "card_wait_s": 0.2})
+            settings = service_settings.model_copy(
+                update={"redis_url": server.url, "data": tmp_path, "card_wait_s": 0.2}
+            )
             with Service(settings) as alone, alone.client() as other:
                 parts = [("image", ("a.png", png_bytes(), "image/png"))]
                 answer = other.post(MAPS, files=parts)
@@ -160,9 +162,7 @@ class TestCancelling:
 
 
 @pytest.fixture(scope="module")
-def guarded(
-    tmp_path_factory: pytest.TempPathFactory, service_settings: Settings, worker: Worker
-) -> Iterator[Service]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, service_settings: Settings, worker: Worker) -> Iterator[Service]:
     keys = tmp_path_factory.mktemp("keys") / "keys.toml"
     digest = {name: hashlib.sha256(f"{name}-key".encode()).hexdigest() for name in ("alice", "bob", "eve")}
     keys.write_text(
@@ -196,7 +196,13 @@ class TestCallers:
         with self.as_(guarded, "alice") as alice, self.as_(guarded, "bob") as bob:
             job = finished(alice, 40)
             path = f"/v1/jobs/{job['id']}"
-            for address in (path, f"{path}/result", f"{path}/events", f"{path}/arrays/maps/conv", f"{path}/pictures/conv"):
+            for address in (
+                path,
+                f"{path}/result",
+                f"{path}/events",
+                f"{path}/arrays/maps/conv",
+                f"{path}/pictures/conv",
+            ):
                 assert alice.get(address, headers={"Accept": "*/*"}).status_code == 200
                 problem_of(bob.get(address), 404, "not-found")
             problem_of(bob.delete(path), 404, "not-found")

@@ -199,7 +199,9 @@ class TestPreferences:
 
 
 class TestFailures:
-    @pytest.mark.parametrize(("seed", "status", "name"), [(FAIL, 422, "numerical-error"), (CRASHED, 500, "worker-crashed")])
+    @pytest.mark.parametrize(
+        ("seed", "status", "name"), [(FAIL, 422, "numerical-error"), (CRASHED, 500, "worker-crashed")]
+    )
     def test_a_job_that_fails_while_the_request_waits(
         self, client: httpx2.Client, image_part: Part, seed: int, status: int, name: str
     ) -> None:
@@ -348,9 +350,7 @@ class TestIdempotency:
         first = client.post(MAPS, files=image_part, headers={"Idempotency-Key": f'"{name}"'})
         second = client.post(MAPS, files=image_part, headers={"Idempotency-Key": name})
         assert first.json()["id"] == second.json()["id"]
-        other = client.post(
-            MAPS, files=[*image_part, ("seed", (None, b"5"))], headers={"Idempotency-Key": f'"{name}"'}
-        )
+        other = client.post(MAPS, files=[*image_part, ("seed", (None, b"5"))], headers={"Idempotency-Key": f'"{name}"'})
         problem = problem_of(other, 422, "idempotency-mismatch")
         assert problem["job_id"] == first.json()["id"]
 

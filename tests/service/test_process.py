@@ -36,11 +36,9 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def start(environment: dict[str, str]) -> tuple[subprocess.Popen[str], str, "Queue[str]"]:
+def start(environment: dict[str, str]) -> tuple[subprocess.Popen[str], str, Queue[str]]:
     """The process, its address, and its further lines."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, stderr=subprocess.PIPE, text=True)
     lines: Queue[str] = Queue()
     assert process.stderr is not None
     for line in process.stderr:
@@ -94,8 +92,9 @@ def test_it_dies_with_its_launcher(environment: dict[str, str]) -> None:
         "print(child.pid, flush=True)\n"
         "child.wait()\n"
     )
-    launcher = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert launcher.stdout is not None and launcher.stderr is not None
     child = psutil.Process(int(launcher.stdout.readline()))
     for line in launcher.stderr:

@@ -1,0 +1,90 @@
+"""schemathesis over the whole OpenAPI document: no 5xx, every error a problem document, answers as documented.
+
+Jobs and images that exist are offered to the generator, so that it gets past 404.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from convscope.settings import Settings
+from tests.servers import PrivateServer
+from tests.service.support import Service, Worker, png_bytes, wait_for
+
+EXAMPLES = 25
+CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that waits for nothing long and takes as many jobs as come."""
+    with PrivateServer() as server:
+        configured = Settings(
+            redis_url=server.url,
+            data=tmp_path_factory.mktemp("fuzz"),
+            card_wait_s=0.3,
+            quick_wait_s=0.3,
+            longest_wait_s=0.3,
+            caller_jobs=100_000,
+            lane_depth=100_000,
+        )
+        with Worker(configured), Service(configured) as running, running.client() as client:
+            wait_for(lambda: client.get("/readyz").json().get("workers"), "the worker")
+            yield running
+
+
+@pytest.fixture(scope="module")
+def real(fuzzed: Service) -> dict[str, list[str]]:
+    """Values of path parameters that lead somewhere."""
+    with fuzzed.client() as client:
+        answer = client.post("/v1/feature-maps", files=[("image", ("a.png", png_bytes(), "image/png"))])
+        assert answer.status_code == 200, answer.text
+        job = answer.json()
+    return {
+        "job_id": [job["id"]],
+        "name": ["maps/conv", "conv", "not-found"],
+        "model_id": ["toy", "broken"],
+        "image_id": [job["request"]["images"][0]["id"]],
+    }
+
+
+@pytest.fixture(scope="module")
+def api(fuzzed: Service) -> schemathesis.BaseSchema:
+    return schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
+
+
+schema = schemathesis.pytest.from_fixture("api")
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+def test_every_address(case: schemathesis.Case, real: dict[str, list[str]]) -> None:
+    choose = random.Random(repr((case.path_parameters, case.query, case.body))[:500])
+    for name, values in real.items():
+        if name in (case.path_parameters or {}) and choose.random() < 0.7:
+            case.path_parameters[name] = choose.choice(values)
+    response = case.call()
+    case.validate_response(response, checks=list(CHECKS))
+    if response.status_code >= 400:
+        assert response.headers["content-type"][0] == "application/problem+json"
+        document = response.json()
+        assert document["status"] == response.status_code and document["type"].startswith("/problems/")
+
+
+def test_real_values_are_accepted(fuzzed: Service, real: dict[str, list[str]]) -> None:
+    with httpx2.Client(base_url=fuzzed.url, trust_env=False) as client:
+        assert client.get(f"/v1/jobs/{real['job_id'][0]}/arrays/maps/conv").status_code == 200
