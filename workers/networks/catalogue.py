@@ -37,6 +37,7 @@ from workers.networks.sources import LITE, Source, SourceError, find_source, our
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _KEYS = {"source", "weights", "sha256", "seed", "title", "classes", "preprocess"}
+CATALOGUE_NAME = "catalogue.toml"
 _LARGEST_CATALOGUE_BYTES = 4 * 1024**2
 
 
@@ -205,8 +206,10 @@ def read_catalogue(text: str, folder: Path) -> Iterator[Entry]:
             yield _operator_entry(model_id, values, folder)
         except (ValueError, TypeError, OSError, MethodError) as error:
             fields = values if isinstance(values, dict) else {}
+            # A mistaken entry must not stand in the way of the built-in network whose id it took.
+            taken = model_id in builtin_entries()
             yield Entry(
-                id=model_id,
+                id=f"{model_id} ({CATALOGUE_NAME})" if taken else model_id,
                 title=str(fields.get("title", model_id))[:200],
                 source=str(fields.get("source", ""))[:200],
                 weights=str(fields.get("weights", ""))[:200],

@@ -114,6 +114,9 @@ class Operation(ABC, Generic[R]):
     max_images: ClassVar[int] = 64
     """0: the operation takes no image."""
     has_picture: ClassVar[bool] = True
+    image_array: ClassVar[str | None] = None
+    """Name of a uint8 K×H×W×3 result array whose pictures become images of their callers, as uploads are; their ids go
+    into `facts["pictures"][k]["image_id"]`. A picture whose facts say `dead` is left out."""
 
     @abstractmethod
     def resolve(self, request: R, card: ModelCard) -> R:
@@ -201,11 +204,9 @@ def check_preprocess(wish: Preprocess | None, card: ModelCard) -> None:
     own = "×".join(map(str, card.preprocess.size))
     if not card.preprocess.resizable:
         raise ProblemError("not-applicable", f"{card.id} takes inputs of {own} pixels only (/preprocess/size).")
-    if min(wish.size) < card.preprocess.minimum_size:
-        raise ProblemError(
-            "not-applicable",
-            f"{card.id} needs at least {card.preprocess.minimum_size} pixels a side (/preprocess/size), its own are {own}.",
-        )
+    least = card.preprocess.minimum_size
+    if min(wish.size) < least:
+        raise ProblemError("not-applicable", f"{card.id} needs inputs of at least {least} pixels (/preprocess/size).")
 
 
 def area_factor(wish: Preprocess | None, card: ModelCard) -> float:

@@ -25,6 +25,10 @@ MOST_TILES = 1024
 """Tiles of one picture; a deep layer has a hundred thousand (output, input) pairs."""
 
 
+_WIDEST = 32
+"""Inputs of a filter that make one row of tiles; more are wrapped."""
+
+
 class KernelsRequest(CommonRequest):
     """Which convolution, which of its filters, and which of their inputs."""
 
@@ -89,6 +93,7 @@ class Kernels(Operation[KernelsRequest]):
                 "normalize": "layer",
                 "colormap": "gray",
                 "value_range": (facts["minimum"], facts["maximum"]),
+                "columns": 8,
             }
         else:
             pairs = [
@@ -99,6 +104,8 @@ class Kernels(Operation[KernelsRequest]):
             tiles = [_tile(*pair) for pair in pairs[:MOST_TILES]]
             largest = max(abs(facts["minimum"]), abs(facts["maximum"]))
             scale = {"normalize": "symmetric", "colormap": "RdBu_r", "signed": True, "value_range": (-largest, largest)}
+            if 1 < len(inputs) <= _WIDEST:
+                scale["columns"] = len(inputs)  # a row for each filter
             if len(pairs) > MOST_TILES:
                 heading += f"  (the first {MOST_TILES} of {len(pairs)} pairs)"
         return [

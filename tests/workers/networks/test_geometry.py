@@ -1,0 +1,160 @@
+"""Receptive fields: by hand on VGG, and against the support of the gradient on networks of every shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from workers.contract import Box, Layer
+from workers.mathematics.calls import capture
+from workers.networks import validity
+from workers.networks.build import table_of
+from workers.networks.catalogue import find_entry
+from workers.networks.layers import describe
+
+
+def test_vgg16_by_hand() -> None:
+    """Every 3×3 convolution adds two jumps, every 2×2 pool adds one and doubles the jump."""
+    size, jump, start = 1, 1, 0
+    layers = table_of(find_entry("vgg16")).by_name()
+    for block, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
+        for number in range(1, convolutions + 1):
+            size, start = size + 2 * jump, start - jump
+            expected = Box((size, size), (float(jump), float(jump)), (float(start), float(start)))
+            assert layers[f"conv{block}_{number}"].box == layers[f"relu{block}_{number}"].box == expected
+        size, jump = size + jump, 2 * jump
+        assert layers[f"pool{block}"].box == Box((size, size), (float(jump),) * 2, (float(start),) * 2)
+    assert size == 212
+    assert layers["fc6"].box is None
+
+
+class LinearPools(TorchFunctionMode):
+    """Max-pools as average pools over the same windows, so that every pixel of a window counts."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.max_pool2d:
+            chosen = {key: (kwargs or {})[key] for key in ("stride", "padding", "ceil_mode") if key in (kwargs or {})}
+            return F.avg_pool2d(args[0], args[1], *args[2:4], **chosen)
+        return func(*args, **(kwargs or {}))
+
+
+def average_everything(network: nn.Module) -> nn.Module:
+    """Every convolution a positive average, so that activations stay small and positive and no gradient is cut."""
+    generator = torch.Generator().manual_seed(0)
+    if hasattr(network, "transform_input"):
+        network.transform_input = False  # it subtracts the mean, after which nothing stays positive
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = torch.rand(module.weight.shape, generator=generator, dtype=torch.float64) + 0.1
+            module.weight.data = weight / weight.sum(dim=(1, 2, 3), keepdim=True)
+            if module.bias is not None:
+                module.bias.data.zero_()
+    return network.eval().requires_grad_(False)
+
+
+def support(gradient: Tensor) -> tuple[int, int, int, int]:
+    """The smallest box that holds every non-zero pixel: (top, left, bottom, right), half open."""
+    seen = gradient[0].ne(0).any(dim=0)
+    rows, columns = seen.any(dim=1).nonzero().flatten(), seen.any(dim=0).nonzero().flatten()
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def chosen_layers(model_id: str, size: tuple[int, int], count: int) -> list[Layer]:
+    """Layers with a box, evenly over the depth, the stages among them."""
+    table = table_of(find_entry(model_id), size)
+    maps = [layer for layer in table.layers if layer.spatial and layer.name not in table.channels_last]
+    boxed = [layer for layer in maps if layer.box is not None and layer.shape[1] > 1]
+    steps = {round(k * (len(boxed) - 1) / (count - 1)) for k in range(count)}
+    return list({layer.name: layer for layer in [*(boxed[k] for k in sorted(steps)), *validity.stages(table)]}.values())
+
+
+@pytest.mark.parametrize(
+    ("model_id", "size"),
+    [
+        ("googlenet", (96, 128)),
+        ("densenet121", (96, 96)),
+        ("resnet18", (100, 130)),
+        ("resnet50", (96, 96)),
+        ("convnext_tiny", (96, 96)),
+        ("efficientnet_lite0", (96, 112)),
+        ("vgg11", (96, 64)),
+        ("shufflenet_v2_x0_5", (96, 96)),
+        ("inception_v3", (107, 107)),
+        ("squeezenet1_1", (95, 95)),
+        ("alexnet", (127, 111)),
+    ],
+)
+def test_boxes_are_the_support_of_the_gradient(model_id: str, size: tuple[int, int]) -> None:
+    layers = chosen_layers(model_id, size, 7)
+    assert len(layers) >= 7
+    network = find_entry(model_id).source_or_raise().build().double()
+    network = average_everything(network)
+    inputs = torch.rand(1, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 1e-3
+    inputs.requires_grad_()
+    with LinearPools():
+        seen, _ = capture(network, inputs, [layer.name for layer in layers])
+    for k, layer in enumerate(layers):
+        assert layer.box is not None
+        output = seen[layer.name]
+        assert tuple(output.shape[1:]) == layer.shape
+        y, x = (layer.shape[1] // 2, layer.shape[2] // 2) if k % 2 == 0 else (0, layer.shape[2] - 1)
+        (gradient,) = torch.autograd.grad(output[0, :, y, x].sum(), inputs, retain_graph=True)
+        assert support(gradient) == layer.box.of(y, x, *size), (layer.name, y, x)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "before", "after"),
+    [
+        ("mobilenet_v3_small", "features.1.block.0", "features.1.block.1"),  # squeeze and excitation
+        ("efficientnet_b0", "features.1.0.block.0", "features.1.0.block.2"),
+        ("regnet_y_400mf", "trunk_output.block1.block1-0.f.b", "trunk_output.block1.block1-0.f.se"),
+        ("swin_t", "features.1.0.norm1", "features.1.0.attn"),  # attention
+        ("maxvit_t", "stem", "blocks.0.layers.0"),
+        ("resnet18", "layer4", "avgpool"),  # global pooling
+        ("densenet121", "@relu", "@adaptive_avg_pool2d"),
+        ("alexnet", "avgpool", "classifier.1"),
+    ],
+)
+def test_no_box_after_an_operation_that_sees_everything(model_id: str, before: str, after: str) -> None:
+    layers = table_of(find_entry(model_id)).by_name()
+    assert layers[before].box is not None
+    assert layers[after].box is None
+    later = [layer for layer in layers.values() if layer.order > layers[after].order and model_id != "densenet121"]
+    assert all(layer.box is None for layer in later)
+
+
+class Oddities(nn.Module):
+    """Slices, padding on one side, dilation, a gate by channels, layout changes and a channel shuffle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(3, 8, (1, 5), dilation=(1, 2), padding=(0, 4))
+        self.pick = nn.Identity()
+        self.shuffled = nn.Identity()
+        self.last = nn.Identity()
+        self.norm = nn.LayerNorm(8)
+        self.mix = nn.Linear(8, 8)
+        self.gated = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wide(F.pad(x, (0, 0, 2, 0)))
+        x = self.pick(x[:, :, 1::2, 3:])
+        n, c, h, w = x.shape
+        x = self.shuffled(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w))
+        x = self.mix(self.norm(x.permute(0, 2, 3, 1)))
+        x = self.last(x.permute(0, 3, 1, 2))
+        return self.gated(x * x.mean((2, 3), keepdim=True).sigmoid())
+
+
+def test_oddities_by_hand() -> None:
+    layers = describe(Oddities().eval(), (20, 30)).by_name()
+    assert layers["wide"].box == Box((1, 9), (1.0, 1.0), (-2.0, -4.0))
+    picked = Box((1, 9), (2.0, 1.0), (-1.0, -1.0))
+    assert [layers[name].box for name in ("pick", "shuffled", "norm", "mix", "last")] == [picked] * 5
+    assert layers["gated"].box is None
+    assert layers["gated"].shape == (8, 11, 27)
