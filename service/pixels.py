@@ -47,7 +47,7 @@ def to_srgb(image: Image.Image, file: ImageFile) -> tuple[Pixels, list[str]]:
         colour, alpha = _split(image, file)
     pixels = _apply_profile(colour, profile, notes)
     if alpha is not None and (alpha < 255).any():
-        _blend(pixels, alpha)
+        pixels = _blend(pixels, alpha)
         notes.append("transparency on white")
     return pixels, notes
 
@@ -196,25 +196,26 @@ def _alpha_where(opaque: Mask) -> Pixels:
     return np.where(opaque, np.uint8(255), np.uint8(0))
 
 
-def _blend(pixels: Pixels, alpha: Pixels) -> None:
-    """Lay pixels on the background, in place: (a · p + (255 − a) · background) / 255, rounded."""
+def _blend(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Pixels on the background: (a · p + (255 − a) · background) / 255, rounded."""
+    out = np.empty_like(pixels)
     rows = max(1, BLOCK_PIXELS // max(1, pixels.shape[1]))
     for top in range(0, len(pixels), rows):
         opacity = alpha[top : top + rows, :, None].astype(np.uint32)
-        block = pixels[top : top + rows]
-        block[...] = (block * opacity + BACKGROUND * (255 - opacity) + 127) // 255
+        out[top : top + rows] = (pixels[top : top + rows] * opacity + BACKGROUND * (255 - opacity) + 127) // 255
+    return out
 
 
 def _apply_profile(image: Image.Image, profile: bytes | None, notes: list[str]) -> Pixels:
-    """Colours (mode L, RGB or CMYK) as sRGB, in an array of their own."""
+    """Colours (mode L, RGB or CMYK) as sRGB."""
     if profile is not None:
         converted = _through_profile(image, profile)
         if isinstance(converted, Image.Image):
             notes.append("colour profile applied")
-            return np.array(converted)
+            return np.asarray(converted)
         if converted:
             notes.append(f"colour profile ignored: {converted}")
-    return np.array(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _through_profile(image: Image.Image, profile: bytes) -> Image.Image | str:
