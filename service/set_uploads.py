@@ -150,7 +150,7 @@ def _zip_entries(view: SpoolView, settings: Settings) -> list[Entry]:
     try:
         archive = zipfile.ZipFile(io.BufferedReader(view))
         infos = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
-    except (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, OSError, UnicodeError) as error:
+    except (zipfile.BadZipFile, struct.error, RuntimeError, ValueError, OSError) as error:
         raise ProblemError("malformed-body", "The zip archive is damaged.") from error
     if len(infos) > most:
         raise ProblemError("too-many-images", f"An image set may have {most} images at most.", limit=most)
@@ -203,7 +203,7 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, largest: int, u
         with archive.open(info) as file:
             data = file.read(largest + 1)
     except (
-        zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError, struct.error,
+        zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError, struct.error,
     ) as error:  # fmt: skip
         raise ProblemError("unreadable-image", "The entry of the archive is damaged.") from error
     unpacked.count(len(data))
