@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from convscope.protocol.problems import ProblemError
 
@@ -74,6 +74,19 @@ class LayerCard(_Model):
         return len(self.shape) == 3
 
 
+class DefaultLayers(dict[str, tuple[str, ...]]):
+    """Operation → its default layers. Asking for one that has none is a problem of the caller, not a fault of ours."""
+
+    def __missing__(self, operation: str) -> tuple[str, ...]:
+        raise ProblemError(
+            "not-applicable", f"This network has no layer that {operation} takes by default; name one with layer."
+        )
+
+
+def _with_reason(layers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return DefaultLayers({operation: names for operation, names in layers.items() if names})
+
+
 class ModelCard(_Model):
     """A network of the catalogue: weights, preprocessing, classes, layers, and the defaults of each operation."""
 
@@ -88,8 +101,8 @@ class ModelCard(_Model):
     preprocess: PreprocessCard
     classes: tuple[str, ...] = ()
     layers: tuple[LayerCard, ...] = ()
-    default_layers: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="Operation → the layers used when the request names none."
+    default_layers: Annotated[dict[str, tuple[str, ...]], AfterValidator(_with_reason)] = Field(
+        default_factory=DefaultLayers, description="Operation → the layers used when the request names none."
     )
     stages: tuple[str, ...] = Field((), description="One layer for each resolution stage, shallow to deep.")
     max_pools: int = Field(0, description="Max-pool calls, the places where a deconvnet has switches.")
