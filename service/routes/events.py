@@ -45,7 +45,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
         200: openapi.answer(
             "Events `state`, `progress`, `preview` (with the `href` of a PNG), `reset` (with the job, where events "
             "were lost) and `done`, after which the stream ends.",
-            {EVENT_STREAM: {"schema": {"type": "string"}}},
+            {EVENT_STREAM: {}},
         ),
         **documented("not-found", "gone", "not-acceptable"),
     },

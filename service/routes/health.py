@@ -151,7 +151,9 @@ _PAGE: dict[int | str, dict[str, Any]] = {200: openapi.answer("A page.", {"text/
 @router.get("/docs", operation_id="docs", response_class=HTMLResponse, responses=_PAGE)
 async def docs(request: Request) -> HTMLResponse:
     """What there is, for people; made of the OpenAPI document, without anything from elsewhere."""
-    return HTMLResponse(docs_page(request.app.openapi()))
+    if not hasattr(request.app.state, "docs_page"):
+        request.app.state.docs_page = docs_page(request.app.openapi())
+    return HTMLResponse(request.app.state.docs_page)
 
 
 @router.get(

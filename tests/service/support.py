@@ -26,9 +26,11 @@ from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary, Preproc
 from convscope.protocol.connection import connect
 from convscope.protocol.images import npy_pixels
 from convscope.protocol.jobs import Claim, JobLimits, JobProgress, Jobs, Verdict, WorkerInfo
+from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest, Provenance, StoredImage, read_safetensors_header
 from convscope.settings import Settings
+from service import logs
 from service.__main__ import Server, bind, server
 
 DEADLINE_S = 20.0
@@ -50,7 +52,7 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 def toy_card(name: str = "toy") -> ModelCard:
     """A network of three layers that nobody computes."""
-    maps = {"feature-maps": None}
+    maps = dict.fromkeys(operations())
     return ModelCard(
         id=name,
         title="Toy",
@@ -67,9 +69,11 @@ def toy_card(name: str = "toy") -> ModelCard:
             LayerCard(name="conv.relu#2", kind="relu", order=1, shape=(8, 6, 6), activation="relu", methods=maps),
             LayerCard(name="wide", kind="Conv2d", order=2, shape=(64, 90, 90), methods=maps),
             LayerCard(name="huge", kind="Conv2d", order=3, shape=(64, 200, 200), methods=maps),
-            LayerCard(name="fc", kind="Linear", order=4, shape=(2,), methods={"feature-maps": "it has no maps"}),
+            LayerCard(
+                name="fc", kind="Linear", order=4, shape=(2,), methods=dict.fromkeys(operations(), "it has no maps")
+            ),
         ),
-        default_layers={"feature-maps": ("conv",)},
+        default_layers=dict.fromkeys(operations(), ("conv",)),
         stages=("conv",),
     )
 
@@ -140,7 +144,7 @@ class Worker:
                     await self._jobs.sweep()
                     beat = time.monotonic()
                 if not self._idle.is_set():
-                    for claim in await self._jobs.claim("w1", interactive=8, batch=8, operations=OPERATIONS):
+                    for claim in await self._jobs.claim("w1", interactive=8, batch=8, operations=operations()):
                         task = asyncio.create_task(self._compute(claim))
                         running.add(task)
                         task.add_done_callback(running.discard)
@@ -240,11 +244,6 @@ class Worker:
         await self._jobs.finish(claim.run, claim.epoch, manifest=key, computed_ms=1.5)
 
 
-OPERATIONS = (
-    "classify", "feature-maps", "kernels", "deconv", "saliency", "occlusion", "cam", "maximize", "cka",
-)  # fmt: skip
-
-
 class Service:
     """The application behind uvicorn in a thread."""
 
@@ -254,6 +253,7 @@ class Service:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.server: Server = server(settings)
+        logs.configure(settings.model_copy(update={"log_format": "json"}))
         self.app: Any = self.server.config.app
         self._thread = threading.Thread(target=lambda: self.server.run([self._listener]), name="test-service")
 

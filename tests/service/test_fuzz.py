@@ -6,6 +6,7 @@ Jobs and images that exist are offered to the generator, so that it gets past 40
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 import httpx2
@@ -20,10 +21,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from convscope.settings import Settings
+from service.app import create_app
+from service.openapi import document
 from tests.servers import PrivateServer
 from tests.service.support import Service, Worker, png_bytes, wait_for
 
-EXAMPLES = 25
+EXAMPLES = 8
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 
 
@@ -60,24 +63,41 @@ def real(fuzzed: Service) -> dict[str, list[str]]:
     }
 
 
-@pytest.fixture(scope="module")
-def api(fuzzed: Service) -> schemathesis.BaseSchema:
-    return schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")
+schema = schemathesis.openapi.from_dict(document(create_app(Settings.model_construct(api_keys_file=None))))
 
 
-schema = schemathesis.pytest.from_fixture("api")
+sent_in_coverage: Counter[str] = Counter()
+
+
+def _is_one_too_many(case: schemathesis.Case) -> bool:
+    """Of the thousand requests that the coverage phase makes of an operation's schema, one in five is enough here."""
+    if (
+        case.meta is None
+        or case.meta.phase.name.value != "coverage"
+        or "requestBody" not in case.operation.definition.raw
+    ):
+        return False
+    sent_in_coverage[case.operation.label] += 1
+    return sent_in_coverage[case.operation.label] % 5 != 1
 
 
 @schema.parametrize()
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-def test_every_address(case: schemathesis.Case, real: dict[str, list[str]]) -> None:
+def test_every_address(case: schemathesis.Case, fuzzed: Service, real: dict[str, list[str]]) -> None:
+    if _is_one_too_many(case):
+        return
     choose = random.Random(repr((case.path_parameters, case.query, case.body))[:500])
     for name, values in real.items():
-        if name in (case.path_parameters or {}) and choose.random() < 0.7:
+        if name in (case.path_parameters or {}) and case.method != "DELETE" and choose.random() < 0.7:
             case.path_parameters[name] = choose.choice(values)
-    response = case.call()
+    if case.media_type == "application/json" and isinstance(case.body, dict) and choose.random() < 0.5:
+        # Else no request would ever get as far as the network.
+        for name in ("image", "images", "image_set"):
+            case.body.pop(name, None)
+        case.body |= {"image": {"id": real["image_id"][0]}, "model": "toy"}
+    response = case.call(base_url=fuzzed.url)
     case.validate_response(response, checks=list(CHECKS))
     if response.status_code >= 400:
         assert response.headers["content-type"][0] == "application/problem+json"
