@@ -60,7 +60,7 @@ class CommonRequest(StrictModel):
     model: str | None = Field(None, description="Catalogue id; without it the default network.", max_length=200)
     precision: Literal["exact", "fast"] = Field(
         "exact",
-        description="exact: float32, reproducible; fast: the device's quicker arithmetic, as good but not the same bits.",
+        description="exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits.",
     )
     seed: int = Field(0, ge=0, le=2**53 - 1, description="Of everything random in the computation.")
     labels: Labels = Field(default_factory=dict)

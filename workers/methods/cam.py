@@ -131,14 +131,13 @@ def _gradient_maps(
     errors: list[MethodError | None],
 ) -> None:
     """Every gradient method of every image and target of a slice: one backward for the k-th targets of all images."""
-    wanted: list[list[int]] = []
+    wanted: list[list[int]] = [[0] for _ in owners]
     for k, (row, _) in enumerate(owners):
         try:
-            wanted.append(_classes(rows[row].request, one.scores[k].detach()))
+            wanted[k] = _classes(rows[row].request, one.scores[k].detach())
             _check(rows[row].request, one)
         except MethodError as error:
             errors[row] = error
-            wanted.append([0])
     for turn in range(max(len(classes) for classes in wanted)):
         targets = torch.tensor([classes[min(turn, len(classes) - 1)] for classes in wanted], device=one.scores.device)
         gradient = one.gradient(targets)

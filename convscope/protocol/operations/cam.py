@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -156,14 +157,14 @@ class Cam(Operation[CamRequest]):
                     views=("picture", "overlay", "tiles") if signed else ("overlay", "tiles"),
                     tiles=(Tile(parts=(Slice(one["array"], (one["item"],)),), titles={"index": name}),),
                     normalize="symmetric" if signed else "layer",
-                    colormap="twilight_shifted" if signed else "turbo",
+                    colormap="RdBu_r" if signed else "turbo",
                     title="none",
                     signed=signed,
                     image=one["image"],
                     transform=facts["transforms"][one["image"]],
                     value_name="evidence",
                     # Only positive evidence is drawn by default; ?normalize=symmetric shows both.
-                    value_range=None if signed else (0.0, max(one["maximum"], 0.0)),
+                    value_range=None if signed else (0.0, math.inf),
                 )
             )
         del arrays
