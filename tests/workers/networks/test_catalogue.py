@@ -198,7 +198,8 @@ def test_the_operators_own_factory(tmp_path: Path) -> None:
         tmp_path,
         "[networks.mine]\nsource = 'python:tests.workers.networks.test_catalogue:factory'\nweights = 'random'\n"
         "classes = ['a', 'b']\n[networks.mine.preprocess]\nsize = 32\n"
-        "[networks.broken]\nsource = 'python:tests.workers.networks.test_catalogue:broken_factory'\nweights = 'random'\n",
+        "[networks.broken]\nsource = 'python:tests.workers.networks.test_catalogue:broken_factory'\n"
+        "weights = 'random'\n",
     )
     card = ModelCard(**networks.card("mine"))
     assert [layer.name for layer in card.layers] == ["0", "1", "2", "3", "4"]
@@ -234,9 +235,8 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path.write_text("[networks.one]\nsource = 'torchvision:alexnet'\nweights = 'random'\n")
     assert catalogue.entry("one").seed == 0
     assert catalogue.problem is None
-    path.write_text(
-        "[networks.one]\nsource = 'torchvision:alexnet'\nweights = 'random'\nseed = 9\n[networks.two]\nsource='torchvision:vgg11'\n"
-    )
+    one = "[networks.one]\nsource = 'torchvision:alexnet'\nweights = 'random'\nseed = 9\n"
+    path.write_text(one + "[networks.two]\nsource='torchvision:vgg11'\n")
     assert catalogue.entry("one").seed == 9
     assert catalogue.entry("two").id == "two"
     path.write_text("[networks.one\n")
