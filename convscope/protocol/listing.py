@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,6 +15,7 @@ from convscope.protocol.problems import FieldError, ProblemError
 from convscope.protocol.records import Job
 
 _AT_ONCE = 100
+_POSITION = re.compile(r"([0-9]{1,15}):([0-9A-Za-z-]{1,64})")
 
 Position = tuple[int, str]
 """Where a job stands in its caller's index: creation time (ms) and id."""
@@ -72,11 +74,13 @@ def _cursor(position: Position) -> str:
 def _read_cursor(cursor: str) -> Position:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        created_ms, _, job_id = text.partition(":")
-        return int(created_ms), job_id
-    except (ValueError, binascii.Error) as error:
+    except (ValueError, binascii.Error):
+        text = ""
+    parts = _POSITION.fullmatch(text)
+    if parts is None:
         raise ProblemError(
             "invalid-request",
             "The cursor is not one that a listing gave.",
             errors=[FieldError("/cursor", "Take it from the `next` link of a page.")],
-        ) from error
+        )
+    return int(parts[1]), parts[2]

@@ -25,9 +25,11 @@ end
 -- checkpoint between, is suspected (and runs alone), and given up in the end.
 local function lose(run)
   local at = key('run', run)
-  if redis.call('HGET', at, 'state') ~= 'running' then
+  local state = redis.call('HGET', at, 'state')
+  if state ~= 'running' then
     withdraw(run)
-    if redis.call('HGET', at, 'state') == 'queued' then queue_run(run) end
+    if state == 'queued' then queue_run(run) end
+    note('dropped')
     return
   end
   note('leases_lost')
@@ -79,6 +81,11 @@ local function check(job)
     return
   end
   note('repaired', redis.call('SADD', key('members', held.run), job))
+  if held.state ~= run.state then
+    redis.call('HSET', key('job', job), 'state', run.state, 'attempt', run.attempt)
+    announce(job)
+    note('repaired')
+  end
   if run.state == 'queued' and not redis.call('ZSCORE', key('lane', run.lane), held.run) then
     queue_run(held.run)
     note('repaired')
