@@ -16,6 +16,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
+from convscope.protocol.image_sets import ImageSets
 from convscope.protocol.images import DecodedImage, ImageRecord
 from convscope.protocol.jobs import Job, JobImage, JobSpec, JobState
 from convscope.protocol.operations.base import Operation
@@ -38,7 +39,7 @@ class Received:
     """A validated request and its images, stored."""
 
     request: CommonRequest
-    images: list[ImageRecord]
+    images: list[JobImage]
 
 
 async def receive(request: Request, context: Context, caller: str, operation: Operation[Any]) -> Received:
@@ -114,6 +115,9 @@ async def _with_images(
     asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
 ) -> Received:
     """The request with every image stored and named by its id."""
+    image_set: str | None = getattr(asked, "image_set", None)
+    if image_set is not None:
+        return Received(asked, await _members(context, caller, image_set))
     refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
     records: list[ImageRecord] = []
     for number, ref in enumerate(refs):
@@ -125,7 +129,20 @@ async def _with_images(
             raise
     if refs:
         asked = asked.model_copy(update={"image": None, "images": [ImageRef(id=record.id) for record in records]})
-    return Received(asked, records)
+    images = [
+        JobImage(id=record.id, pixels=record.pixels, width=record.width, height=record.height) for record in records
+    ]
+    return Received(asked, images)
+
+
+async def _members(context: Context, caller: str, image_set: str) -> list[JobImage]:
+    """The images of a stored set."""
+    sets = ImageSets(context.redis, context.artifacts, context.settings.keep_images_s)
+    contents = await sets.contents(await sets.get(caller, image_set))
+    return [
+        JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
+        for member in contents.members
+    ]
 
 
 async def _stored(
@@ -158,16 +175,13 @@ async def submit(
     resolved, others = await _resolve(received.request, operation, card, context)
     _check_cost(resolved, operation, card, len(received.images), context)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
-    if "images" in plain:
-        plain["images"] = [{"id": record.id} for record in received.images]
+    if plain.get("images"):
+        plain["images"] = [{"id": image.id} for image in received.images]
     spec = JobSpec(
         operation=operation.name,
         request=plain,
         labels=received.request.labels,
-        images=[
-            JobImage(id=record.id, pixels=record.pixels, width=record.width, height=record.height)
-            for record in received.images
-        ],
+        images=received.images,
         lane=operation.lane,
         caller=caller,
         digest=computation_digest(
@@ -175,7 +189,7 @@ async def submit(
             [card.entry_digest, *(other.entry_digest for other in others)],
             operation.name,
             plain,
-            [record.pixels for record in received.images],
+            [image.pixels for image in received.images],
         ),
         deadline_s=received.request.deadline_s,
         idempotency_key=idempotency_key(request.headers.get("idempotency-key")) or None,
@@ -249,7 +263,7 @@ def computation_digest(
 def _fingerprint(received: Received, operation: str) -> str:
     """What a client asked for, by which a repeated idempotency key is checked; the same after a deployment."""
     plain = received.request.model_dump(mode="json", exclude=set(IMAGE_FIELDS))
-    return _digest([operation, plain, [record.sha256 for record in received.images]])
+    return _digest([operation, plain, [image.pixels for image in received.images]])
 
 
 def _digest(value: Any) -> str:

@@ -143,8 +143,8 @@ def test_rendering_options_do_not_compute_again(client: httpx2.Client, worker: W
     ("query", "pointer"),
     [
         ({"view": "cube"}, "/query/view"),
-        ({"colormap": "virdis"}, "/colormap"),
-        ({"alpha": "2"}, "/alpha"),
+        ({"colormap": "virdis"}, "/query/colormap"),
+        ({"alpha": "2"}, "/query/alpha"),
         ({"columns": "many"}, "/query/columns"),
         ({"colour": "red"}, "/query/colour"),
         ({"pick": "nothing"}, "/query/pick"),
@@ -468,3 +468,15 @@ def test_wrong_method_and_wrong_address(client: httpx2.Client) -> None:
     problem_of(client.post("/v1/feature-map"), 404, "not-found")
     problem_of(client.get("/"), 404, "not-found")
     problem_of(client.get("/v1/jobs/"), 404, "not-found")
+
+
+def test_an_image_set_stands_for_its_images(client: httpx2.Client, worker: Worker) -> None:
+    parts = [("image", (f"{n}.png", png_bytes(value=20 * n), "image/png")) for n in range(1, 6)]
+    made = client.post("/v1/image-sets", files=parts)
+    assert made.status_code == 201, made.text
+    with worker.idle():
+        body = {"image_set": made.json()["id"], "mode": "layers", "layers": ["conv"]}
+        answer = client.post("/v1/cka", json=body, headers={"Prefer": "respond-async"})
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["request"]["image_set"] == made.json()["id"]
+    problem_of(client.post("/v1/cka", json={**body, "image_set": "set-none"}), 404, "not-found")

@@ -40,12 +40,17 @@ def start(environment: dict[str, str]) -> tuple[subprocess.Popen[str], str, Queu
     """The process, its address, and its further lines."""
     process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, stderr=subprocess.PIPE, text=True)
     lines: Queue[str] = Queue()
-    assert process.stderr is not None
-    for line in process.stderr:
+    stderr = process.stderr
+    assert stderr is not None
+
+    def pump() -> None:
+        for line in stderr:
+            lines.put(line)
+
+    for line in stderr:
         found = re.search(r"listening on (http://[0-9.:]+)", line)
         if found:
-            stderr = process.stderr
-            threading.Thread(target=lambda: [lines.put(rest) for rest in stderr], daemon=True).start()
+            threading.Thread(target=pump, daemon=True).start()
             return process, found[1], lines
     raise AssertionError(f"the service ended with {process.wait()}")
 
