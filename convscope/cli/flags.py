@@ -33,7 +33,7 @@ _API = frozenset(
 )
 _WORKER = frozenset(
     {"catalogue", "weights_folder", "default_model", "device", "threads", "memory_mib", "networks_mib"}
-    | {"stall_s", "drain_s", "renew_s", "crashes"}
+    | {"tile", "interactive_runs", "batch_runs", "stall_s", "drain_s", "renew_s", "crashes"}
 )
 _CLIENT = frozenset({"url", "api_key"})
 _ALSO_CLIENT = frozenset({"host", "port"})
