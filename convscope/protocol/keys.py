@@ -34,6 +34,7 @@ finished jobs (24 h by default), counted from the job's end; `none` stays.
 | changes | stream | none | job ids that changed, for waiting API processes; about CHANGES_KEPT entries |
 | doorbell | stream | none | rings when there is something to do for workers; about DOORBELL_KEPT entries |
 | counters | hash | none | totals for /metrics: submitted, finished by outcome, crashes, fenced writes, … |
+| probe | string | 10 s | written by /readyz, to see that it can be written |
 | sweeper | hash | none | which server run the leases were given under, and where the sweep's round goes on |
 """
 
