@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import re
 import threading
@@ -110,6 +111,8 @@ class Entry:
             "preprocess": self.transform.as_json(),
             "classes": self.class_names,
         }
+        if self.source.startswith("python:"):
+            known["factory"] = _factory_sha256(self.source.split(":")[1])
         if self.weights.startswith("file:"):
             known["sha256"] = _sha256_of_version(*_version(self.local_file(weights_folder)))
         elif self.weights.startswith("package:") and (path := self.source_or_raise().package_file) is not None:
@@ -129,6 +132,16 @@ def _version(path: Path) -> tuple[Path, int, int]:
 def _sha256_of_version(path: Path, modified_ns: int, size: int) -> str:
     del modified_ns, size  # part of the cache's key: a changed file is read again
     return weight_files.file_sha256(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _factory_sha256(module: str) -> str | None:
+    """SHA-256 of a factory's file as this process first saw it, for that is the code that it runs."""
+    try:
+        found = importlib.util.find_spec(module)
+        return None if found is None or found.origin is None else weight_files.file_sha256(Path(found.origin))
+    except (ImportError, ValueError, OSError):
+        return None
 
 
 class Catalogue:

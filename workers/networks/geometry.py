@@ -114,7 +114,7 @@ class ReceptiveFields:
 
 
 class _Functions(TorchFunctionMode):
-    """Sees `linear`, which acts on the last dimension alone."""
+    """Sees `linear`, which acts on the last dimension, and `local_response_norm`, which acts on channels alone."""
 
     def __init__(self, fields: ReceptiveFields) -> None:
         super().__init__()
@@ -125,10 +125,10 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         del types
         output = func(*args, **(kwargs or {}))
-        if func is F.linear and isinstance(output, Tensor) and self._fields.knows(args[0]):
+        if func in (F.linear, F.local_response_norm) and self._fields.knows(args[0]):
             before = self._fields.field(args[0])
-            keeps = before is not None and args[0].dim() - 1 not in before.dims
-            self._fields.set(output, before if keeps else LOST)
+            mixes = before is not None and func is F.linear and args[0].dim() - 1 in before.dims
+            self._fields.set(output, LOST if mixes else before)
         return output
 
 
@@ -327,6 +327,11 @@ def _same(before: Field, args: tuple[Any, ...]) -> Field | None:
     return before
 
 
+def _everywhere(before: Field, args: tuple[Any, ...]) -> Field | None:
+    del args
+    return replace(before, everywhere=True)
+
+
 def _softmax(before: Field, args: tuple[Any, ...]) -> Field | None:
     return LOST if args[1] % args[0].dim() in before.dims else before
 
@@ -340,7 +345,7 @@ _RULES: dict[str, Callable[[Field, tuple[Any, ...]], Any]] = {
     "select": _remove, "unbind": _remove, "unsqueeze": _unsqueeze,
     "permute": _permute, "transpose": _transpose,
     "view": _view, "_unsafe_view": _view, "reshape": _view, "_reshape_alias": _view,
-    "native_layer_norm": _layer_norm, "mean": _mean, "_softmax": _softmax,
+    "native_group_norm": _everywhere, "native_layer_norm": _layer_norm, "mean": _mean, "_softmax": _softmax,
     "native_batch_norm": _same, "_native_batch_norm_legit_no_training": _same, "cudnn_batch_norm": _same,
     "clone": _same, "_to_copy": _same, "detach": _same, "alias": _same, "contiguous": _same, "lift_fresh": _same,
     "hardswish": _same, "hardswish_": _same, "_prelu_kernel": _same, "dropout": _same, "native_dropout": _same,

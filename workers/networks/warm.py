@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
-import importlib.util
 import platform
 import threading
 from collections import OrderedDict
@@ -23,7 +22,6 @@ from workers.contract import MethodError
 from workers.networks.build import LoadedNetwork, load_entry, parameter_count
 from workers.networks.card import CardFolder, make_card
 from workers.networks.catalogue import Catalogue, Entry, as_summary
-from workers.networks.sources import LITE
 from workers.networks.weights import published_path
 
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
@@ -141,9 +139,10 @@ class Networks:
         return self.get(model, tick).weights_sha256
 
     def environment(self) -> str:
-        """Digest of the workers' sources, the torch version and the kind of device; part of cache keys."""
+        """Digest of the workers' sources, the libraries' versions and the kind of device; part of cache keys."""
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine()
-        return hashlib.sha256(f"{code_digest()} {torch.__version__} {self._device.type} {name}".encode()).hexdigest()
+        known = f"{code_digest()} {sorted(libraries().items())} {torch.__version__} {self._device.type} {name}"
+        return hashlib.sha256(known.encode()).hexdigest()
 
     def _make_room(self, needed: int, keep: str | None = None) -> None:
         """Let go of the least recently used until `needed` more bytes fit; whoever still runs one keeps it alive."""
@@ -173,7 +172,8 @@ class Networks:
                 return False
             return True
         if entry.weights.startswith("package:"):
-            return entry.source not in LITE or importlib.util.find_spec(LITE[entry.source][1]) is not None
+            path = entry.source_or_raise().package_file
+            return path is not None and path.is_file()
         published = {item.name: item.url for item in entry.source_or_raise().published}
         return entry.weights in published and published_path(published[entry.weights], self._folder).is_file()
 

@@ -87,7 +87,7 @@ class Kernels(Operation[KernelsRequest]):
         filters, inputs = facts["filters"], facts["inputs"]
         heading = f"{request['model']}  {facts['layer']}  kernels {'×'.join(map(str, facts['shape']))}"
         if facts["shape"][1] == 3 and inputs == [0, 1, 2]:
-            tiles = [_tile((k,), str(channel), facts["norms"][k]) for k, channel in enumerate(filters)]
+            tiles = [_tile((k,), str(channel)) for k, channel in enumerate(filters)]
             # One scale for all filters and colours, the layer's: each channel alone would show hues that are not there.
             scale: dict[str, Any] = {
                 "normalize": "layer",
@@ -97,9 +97,7 @@ class Kernels(Operation[KernelsRequest]):
             }
         else:
             pairs = [
-                ((k, m), f"{channel}, {source}", facts["norms"][k])
-                for k, channel in enumerate(filters)
-                for m, source in enumerate(inputs)
+                ((k, m), f"{channel}, {source}") for k, channel in enumerate(filters) for m, source in enumerate(inputs)
             ]
             tiles = [_tile(*pair) for pair in pairs[:MOST_TILES]]
             largest = max(abs(facts["minimum"]), abs(facts["maximum"]))
@@ -120,9 +118,8 @@ class Kernels(Operation[KernelsRequest]):
         ]
 
 
-def _tile(index: tuple[int, ...], label: str, norm: float) -> Tile:
-    titles = {"index": label, "max": f"{label}: {norm:.3g}"}
-    return Tile(parts=(Slice("weights", index),), titles=titles, group="layer")
+def _tile(index: tuple[int, ...], label: str) -> Tile:
+    return Tile(parts=(Slice("weights", index),), titles={"index": label}, group="layer")
 
 
 def _kernel_shape(layer: LayerCard) -> tuple[int, int, int, int]:

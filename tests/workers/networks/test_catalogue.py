@@ -204,6 +204,7 @@ def test_the_operators_own_factory(tmp_path: Path) -> None:
     card = ModelCard(**networks.card("mine"))
     assert [layer.name for layer in card.layers] == ["0", "1", "2", "3", "4"]
     assert card.layers[-1].shape == (2,)
+    assert networks.card("mine")["entry_digest"] == card.entry_digest
     with pytest.raises(MethodError, match="cannot be built: out of order"):
         networks.card("broken")
     for model in ("python:os:system", "python:tests.workers.networks.test_catalogue:factory"):
