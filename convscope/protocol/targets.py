@@ -65,12 +65,13 @@ def resolve_unit(unit: UnitTarget, card: ModelCard, pointer: str = "/target") ->
     return unit.model_copy(update={"layer": layer.name})
 
 
-def target_text(target: object) -> str:
+def target_text(target: object, name: str | None = None) -> str:
     """A canonical target (as JSON) in a few words, for headings."""
     if isinstance(target, dict):
         place = "" if target.get("y") is None else f" ({target['y']}, {target['x']})"
         return f"{target['layer']} channel {target['channel']}{place}"
-    return f"class {target}" if isinstance(target, int) else str(target)
+    text = f"class {target}" if isinstance(target, int) else str(target)
+    return f"{text} ({name.partition(',')[0]})" if name else text
 
 
 def _class_index(name: str, card: ModelCard, pointer: str) -> int:

@@ -90,7 +90,7 @@ class Saliency(OneShotMethod):
         yield from work.integrate(items)
         for number, row in enumerate(rows):
             if results[number] is None:
-                results[number] = _finish(row, [item for item in items if item.row == number])
+                results[number] = _finish(row, [item for item in items if item.row == number], network.classes)
         return [result for result in results if result is not None]
 
 
@@ -270,7 +270,7 @@ def _attribution(item: _Item) -> Tensor:
     return item.total
 
 
-def _finish(row: Row, items: list[_Item]) -> Result:
+def _finish(row: Row, items: list[_Item], classes: Sequence[str]) -> Result:
     attribution = torch.cat([_attribution(item) for item in items])
     if not bool(attribution.isfinite().all()):
         return MethodError("numerical-error", "the attribution left the finite numbers")
@@ -278,7 +278,7 @@ def _finish(row: Row, items: list[_Item]) -> Result:
     if refusal is not None:
         return refusal
     outcome = Outcome({"attribution": attribution.expand(-1, 3, -1, -1).contiguous().cpu()})
-    outcome.facts = {"method": row.request.method, "images": [_facts(item) for item in items]}
+    outcome.facts = {"method": row.request.method, "images": [_facts(item, classes) for item in items]}
     return outcome
 
 
@@ -302,10 +302,11 @@ def _refusal(item: _Item) -> MethodError | None:
     return None
 
 
-def _facts(item: _Item) -> dict[str, Any]:
+def _facts(item: _Item, classes: Sequence[str]) -> dict[str, Any]:
     target = item.target
     facts: dict[str, Any] = {
         "target": target if isinstance(target, int) else vars(target),
+        "target_name": classes[target] if isinstance(target, int) and target < len(classes) else None,
         "logit": item.value,
         "minimum": float(_attribution(item).min()),
         "maximum": float(_attribution(item).max()),

@@ -56,6 +56,7 @@ class SaliencyImageFacts(BaseModel):
     """Facts of one image's attribution."""
 
     target: int | UnitTarget = Field(description="The class index, or the unit.")
+    target_name: str | None = Field(description="Name of the class, where it has one.")
     logit: float = Field(description="Value of the target on the image: a logit, or the unit's activation.")
     minimum: float
     maximum: float
@@ -110,12 +111,15 @@ class Saliency(Operation[SaliencyRequest]):
         return [
             Picture(
                 name=f"attribution/{number}" if several else "attribution",
-                heading=f"{request['model']}  {request['method']}  {target_text(image['target'])}",
+                heading=f"{request['model']}  {request['method']}  {target_text(image['target'], image['target_name'])}",
                 views=("picture", "overlay", "tiles"),
                 tiles=(
                     Tile(
                         parts=(Slice("attribution", (number,)),),
-                        titles={"index": target_text(image["target"]), "max": f"{image['maximum']:.3g}"},
+                        titles={
+                            "index": target_text(image["target"], image["target_name"]),
+                            "max": f"{image['maximum']:.3g}",
+                        },
                         group=str(number),
                     ),
                 ),
