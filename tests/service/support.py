@@ -99,6 +99,7 @@ class Worker:
         self._settings = settings
         self._stop = threading.Event()
         self._idle = threading.Event()
+        self._resting = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="test-worker")
         self.computed: list[str] = []
         self.environment = "test environment"
@@ -114,7 +115,9 @@ class Worker:
     @contextmanager
     def idle(self) -> Iterator[None]:
         """Claim nothing while the block runs."""
+        self._resting.clear()
         self._idle.set()
+        assert self._resting.wait(DEADLINE_S)  # a claim that is under way may still take what the block submits
         try:
             yield
         finally:
@@ -143,7 +146,9 @@ class Worker:
                     await self._jobs.heartbeat(info)
                     await self._jobs.sweep()
                     beat = time.monotonic()
-                if not self._idle.is_set():
+                if self._idle.is_set():
+                    self._resting.set()
+                else:
                     for claim in await self._jobs.claim("w1", interactive=8, batch=8, operations=operations()):
                         task = asyncio.create_task(self._compute(claim))
                         running.add(task)
