@@ -33,7 +33,8 @@ _API = frozenset(
 )
 _WORKER = frozenset(
     {"catalogue", "weights_folder", "default_model", "device", "threads", "memory_mib", "networks_mib"}
-    | {"tile", "interactive_runs", "batch_runs", "stall_s", "drain_s", "renew_s", "crashes"}
+    | {"tile", "interactive_runs", "batch_runs", "stall_s", "store_patience_s", "drain_s"}
+    | {"renew_s", "crashes"}
 )
 _CLIENT = frozenset({"url", "api_key"})
 _ALSO_CLIENT = frozenset({"host", "port"})
@@ -48,8 +49,12 @@ class Chosen:
     variables: Mapping[str, str]
 
     def environment(self, **more: str) -> dict[str, str]:
-        """This process's environment with the flags given, and `more` over them."""
-        return {**os.environ, **self.variables, **more}
+        """This process's environment with the flags given, and `more` over them, for a program of ours.
+
+        Our packages have plain names (`service`); PYTHONSAFEPATH keeps folders of such names in the working folder from
+        being taken for them, also in what the program starts in its turn.
+        """
+        return {**os.environ, "PYTHONSAFEPATH": "1", **self.variables, **more}
 
 
 def used_by(name: str) -> tuple[Part, ...]:

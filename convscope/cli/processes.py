@@ -29,8 +29,7 @@ Output = Callable[[str, str], None]
 
 def python_module(module: str, *arguments: str) -> list[str]:
     """The command that runs one of our modules."""
-    # -P: else a folder of that name in the working folder would be taken for it.
-    return [sys.executable, "-P", "-m", module, *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
 class Child:

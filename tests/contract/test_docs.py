@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from starlette.routing import compile_path
@@ -15,11 +14,11 @@ from convscope.protocol.operations import operations
 from convscope.protocol.problems import PROBLEMS
 from convscope.render.options import RenderOptions
 from convscope.settings import Settings
+from tests.contract.curl import curls
 from tests.contract.test_source import tracked
 from tests.contract.trees import ROOT
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
-BLOCK = re.compile(r"```(?:sh|bash|console|)\n(.*?)```", re.DOTALL)
 DOCUMENTS = tracked(".md")
 DRAWING = {*RenderOptions.__dataclass_fields__, "pick"}
 
@@ -72,7 +71,7 @@ def test_a_method_page_has_what_a_reader_needs(name: str) -> None:
     properties = operations()[name].request.model_fields
     asked = [curl for curl in curls(text) if urlsplit(curl.url).path == f"/v1/{name}"]
     for curl in asked:
-        assert set(curl.fields) <= {*properties, "image", "request"}, curl
+        assert curl.names <= {*properties, "image", "request"}, curl
         assert set(curl.query) <= DRAWING, curl
 
 
@@ -95,51 +94,11 @@ def test_problems_named_in_documents_exist() -> None:
         assert named <= set(PROBLEMS), document
 
 
-class Curl:
-    """What a curl command line asks for."""
-
-    def __init__(self, line: str) -> None:
-        words = shlex.split(line)
-        assert words[0] == "curl"
-        self.fields: list[str] = []
-        self.headers: list[str] = []
-        self.output: str | None = None
-        self.method = "GET"
-        addresses = []
-        rest = iter(words[1:])
-        for word in rest:
-            if word == "-F":
-                self.fields.append(next(rest).partition("=")[0])
-                self.method = "POST"
-            elif word == "-H":
-                self.headers.append(next(rest))
-            elif word in ("-o", "--output"):
-                self.output = next(rest)
-            elif word in ("-d", "--data", "--data-binary"):
-                next(rest)
-                self.method = "POST"
-            elif word in ("-X", "--request"):
-                self.method = next(rest)
-            elif not word.startswith("-"):
-                addresses.append(word)
-        (self.url,) = addresses
-        self.query = dict(parse_qsl(urlsplit(self.url).query))
-
-
-def curls(text: str) -> list[Curl]:
-    """The curl commands of a document's code blocks; a line that ends in a backslash goes on."""
-    lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
-    return [Curl(line.partition(" | ")[0].partition(" > ")[0]) for line in lines if line.strip().startswith("curl ")]
-
-
 def test_curl_lines_are_read_whole() -> None:
     (curl,) = curls("```sh\ncurl -s -F image=@a.png -F layer=x \\\n  'http://h/v1/cam?alpha=0.5' -o y.png\n```")
-    assert (curl.method, curl.fields, curl.output, curl.query) == (
-        "POST",
-        ["image", "layer"],
-        "y.png",
-        {"alpha": "0.5"},
-    )
+    assert (curl.method, curl.output, curl.query) == ("POST", "y.png", {"alpha": "0.5"})
+    assert curl.fields == [("image", "@a.png"), ("layer", "x")]
+    assert curl.names == {"image", "layer"}
 
 
 def paths_of_the_service() -> list[tuple[str, re.Pattern[str]]]:
@@ -160,7 +119,7 @@ def test_the_readme_shows_five_requests_that_the_service_knows() -> None:
         assert any(method == curl.method and pattern.fullmatch(path) for method, pattern in known), curl.url
         operation = operations().get(path.removeprefix("/v1/"))
         if operation is not None and curl.method == "POST":
-            assert set(curl.fields) <= {*operation.request.model_fields, "image", "request"}, curl.url
+            assert curl.names <= {*operation.request.model_fields, "image", "request"}, curl.url
             assert set(curl.query) <= DRAWING, curl.url
 
 

@@ -54,9 +54,9 @@ def test_it_is_served(tree: Path, tmp_path: Path) -> None:
     with Launched(tmp_path / "data", standins=False, PYTHONPATH=str(tree)) as server:
         address = f"{server.address}/v1/brightness"
         parts = [("image", ("a.png", file.getvalue(), "image/png")), ("power", (None, "2"))]
-        with httpx2.Client(trust_env=False, timeout=60, headers={"Prefer": "wait=60"}) as client:
+        with httpx2.Client(trust_env=False, timeout=90, headers={"Prefer": "wait=60"}) as client:
             answer = client.post(address, files=parts)
-            assert answer.status_code == 200, answer.text
+            assert answer.status_code == 200, answer.text + server.output
             result = answer.json()["result"]
             assert result["facts"]["means"] == [pytest.approx(expected.mean(), abs=1e-6)]
             np.testing.assert_allclose(result["arrays"]["grey/0"]["data"], expected, atol=1e-6)

@@ -32,14 +32,17 @@ def wait_until(look: Callable[[], T], deadline_s: float = DEADLINE_S, what: str 
 class Launched:
     """`convscope serve` on `data`; whatever it leaves behind is killed at the end and fails nothing by itself."""
 
-    def __init__(self, data: Path, *flags: str, standins: bool = True, **variables: str) -> None:
+    def __init__(
+        self, data: Path, *flags: str, standins: bool = True, folder: Path | None = None, **variables: str
+    ) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVSCOPE_")}
         if standins:
             environment["PYTHONPATH"] = str(STANDINS)
-        command = [sys.executable, "-m", "convscope.cli", "serve", "--data", str(data), "--port", "0", *flags]
+        command = [sys.executable, "-P", "-m", "convscope.cli", "serve", "--data", str(data), "--port", "0", *flags]
         self.process = subprocess.Popen(
             command,
             env={**environment, **variables},
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

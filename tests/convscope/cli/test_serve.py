@@ -140,6 +140,15 @@ def test_a_long_data_path_gets_its_socket_in_a_short_folder(tmp_path: Path) -> N
     assert not socket_file.exists()
 
 
+def test_folders_of_our_names_in_the_working_folder_are_not_taken_for_ours(tmp_path: Path) -> None:
+    for name in ("service", "workers", "convscope"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    with Launched(tmp_path / "data", folder=tmp_path) as server:
+        assert server.readiness()["workers"] == 1
+        assert "the wrong package" not in server.output
+
+
 def test_files_of_the_data_folder_are_for_their_owner(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with Launched(data) as server:

@@ -1,0 +1,59 @@
+"""The curl commands of a document, read as the requests that they are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from urllib.parse import parse_qsl, urlsplit
+
+BLOCK = re.compile(r"```(?:sh|bash|console|)\n(.*?)```", re.DOTALL)
+
+
+class Curl:
+    """What a curl command line asks for."""
+
+    def __init__(self, line: str) -> None:
+        words = shlex.split(line)
+        assert words[0] == "curl"
+        self.fields: list[tuple[str, str]] = []
+        self.headers: dict[str, str] = {}
+        self.data: str | None = None
+        self.output: str | None = None
+        self.method = "GET"
+        addresses = []
+        rest = iter(words[1:])
+        for word in rest:
+            if word == "-F":
+                name, _, value = next(rest).partition("=")
+                self.fields.append((name, value))
+                self.method = "POST"
+            elif word == "-H":
+                name, _, value = next(rest).partition(":")
+                self.headers[name] = value.strip()
+            elif word in ("-o", "--output"):
+                self.output = next(rest)
+            elif word in ("-d", "--data", "--data-binary"):
+                self.data = next(rest)
+                self.method = "POST"
+            elif word in ("-X", "--request"):
+                self.method = next(rest)
+            elif not word.startswith("-"):
+                addresses.append(word)
+        (self.url,) = addresses
+        self.path = urlsplit(self.url).path
+        self.query = dict(parse_qsl(urlsplit(self.url).query))
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.fields}
+
+
+def blocks(text: str) -> list[str]:
+    """The command lines of a document's code blocks; a line that ends in a backslash goes on."""
+    lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    return [line.strip() for line in lines if line.strip()]
+
+
+def curls(text: str) -> list[Curl]:
+    """The curl commands of a document, without what they are piped into."""
+    return [Curl(line.partition(" | ")[0].partition(" > ")[0]) for line in blocks(text) if line.startswith("curl ")]
