@@ -108,10 +108,11 @@ class Saliency(Operation[SaliencyRequest]):
     ) -> list[Picture]:
         del arrays
         several = len(facts["images"]) > 1
+        targets = [target_text(image["target"], image["target_name"]) for image in facts["images"]]
         return [
             Picture(
                 name=f"attribution/{number}" if several else "attribution",
-                heading=f"{request['model']}  {request['method']}  {target_text(image['target'], image['target_name'])}",
+                heading=f"{request['model']}  {request['method']}  {targets[number]}",
                 views=("picture", "overlay", "tiles"),
                 tiles=(
                     Tile(
