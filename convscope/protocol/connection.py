@@ -57,6 +57,20 @@ def connect(url: str, *, blocking: bool = False) -> Redis:
     return Redis.from_pool(pool)
 
 
+def heed_cancellation(before: int = 0) -> None:
+    """End the current task where it has been cancelled more than `before` times and nobody has noticed.
+
+    redis-py sends through `asyncio.wait_for`, which on Python 3.11 forgets a cancellation that comes together with the
+    end of what it waits for. A task that reads for ever would then never stop.
+
+    Raises:
+        asyncio.CancelledError: it has been.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
 @asynccontextmanager
 async def guarded(limit_s: float = COMMAND_LIMIT_S) -> AsyncIterator[None]:
     """Turns the failures of a server into problems, and ends what takes longer than `limit_s` seconds.
@@ -65,9 +79,12 @@ async def guarded(limit_s: float = COMMAND_LIMIT_S) -> AsyncIterator[None]:
         ProblemError: `queue-unavailable` when the server cannot be reached or does not answer; `queue-full` when its
             memory is used up.
     """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         async with asyncio.timeout(limit_s):
             yield
+            heed_cancellation(before)
     except OutOfMemoryError as error:
         raise ProblemError("queue-full", "The queue's memory is used up.", retry_after_s=10.0) from error
     except (*UNAVAILABLE, OSError) as error:

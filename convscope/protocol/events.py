@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from convscope.protocol.connection import BLOCK_MS, connect, guarded
+from convscope.protocol.connection import BLOCK_MS, connect, guarded, heed_cancellation
 from convscope.protocol.keys import key
 
 log = structlog.get_logger(__name__)
@@ -116,8 +116,9 @@ class _Tail(ABC):
         """Stop following, wake everybody who waits, close the connection."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            while not task.done():  # a cancellation may be forgotten on its way, see heed_cancellation
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.1)
         self.connected = False
         self._wake_all()
         await self._redis.aclose()
@@ -128,12 +129,14 @@ class _Tail(ABC):
             try:
                 # Where the stream ends now; whatever came before is covered by waking everybody.
                 newest: Any = await self._redis.xrevrange(self._stream, count=1)
+                heed_cancellation()
                 last = str(newest[0][0]) if newest else "0-0"
                 self.connected = True
                 pause_s = 0.05
                 self._wake_all()
                 while True:
                     reply = await self._redis.xread({self._stream: last}, count=_READ_AT_ONCE, block=BLOCK_MS)
+                    heed_cancellation()
                     for entry_id, fields in _entries(reply):
                         last = entry_id
                         self._arrived(fields)

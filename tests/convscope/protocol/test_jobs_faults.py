@@ -94,6 +94,27 @@ async def test_a_cut_off_server_is_reported_in_bounded_time(
         await client.aclose()
 
 
+async def test_a_cancelled_caller_stops_whenever_it_is_cancelled(redis: Redis, valkey_url: str) -> None:
+    """The redis client may forget a cancellation; a caller must not go on as if there had been none."""
+    for steps in range(60):
+        client = connect(valkey_url)
+        went_on: list[bool] = []
+
+        async def call(jobs: Jobs, went_on: list[bool]) -> None:
+            await jobs.stats()
+            went_on.append(True)
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(call(Jobs(client, JobLimits()), went_on))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        before = list(went_on)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled() and went_on == before
+        await client.aclose()
+
+
 # Restarts.
 
 
