@@ -1,6 +1,6 @@
 """`convscope serve`: an embedded server, the service and one worker on this machine, as children of one launcher.
 
-Imports convscope.cli and convscope.settings only; the service and the worker are programs that it starts.
+Imports convscope.cli and convscope.protocol; the service and the worker are programs that it starts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
 import httpx2
+from redis.asyncio import Redis
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
@@ -24,6 +25,9 @@ from convscope.cli.data_folder import DataFolder, DataFolderInUseError
 from convscope.cli.embedded import EmbeddedServer, EmbeddedServerError
 from convscope.cli.flags import Chosen
 from convscope.cli.processes import Child, describe_status, python_module
+from convscope.protocol.connection import connect
+from convscope.protocol.figures import read_workers
+from convscope.protocol.problems import ProblemError
 
 POLL_S = 0.15
 STOP_WITHIN_S = 9.5
@@ -83,8 +87,9 @@ class Launcher:
         self._server: EmbeddedServer | None = None
         if self._settings.redis_url is None:
             self._server = EmbeddedServer(folder.path / "valkey", self._settings.redis_mib, self._child_says)
+        self._redis_url = self._settings.redis_url or (self._server.url if self._server else "")
         environment = chosen.environment(
-            CONVSCOPE_REDIS_URL=self._settings.redis_url or (self._server.url if self._server else ""),
+            CONVSCOPE_REDIS_URL=self._redis_url,
             CONVSCOPE_ARTIFACTS_URL=self._settings.artifacts_url or str(folder.path / "artifacts"),
             CONVSCOPE_DATA=str(folder.path),
             CONVSCOPE_PORT=str(port),
@@ -123,19 +128,18 @@ class Launcher:
         await self._until_ready(status)
 
     async def _until_ready(self, status: Status) -> None:
-        """Wait until the service is ready and knows a living worker.
+        """Wait until the service is ready and our worker can compute.
 
         Raises:
             StartError: a part dies again and again.
         """
         started = monotonic()
-        async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=5.0) as client, connect(self._redis_url) as redis:
             while True:
-                ready, workers = await _readiness(client, self._address)
-                if ready and workers:
+                waiting_for = await self._missing(client, redis)
+                if waiting_for is None:
                     return
-                waiting = "the worker is loading the network" if ready else "the service is starting"
-                status.update(f"{waiting} ({monotonic() - started:.0f} s)")
+                status.update(f"{waiting_for} ({monotonic() - started:.0f} s)")
                 for child in (self._service, self._worker):
                     if child.deaths >= DEATHS_BEFORE_GIVING_UP:
                         raise StartError(
@@ -143,6 +147,20 @@ class Launcher:
                             "its last words are above"
                         )
                 await asyncio.sleep(POLL_S)
+
+    async def _missing(self, client: httpx2.AsyncClient, redis: Redis) -> str | None:
+        """What is still waited for; nothing, when a request would be answered."""
+        try:
+            if (await client.get(f"{self._address}/readyz")).status_code != 200:
+                return "the service is starting"
+            workers = await read_workers(redis)
+        except (httpx2.TransportError, ProblemError):
+            return "the service is starting"
+        here = socket.gethostname()
+        ours = [worker for worker in workers if (worker.host, worker.pid) == (here, self._worker.pid)]
+        if not ours:
+            return "the worker is starting"
+        return None if ours[0].ready else ours[0].reason or "the worker is loading the network"
 
     async def _or_stop(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, or leave it when a signal comes first."""
@@ -207,22 +225,6 @@ def address_of(host: str, port: int) -> str:
     """The address at which a service listening on `host` is reached from this machine."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
-
-
-async def _readiness(client: httpx2.AsyncClient, address: str) -> tuple[bool, int]:
-    """Whether the service is ready, and how many workers it knows."""
-    try:
-        answer = await client.get(f"{address}/readyz")
-        body = answer.json()
-    except (httpx2.TransportError, ValueError):
-        return False, 0
-    return answer.status_code == 200, count_workers(body)
-
-
-def count_workers(readiness: Mapping[str, Any]) -> int:
-    """How many workers live, by the body of /readyz."""
-    workers = readiness.get("workers", 0)
-    return len(workers) if isinstance(workers, list) else int(workers)
 
 
 def _usable_port(host: str, port: int) -> int:

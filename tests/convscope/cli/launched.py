@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self, TypeVar
@@ -57,11 +58,12 @@ class Launched:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in [*self.family(), *self._seen.values()]:
-            if one.is_running():
-                one.kill()
+        left = self.family()
         self.process.kill()
         self.process.wait()
+        for one in left:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         self._reader.join(5)
 
     def _read(self) -> None:

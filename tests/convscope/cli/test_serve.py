@@ -118,6 +118,16 @@ def test_a_part_that_never_comes_up_ends_the_start_and_says_why(tmp_path: Path) 
         assert not server.living()
 
 
+def test_it_does_not_say_that_it_listens_before_the_worker_can_compute(tmp_path: Path) -> None:
+    with Launched(tmp_path / "data", STANDIN_WORKER="never ready") as server:
+        wait_until(lambda: "standin worker: living" in server.output)
+        # Stopped while it starts: in order, like later.
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "listens on" not in server.output
+        wait_until(lambda: not server.living())
+
+
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
