@@ -96,8 +96,19 @@ class Settings(BaseSettings):
     networks_mib: int = Field(
         4096, ge=64, description="Memory for networks kept warm, MiB; the least recently used leaves first."
     )
+    tile: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Rows of a step with precision `exact`; 0: one on a CPU, elsewhere as a measurement says.",
+    )
+    interactive_runs: int = Field(32, ge=1, description="Most interactive jobs a worker holds at once.")
+    batch_runs: int = Field(16, ge=1, description="Most batch jobs a worker holds at once.")
     stall_s: float = Field(
         60.0, gt=0, description="An engine without progress for this long is killed and restarted, seconds."
+    )
+    store_patience_s: float = Field(
+        60.0, gt=0, description="How long a worker tries to store a result before it fails the job, seconds."
     )
     drain_s: float = Field(8.0, gt=0, description="How long a stopping worker may take to give back its jobs, seconds.")
 

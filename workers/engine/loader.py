@@ -62,7 +62,7 @@ def open_networks(config: EngineConfig, device: str) -> Source:
         weights_folder=Path(config.weights_folder),
         cards_folder=state / "cards" if state is not None else None,
         catalogue=Path(config.catalogue) if config.catalogue else None,
-        budget_bytes=config.networks_mib * 1024**2,
+        memory_mib=config.networks_mib,
         default_model=config.default_model,
     )
     return Source(networks, str(module.code_digest()), dict(module.libraries()))

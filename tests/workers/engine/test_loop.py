@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from tests.workers.engine.dummies.maximize import Climb
+from tests.workers.engine.dummies.climb import Climb
 from tests.workers.engine.networks import Networks
 from workers.engine.config import EngineConfig
 from workers.engine.loader import Source
@@ -51,20 +51,20 @@ class Bench:
         Bench.made.append(self)
         self._names = (f"run{number}" for number in itertools.count())
 
-    def send(self, operation: str = "cka", *, images: int = 1, checkpoint: bytes | None = None, **how: Any) -> str:
+    def send(self, operation: str = "sums", *, images: int = 1, checkpoint: bytes | None = None, **how: Any) -> str:
         name = next(self._names)
         header = {
             "type": "run",
             "run": name,
             "operation": operation,
-            "lane": how.pop("lane", "interactive" if operation == "cka" else "batch"),
+            "lane": how.pop("lane", "interactive" if operation == "sums" else "batch"),
             "deadline_s": how.pop("deadline_s", None),
             "alone": how.pop("alone", False),
             "images": [(4, 4)] * images,
             "checkpoint": checkpoint is not None,
         }
         defaults = {"model": "small", "precision": "exact", "seed": 0}
-        if operation == "maximize":
+        if operation == "climb":
             defaults |= {"pictures": 1, "steps": 5}
         header["request"] = {**defaults, **how}
         blobs = [PIXELS] * images + ([checkpoint] if checkpoint is not None else [])
@@ -200,7 +200,7 @@ def test_an_unknown_operation_fails_and_a_repeated_run_is_taken_once():
 def test_interactive_work_waits_for_two_slices_of_batch_work_at_most():
     bench = Bench(window_s=0.0)
     for seed in range(4):
-        bench.send("maximize", steps=10_000, seed=seed)
+        bench.send("climb", steps=10_000, seed=seed)
     bench.until(lambda: bench.engine._slices > 50)
     before = bench.engine._slices
     quick = bench.send(slices=3)
@@ -236,7 +236,7 @@ def test_a_deadline_ends_waiting_loading_and_running_jobs():
     bench = Bench()
     bench.end(bench.send())
     loading = bench.send(model="slow", deadline_s=0.05)
-    running = bench.send("maximize", steps=10**9, deadline_s=0.2)
+    running = bench.send("climb", steps=10**9, deadline_s=0.2)
     assert bench.problem(loading) == bench.problem(running) == "deadline-exceeded"
     assert bench.of(running, "progress")
 
@@ -247,12 +247,12 @@ def test_a_deadline_ends_waiting_loading_and_running_jobs():
 def alone(**how: Any) -> Any:
     """The values of a job that runs with nobody else."""
     bench = Bench(tile=how.pop("tile", 0))
-    return bench.arrays(bench.send("maximize", **how))["values"]
+    return bench.arrays(bench.send("climb", **how))["values"]
 
 
 def test_an_iterative_job_steps_all_its_pictures_and_reports():
     bench = Bench()
-    run = bench.send("maximize", pictures=3, steps=7)
+    run = bench.send("climb", pictures=3, steps=7)
     assert bench.facts(run)["steps"] == [7, 7, 7]
     previews = [frame for frame in bench.of(run, "progress") if "preview" in frame.header]
     assert previews and previews[0].header["preview"] == [4, 4, 3] and bytes(previews[0].blobs[0]) == bytes([7] * 48)
@@ -263,9 +263,9 @@ def test_an_iterative_job_steps_all_its_pictures_and_reports():
 @pytest.mark.parametrize("tile", [1, 4])
 def test_exact_rows_are_bitwise_the_same_alone_and_in_company(tile: int):
     bench = Bench(tile=tile)
-    first = [bench.send("maximize", seed=seed, steps=64 + seed, pictures=1 + seed % 2) for seed in range(4)]
+    first = [bench.send("climb", seed=seed, steps=64 + seed, pictures=1 + seed % 2) for seed in range(4)]
     bench.until(lambda: bench.engine._slices > 40)
-    later = [bench.send("maximize", seed=seed, steps=64, pictures=1) for seed in range(4, 8)]
+    later = [bench.send("climb", seed=seed, steps=64, pictures=1) for seed in range(4, 8)]
     assert bench.end(first[0]).header["provenance"]["tile"] == tile
     for seed, run in enumerate(first):
         expected = alone(seed=seed, steps=64 + seed, pictures=1 + seed % 2, tile=tile)
@@ -283,7 +283,7 @@ def test_every_exact_tile_has_the_forced_size(monkeypatch: pytest.MonkeyPatch):
         lambda self, network, states, context: sizes.append(len(states)) or step(self, network, states, context),
     )
     bench = Bench(tile=4)
-    for run in [bench.send("maximize", steps=9, seed=seed) for seed in range(6)]:
+    for run in [bench.send("climb", steps=9, seed=seed) for seed in range(6)]:
         bench.end(run)
     assert set(sizes) == {4}
 
@@ -291,7 +291,7 @@ def test_every_exact_tile_has_the_forced_size(monkeypatch: pytest.MonkeyPatch):
 def test_fast_tiles_take_any_shape_and_grow(monkeypatch: pytest.MonkeyPatch):
     bench = Bench()
     Climb.largest_tile = 0
-    runs = [bench.send("maximize", precision="fast", steps=30, seed=seed) for seed in range(6)]
+    runs = [bench.send("climb", precision="fast", steps=30, seed=seed) for seed in range(6)]
     for run in runs:
         bench.end(run)
     assert 1 < Climb.largest_tile <= 6
@@ -301,15 +301,15 @@ def test_fast_tiles_take_any_shape_and_grow(monkeypatch: pytest.MonkeyPatch):
 def test_a_job_resumed_from_a_checkpoint_is_bitwise_the_uninterrupted_one(tile: int):
     expected = alone(pictures=3, steps=50, seed=5, tile=tile)
     before = Bench(tile=tile)
-    run = before.send("maximize", pictures=3, steps=50, seed=5)
-    before.send("maximize", pictures=1, steps=50, seed=6)
+    run = before.send("climb", pictures=3, steps=50, seed=5)
+    before.send("climb", pictures=1, steps=50, seed=6)
     before.until(lambda: before.engine._slices > 25)
     before.engine.inbox.put(Frame({"type": "drain"}))
     (taken,) = before.until(lambda: before.of(run, "checkpoint"))
     assert 10 < taken.header["step"] < 140
     # Another engine that would choose another tile goes on in the checkpoint's.
     after = Bench()
-    resumed = after.send("maximize", pictures=3, steps=50, seed=5, checkpoint=bytes(taken.blobs[0]))
+    resumed = after.send("climb", pictures=3, steps=50, seed=5, checkpoint=bytes(taken.blobs[0]))
     assert (after.arrays(resumed)["values"] == expected).all()
     assert after.end(resumed).header["provenance"]["tile"] == tile
     assert after.engine._slices < 3 * 50
@@ -318,21 +318,21 @@ def test_a_job_resumed_from_a_checkpoint_is_bitwise_the_uninterrupted_one(tile: 
 @pytest.mark.parametrize("damage", ["bytes", "request", "method"])
 def test_a_checkpoint_that_does_not_fit_is_refused(damage: str):
     before = Bench(checkpoint_s=0.0)
-    run = before.send("maximize", steps=9, seed=5, act="refuse-checkpoint" if damage == "method" else "")
+    run = before.send("climb", steps=9, seed=5, act="refuse-checkpoint" if damage == "method" else "")
     data = bytes(before.until(lambda: before.of(run, "checkpoint"))[0].blobs[0])
     if damage == "bytes":
         data = data[: len(data) // 2]
     after = Bench()
     act = "refuse-checkpoint" if damage == "method" else ""
     seed = 6 if damage == "request" else 5
-    again = after.send("maximize", steps=9, seed=seed, act=act, checkpoint=data)
+    again = after.send("climb", steps=9, seed=seed, act=act, checkpoint=data)
     after.until(lambda: after.of(again, "refused-checkpoint"))
     assert not after.engine._runs
 
 
 def test_draining_checkpoints_what_has_moved():
     bench = Bench()
-    run = bench.send("maximize", steps=10_000)
+    run = bench.send("climb", steps=10_000)
     bench.until(lambda: bench.of(run, "progress"))
     bench.engine.inbox.put(Frame({"type": "drain"}))
     bench.until(lambda: [frame for frame in bench.said.frames if frame.type == "drained"])
@@ -343,8 +343,8 @@ def test_draining_checkpoints_what_has_moved():
 @pytest.mark.parametrize("tile", [1, 4])
 def test_a_row_that_fails_in_a_tile_fails_alone_and_others_keep_their_bits(act: str, tile: int):
     bench = Bench(tile=tile)
-    good = [bench.send("maximize", seed=seed, steps=12) for seed in range(3)]
-    bad = bench.send("maximize", seed=9, steps=12, act=act)
+    good = [bench.send("climb", seed=seed, steps=12) for seed in range(3)]
+    bad = bench.send("climb", seed=9, steps=12, act=act)
     assert bench.problem(bad) == ("numerical-error" if act == "nan-at:3" else "internal-error")
     for seed, run in enumerate(good):
         assert (bench.arrays(run)["values"] == alone(seed=seed, steps=12, tile=tile)).all()
@@ -352,27 +352,27 @@ def test_a_row_that_fails_in_a_tile_fails_alone_and_others_keep_their_bits(act: 
 
 def test_a_tile_that_runs_out_of_memory_is_halved_and_one_row_too_large_fails():
     bench = Bench(tile=4)
-    fitting = bench.send("maximize", steps=5, act="oom-above:2")
+    fitting = bench.send("climb", steps=5, act="oom-above:2")
     assert bench.facts(fitting)["steps"] == [5]
     assert bench.end(fitting).header["provenance"]["tile"] == 2
-    assert bench.problem(bench.send("maximize", steps=5, act="oom-above:0")) == "out-of-memory"
+    assert bench.problem(bench.send("climb", steps=5, act="oom-above:0")) == "out-of-memory"
 
 
 def test_starting_and_finishing_may_take_several_slices():
     bench = Bench()
-    run = bench.send("maximize", steps=2, slow_start=True)
+    run = bench.send("climb", steps=2, slow_start=True)
     assert bench.facts(run)["steps"] == [2]
     assert bench.engine._slices == 3 + 2 + 3
 
 
 def test_a_job_without_pictures_finishes_at_once():
     bench = Bench()
-    assert bench.facts(bench.send("maximize", pictures=0))["steps"] == []
+    assert bench.facts(bench.send("climb", pictures=0))["steps"] == []
 
 
 def test_describing_and_listing_go_on_beside_the_work():
     bench = Bench()
-    bench.send("maximize", steps=10_000)
+    bench.send("climb", steps=10_000)
     for header in (
         {"type": "describe", "model": "small"},
         {"type": "describe", "model": "missing"},

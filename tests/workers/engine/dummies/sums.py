@@ -1,4 +1,4 @@
-"""A one-shot method, under the name of a real operation: sums the images, and misbehaves as the request says."""
+"""A one-shot method: sums the images, and misbehaves as the request says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An iterative method, under the name of a real operation: gradient ascent of a few numbers through the network."""
+"""An iterative method: gradient ascent of a few numbers through the network."""
 
 from __future__ import annotations
 

@@ -1,0 +1,56 @@
+"""`python -m tests.workers.dummy_worker`: a real worker with throw-away operations, methods and networks.
+
+The engine's configuration may be changed by DUMMY_ENGINE, JSON of EngineConfig's fields.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.operations import operations
+from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture
+from convscope.protocol.requests import CommonRequest
+from workers.__main__ import main
+from workers.engine.config import EngineConfig
+
+
+class Anything(Operation[CommonRequest]):
+    """An operation that nobody validates."""
+
+    request = CommonRequest
+    facts = BaseModel
+
+    def __init__(self, name: str, image_array: str | None = None) -> None:
+        self.name = name  # type: ignore[misc]
+        self.image_array = image_array  # type: ignore[misc]
+
+    def resolve(self, request: CommonRequest, card: ModelCard) -> CommonRequest:
+        return request
+
+    def cost(self, request: CommonRequest, card: ModelCard, images: int) -> Cost:
+        return Cost()
+
+    def pictures(
+        self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
+    ) -> list[Picture]:
+        return []
+
+
+if __name__ == "__main__":
+    operations().update({"sums": Anything("sums"), "climb": Anything("climb", "pictures")})
+    chosen = {
+        "device": "cpu",
+        "threads": 1,
+        "default_model": "small",
+        "methods": "tests.workers.engine.dummies",
+        "networks": "tests.workers.engine.networks:Networks",
+        **json.loads(os.environ.get("DUMMY_ENGINE", "{}")),
+    }
+    sys.exit(main(EngineConfig(**chosen)))

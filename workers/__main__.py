@@ -1,0 +1,94 @@
+"""`python -m workers`: one worker as a process of its own, by the settings in the environment.
+
+Import rule: convscope, workers.supervisor; never torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+
+import structlog
+from pydantic import ValidationError
+
+from convscope.protocol.artifacts import Artifacts
+from convscope.protocol.connection import connect
+from convscope.settings import Settings
+from workers.engine.config import EngineConfig
+from workers.supervision import logs
+from workers.supervisor import Supervisor
+
+PR_SET_PDEATHSIG = 1
+
+log = structlog.get_logger("workers")
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """The engine's part of the settings."""
+    return EngineConfig(
+        device=settings.device,
+        threads=settings.threads,
+        memory_mib=settings.memory_mib,
+        networks_mib=settings.networks_mib,
+        result_mib=settings.result_mib,
+        tile=settings.tile,
+        default_model=settings.default_model,
+        weights_folder=str(settings.weights_location),
+        catalogue=str(settings.catalogue) if settings.catalogue else None,
+        state_folder=str(settings.data / "worker"),
+    )
+
+
+async def work(settings: Settings, config: EngineConfig) -> None:
+    """Run a supervisor until SIGTERM or SIGINT."""
+    assert settings.redis_url is not None
+    redis = connect(settings.redis_url)
+    try:
+        supervisor = Supervisor(
+            settings,
+            config,
+            redis=redis,
+            redis_url=settings.redis_url,
+            artifacts=Artifacts.open(settings.artifacts_location, patience_s=min(15.0, settings.store_patience_s / 4)),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+        await supervisor.run()
+    finally:
+        await redis.aclose()
+
+
+def main(config: EngineConfig | None = None) -> int:
+    """Work until told to stop; the exit status. `config` replaces the engine's settings, for tests."""
+    if os.environ.get("CONVSCOPE_DIE_WITH_PARENT") == "1" and not _die_with_parent():
+        return 1
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(f"convscope worker: {error}", file=sys.stderr)
+        return 2
+    if settings.redis_url is None:
+        print("convscope worker: CONVSCOPE_REDIS_URL is needed", file=sys.stderr)
+        return 2
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(work(settings, config or engine_config(settings)))
+    except Exception:
+        log.exception("worker_failed")
+        return 1
+    return 0
+
+
+def _die_with_parent() -> bool:
+    """Have the kernel end this process when the one that started it dies; false where that has died already."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return parent == os.getppid() and parent != 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Publishes what the engine knows of its networks: the catalogue once, cards when somebody waits for one.
+
+Import rule: convscope.protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from pydantic import ValidationError
+
+from convscope.protocol.card_store import CardStore
+from convscope.protocol.cards import ModelCard, ModelSummary
+from workers.engine.wire import Frame
+
+log = structlog.get_logger(__name__)
+
+
+class Publisher:
+    """Asks the engine for cards and the catalogue, and stores what it answers.
+
+    Args:
+        cards: where they are kept.
+        default_model: catalogue id; its card is made unasked.
+        send: writes a frame to the engine of the moment.
+    """
+
+    def __init__(self, cards: CardStore, default_model: str, send: Callable[[Frame], Awaitable[None]]) -> None:
+        self._cards = cards
+        self._default_model = default_model
+        self._send = send
+        self._environment = ""
+        self._catalogue: list[ModelSummary] | None = None
+        self._asked: set[str] = set()
+        self._answers: list[Frame] = []
+
+    async def engine_ready(self, environment: str) -> None:
+        """A new engine: what was asked of the old one is asked again."""
+        self._environment = environment
+        self._asked.clear()
+        await self._send(Frame({"type": "catalogue"}))
+
+    def hear(self, frame: Frame) -> None:
+        """An answer of the engine, of type `card` or `catalogue`; stored by the next `work`."""
+        self._answers.append(frame)
+
+    async def work(self) -> None:
+        """Store answers and ask for what is wanted.
+
+        Raises:
+            ProblemError: `queue-unavailable`; nothing is lost, the next call goes on.
+        """
+        while self._answers:
+            await self._store(self._answers[0])
+            self._answers.pop(0)
+        if self._catalogue is None:
+            return
+        if await self._cards.environment() == "":
+            # The queue's data was lost, or this worker is the first one.
+            await self._publish_catalogue()
+        for model in await self._cards.wanted():
+            await self._ask(model)
+
+    async def _store(self, frame: Frame) -> None:
+        header = frame.header
+        if "problem" in header:
+            log.warning("network_unusable", model=header["model"], problem=header["problem"], detail=header["detail"])
+            self._asked.discard(header["model"])
+            if header["model"]:
+                await self._cards.publish_problem(header["model"], header["detail"])
+            return
+        try:
+            if frame.type == "catalogue":
+                self._catalogue = [ModelSummary.model_validate(line) for line in header["catalogue"]]
+                await self._publish_catalogue()
+            else:
+                await self._cards.publish(ModelCard.model_validate(header["card"]))
+                self._asked.discard(header["model"])
+                log.info("card_published", model=header["model"])
+        except ValidationError as error:
+            log.error("card_invalid", model=header["model"], error=str(error))
+            self._asked.discard(header["model"])
+            if header["model"]:
+                await self._cards.publish_problem(header["model"], "Its card cannot be read.")
+
+    async def _publish_catalogue(self) -> None:
+        await self._cards.publish_catalogue(self._catalogue or [], self._environment, self._default_model)
+        log.info("catalogue_published", networks=len(self._catalogue or []))
+        if await self._cards.peek(self._default_model) is None:
+            await self._ask(self._default_model)
+
+    async def _ask(self, model: str) -> None:
+        if model not in self._asked:
+            self._asked.add(model)
+            await self._send(Frame({"type": "describe", "model": model}))
