@@ -65,6 +65,9 @@ class CardStore:
         while True:
             card = await self.peek(model)
             if card is not None:
+                if asked:  # the wish may have come just after the card, which nobody would take away then
+                    async with guarded():
+                        await self._redis.zrem(key("wanted"), model)
                 return card
             await self._check_known(model)
             if not asked:
