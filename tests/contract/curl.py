@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from urllib.parse import parse_qsl, urlsplit
 
-BLOCK = re.compile(r"```(?:sh|bash|console|)\n(.*?)```", re.DOTALL)
+SHELL = frozenset({"", "sh", "bash", "console"})
 
 
 class Curl:
@@ -49,9 +48,16 @@ class Curl:
 
 
 def blocks(text: str) -> list[str]:
-    """The command lines of a document's code blocks; a line that ends in a backslash goes on."""
-    lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
-    return [line.strip() for line in lines if line.strip()]
+    """The command lines of a document's shell blocks; a line that ends in a backslash goes on."""
+    found: list[str] = []
+    language: str | None = None
+    for line in text.splitlines():
+        if line.startswith("```"):
+            language = line[3:].strip() if language is None else None
+        elif language in SHELL and line.strip():
+            goes_on = found and found[-1].endswith("\\")
+            found[-1:] = [found[-1][:-1] + line.strip()] if goes_on else [*found[-1:], line.strip()]
+    return found
 
 
 def curls(text: str) -> list[Curl]:
