@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from convscope.protocol.artifacts import Artifacts
@@ -133,7 +134,7 @@ class Results:
         shape = stored.shape
         if not shape or 0 in shape:
             whole = np.frombuffer(await self._artifacts.get_range(key, stored.offset, stored.nbytes), stored.dtype)
-            yield json_bytes(as_lists(whole.reshape(shape)))
+            yield json_bytes(whole.reshape(shape).tolist())
             return
         rows = math.prod(shape[:-1])
         row_bytes = stored.nbytes // rows
@@ -149,13 +150,13 @@ class Results:
 
 def _rows_text(block: NDArray[Any], first: int, blocks: Sequence[int]) -> bytes:
     pieces = []
-    for row, values in enumerate(as_lists(block), start=first):
+    for row, values in enumerate(block, start=first):
         if row:
-            pieces.append(",")
-        pieces.append("[" * sum(row % size == 0 for size in blocks))
-        pieces.append(json.dumps(values, allow_nan=False, separators=(",", ":")))
-        pieces.append("]" * sum((row + 1) % size == 0 for size in blocks))
-    return "".join(pieces).encode()
+            pieces.append(b",")
+        pieces.append(b"[" * sum(row % size == 0 for size in blocks))
+        pieces.append(json_bytes(values))
+        pieces.append(b"]" * sum((row + 1) % size == 0 for size in blocks))
+    return b"".join(pieces)
 
 
 def stored_array(manifest: Manifest, name: str) -> StoredArray:
@@ -201,31 +202,9 @@ def safetensors_header(arrays: Mapping[str, StoredArray]) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-def as_lists(array: NDArray[Any]) -> Any:
-    """Nested lists of plain numbers, with None for what JSON has no number for."""
-    if array.dtype.kind == "f":
-        finite = np.isfinite(array)
-        if not finite.all():
-            numbers = array.astype(object)
-            numbers[~finite] = None
-            return numbers.tolist()
-    return array.tolist()
-
-
-def finite(value: Any) -> Any:
-    """JSON values with None for what is not finite."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return value
-
-
 def json_bytes(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """Compact JSON in UTF-8; arrays as nested lists, what is not finite as null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _arrays_key(manifest: Manifest) -> str:

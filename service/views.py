@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +16,7 @@ from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest
 from service.context import Context
 from service.problems import ProblemDocument, job_problem, problem_document
-from service.results import array_infos, as_lists, finite
+from service.results import array_infos
 
 
 class _View(BaseModel):
@@ -216,15 +214,14 @@ def _links(job: Job) -> dict[str, str]:
 
 
 async def _result_view(context: Context, job_id: str, manifest: Manifest) -> dict[str, Any]:
-    inline = await context.results.inline(manifest, context.settings.inline_numbers)
-    data = await asyncio.to_thread(_nested, inline)
-    arrays = {}
+    data = await context.results.inline(manifest, context.settings.inline_numbers)
+    arrays: dict[str, dict[str, Any]] = {}
     for name, stored in manifest.arrays.items():
         arrays[name] = {"shape": list(stored.shape), "dtype": stored.dtype, "href": array_path(job_id, name)}
         if name in data:
             arrays[name]["data"] = data[name]
     return {
-        "facts": finite(manifest.facts),
+        "facts": manifest.facts,
         "arrays": arrays,
         "pictures": [
             {"name": picture.name, "href": picture_path(job_id, picture.name), "image_id": picture.image_id}
@@ -232,7 +229,3 @@ async def _result_view(context: Context, job_id: str, manifest: Manifest) -> dic
         ],
         "provenance": manifest.provenance.model_dump(mode="json"),
     }
-
-
-def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: as_lists(array) for name, array in arrays.items()}
