@@ -114,7 +114,7 @@ class Settings(BaseSettings):
 
     # The command line as a client of a running service.
     url: str | None = Field(
-        None, description="Address of the service that `run` and `models` ask; without it host and port of this machine."
+        None, description="Service that `run` and `models` ask; without it host and port of this machine."
     )
     api_key: str | None = Field(None, description="Key that `run` and `models` send as `Authorization: Bearer`.")
 

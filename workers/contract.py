@@ -82,7 +82,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Transform:
-    """Where the network's input lies in the upload: input pixel p ↦ upload pixel p * scale + offset, (vertical, horizontal).
+    """Where the network's input lies in the upload: input pixel p ↦ upload pixel p · scale + offset, (y, x).
+
 
     `upload_size` and `input_size` are (height, width).
     """
@@ -227,9 +228,7 @@ class IterativeMethod(ABC):
         """States with equal keys may be stepped in one tile."""
 
     @abstractmethod
-    def start(
-        self, network: Network, row: Row, context: Context
-    ) -> list[Any] | Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
         """The states of one job, one for each picture, before their first step."""
 
     @abstractmethod
