@@ -83,6 +83,8 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
     for layer in layers:
         report = mode.report(seen[layer.name])
         _check_path(layer, report, request.rule)
+        if not bool(seen[layer.name].isfinite().all()):
+            raise MethodError("numerical-error", f"the activation of {layer.name} left the finite numbers")
         plan.append((layer, report, _seeds(_as_maps(seen[layer.name].detach()), request)))
     total = sum(len(seeds) for _, _, seeds in plan)
     outcome = Outcome(facts={"layers": [], "transform": transforms[0].facts(), "caution": _caution(request.rule)})

