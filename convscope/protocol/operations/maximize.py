@@ -1,0 +1,321 @@
+"""maximize: pictures that make a channel, a unit, a layer, a direction or a class as strong as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.objectives import (
+    AnyObjective,
+    ChannelObjective,
+    Objective,
+    first_layer,
+    objective_text,
+    resolve_objective,
+)
+from convscope.protocol.operations.base import (
+    ArrayInfo,
+    Cost,
+    Operation,
+    Picture,
+    Slice,
+    Tile,
+    check_applicable,
+    check_channels,
+    count_channels,
+)
+from convscope.protocol.presets import FIELDS, PRESETS
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
+
+MOST_PICTURES = 512
+SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
+MOST_STEPS = 10_000
+
+Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
+
+
+class MaximizeRequest(CommonRequest):
+    """What is maximized, by which preset, and every number of the preset that shall be another."""
+
+    image: ImageRef | None = Field(None, description="A picture to start from, instead of noise.")
+    images: list[ImageRef] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Photographs to compare the finished pictures with; with start=image the first is the start.",
+    )
+    image_set: str | None = Field(None, max_length=80, description="Id of an image set, instead of images.")
+    objective: Objective | Annotated[list[Objective], Field(min_length=1, max_length=MOST_PICTURES)] | None = Field(
+        None, description="An objective, or a list of them that makes one picture each."
+    )
+    layer: LayerName | None = Field(None, description="Short for one channel objective for each of `channels`.")
+    channels: Channels | None = Field(
+        None, description="Channels of `layer`; without it the first four. `top:K` ranks on the start image."
+    )
+    preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"] = "lucid"
+    size: Side | tuple[Side, Side] | None = Field(
+        None, description="Side, or height and width, of the picture; without it the network's own input size."
+    )
+    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
+    stop_at: float | None = Field(None, description="A picture is finished when its objective reaches this value.")
+    start: Literal["noise", "image"] | None = Field(None, description="Default: the image, if `image` is given.")
+    start_level: float | None = Field(None, ge=0, le=255, description="pixel: of the noise; null: the mean colour.")
+    start_spread: float | None = Field(None, ge=0, le=255, description="Width of the noise, in the preset's own unit.")
+    start_distribution: Literal["uniform", "normal"] | None = Field(None, description="pixel: of the noise.")
+    parameterization: Literal["pixel", "fourier", "maco"] | None = None
+    pixel_space: Literal["byte", "unit", "normalized"] | None = Field(
+        None, description="pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input."
+    )
+    decay_power: float | None = Field(None, ge=0, le=4, description="fourier: coefficients are scaled by 1/f^this.")
+    decorrelate: bool | None = Field(None, description="fourier: decorrelate colours.")
+    optimizer: Literal["adam", "nadam", "ascent", "rms"] | None = None
+    learning_rate: float | None = Field(None, gt=0, le=1e4)
+    jitter: int | None = Field(None, ge=0, le=64, description="Pixels of the first random crop.")
+    scale: float | None = Field(None, ge=0, le=0.5, description="Random scale 1 ± this, in eleven steps.")
+    rotate: int | None = Field(None, ge=0, le=180, description="Random rotation ± this many degrees.")
+    jitter_after: int | None = Field(None, ge=0, le=64, description="Pixels of the last random crop.")
+    crops: int | None = Field(None, ge=1, le=64, description="Views of the picture in every step.")
+    crop_from: float | None = Field(None, ge=0.05, le=1, description="Side of a view at the first step, in pictures.")
+    crop_to: float | None = Field(None, ge=0.05, le=1, description="Side of a view at the last step, in pictures.")
+    crop_size_sd: float | None = Field(None, ge=0, le=0.5, description="Spread of the sides of views.")
+    crop_center_sd: float | None = Field(None, ge=0, le=0.5, description="Spread of the centres of views.")
+    noise: float | None = Field(None, ge=0, le=1, description="Normal noise on every view, pixels in [0, 1].")
+    noise_uniform: float | None = Field(None, ge=0, le=1, description="Uniform noise ± this on every view.")
+    redirect_steps: int | None = Field(
+        None, ge=0, le=MOST_STEPS, description="First steps in which a row without any gradient gets a redirected one."
+    )
+    tv: float | None = Field(None, ge=0, le=1e6, description="Weight of the total variation.")
+    l2: float | None = Field(None, ge=0, le=1e6, description="Weight of the squared distance from grey.")
+    decay: float | None = Field(None, ge=0, lt=1, description="Share of the parameters lost in every step.")
+    blur: float | None = Field(None, ge=0, le=16, description="pixel: sigma of a blur every `blur_every` steps.")
+    blur_every: int | None = Field(None, ge=0, le=MOST_STEPS)
+    clip_each_step: bool | None = Field(None, description="pixel: clip after every step, not only at the end.")
+    diversity: float | None = Field(
+        None, ge=0, le=1e6, description="Weight by which the job's pictures of one layer are pushed apart."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_image(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("start") is None and data.get("image") is not None:
+            return {**data, "start": "image"}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.objective is not None and (self.layer is not None or self.channels is not None):
+            raise ValueError("give either objective, or layer and channels")
+        sources = [self.image is not None, bool(self.images), self.image_set is not None]
+        if sum(sources) > 1:
+            raise ValueError("give one of image, images and image_set; with start=image the first of images is it")
+        if self.start == "image" and not any(sources):
+            raise ValueError("start=image needs an image")
+        return self
+
+    def all_images(self) -> list[ImageRef]:
+        """The images, whichever way they were given."""
+        return [self.image] if self.image is not None else list(self.images)
+
+    def objectives(self) -> list[AnyObjective]:
+        """The objectives as a list; empty where `layer` and `channels` stand for them."""
+        if self.objective is None:
+            return []
+        return list(self.objective) if isinstance(self.objective, list) else [self.objective]
+
+
+class PictureFacts(BaseModel):
+    """Facts of one picture."""
+
+    kind: str = Field(description="class, channel, unit, layer, direction or sum.")
+    layer: str | None = Field(description="Of the target; null for a class.")
+    channel: int | None = Field(description="The target channel or class.")
+    loss_first: float = Field(description="The objective's value at the first step.")
+    loss_last: float
+    steps: int = Field(description="Steps run.")
+    stopped_by: Literal["steps", "stop_at", "dead", "saturated"]
+    dead: bool = Field(description="Nothing was found that excites it; its picture is withheld (black).")
+    steps_without_gradient: int
+    value: float = Field(description="The objective on the final 8-bit picture.")
+    rank: int | None = Field(description="Of the target channel's mean on that picture; 1 is the strongest.")
+    channels: int
+    percentile: float | None = Field(description="Share of the photographs, percent, whose value is lower.")
+    reference_max: float | None = Field(description="Largest value among the photographs.")
+    image_id: str | None = Field(description="The picture as an image, for other operations.")
+
+
+class MaximizeFacts(BaseModel):
+    """Facts of maximize."""
+
+    parameterization: str
+    size: list[int]
+    references: int = Field(description="Photographs that the pictures were compared with.")
+    pictures: list[PictureFacts]
+
+
+class Maximize(Operation[MaximizeRequest]):
+    """Activation maximization."""
+
+    name = "maximize"
+    summary = "Pictures that maximize a channel, unit, layer, direction or class, by gradient ascent."
+    request = MaximizeRequest
+    facts = MaximizeFacts
+    lane = "batch"
+    quick = False
+    image_array = "images"
+
+    def resolve(self, request: MaximizeRequest, card: ModelCard) -> MaximizeRequest:
+        preset = PRESETS[request.preset]
+        filled = {name: preset[name] if getattr(request, name) is None else getattr(request, name) for name in FIELDS}
+        resolved = request.model_copy(
+            update={
+                **filled,
+                **self._what(request, card),
+                "model": card.id,
+                "size": self._size(request, preset.get("size"), card),
+                "start": request.start or "noise",
+                "image": None,
+                "images": request.all_images() if request.image_set is None else [],
+            }
+        )
+        _check_numbers(resolved)
+        return resolved
+
+    def _what(self, request: MaximizeRequest, card: ModelCard) -> dict[str, Any]:
+        """Objectives, layer and channels of the resolved request."""
+        given = request.objectives()
+        if given:
+            several = isinstance(request.objective, list)
+            pointers = [f"/objective/{number}" if several else "/objective" for number in range(len(given))]
+            checked = [resolve_objective(one, card, pointer) for one, pointer in zip(given, pointers, strict=True)]
+            return {"objective": checked}
+        layer = card.layer(request.layer or card.default_layers[self.name][0])
+        check_applicable(self.name, layer, card)
+        channels = request.channels or "first:4"
+        check_channels(channels, layer)
+        count = count_channels(channels, layer)
+        if count > MOST_PICTURES:
+            raise ProblemError(
+                "too-expensive",
+                f"{layer.name} has {layer.channels} channels; one job makes {MOST_PICTURES} pictures.",
+                cost=count,
+                limit=MOST_PICTURES,
+            )
+        if isinstance(channels, str) and not channels.startswith(("all", "first")):
+            if request.start != "image":
+                raise _invalid("/channels", f"{channels} ranks channels on an image; give one to start from")
+            return {"layer": layer.name, "channels": channels}
+        chosen = list(range(count)) if isinstance(channels, str) else channels
+        objectives = [ChannelObjective(layer=layer.name, channel=channel) for channel in chosen]
+        return {"objective": objectives, "layer": None, "channels": None}
+
+    def _size(self, request: MaximizeRequest, preset: tuple[int, int] | None, card: ModelCard) -> tuple[int, int]:
+        own = tuple(card.preprocess.size)
+        if request.preprocess is not None and request.preprocess.size is not None:
+            raise _invalid("/preprocess/size", "the size of the pictures is `size`")
+        size = request.size or preset or own
+        size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        filled = {name: getattr(request, name) for name in ("crop_from", "crop_to")}
+        crops = any((PRESETS[request.preset][name] if value is None else value) < 1 for name, value in filled.items())
+        if size == own or crops:
+            return size
+        if not card.preprocess.resizable:
+            if request.size is None:
+                return int(own[0]), int(own[1])
+            raise ProblemError("not-applicable", f"{card.id} takes inputs of {own[0]}×{own[1]} pixels only (/size).")
+        if min(size) < card.preprocess.minimum_size:
+            raise ProblemError(
+                "not-applicable", f"{card.id} needs pictures of at least {card.preprocess.minimum_size} pixels (/size)."
+            )
+        return size
+
+    def cost(self, request: MaximizeRequest, card: ModelCard, images: int) -> Cost:
+        height, width = _pair(request.size)
+        given = request.objectives()
+        pictures = len(given)
+        if not given:
+            pictures = count_channels(request.channels or "first:4", card.layer(request.layer or ""))
+        layers = [first_layer(one) for one in given] or [request.layer]
+        channels = max((card.layer(name).channels if name else len(card.classes) or 1000) for name in layers)
+        own = card.preprocess.size
+        area = 1.0 if _crops(request) else height * width / (own[0] * own[1])
+        alpha = 4 * height * width if request.parameterization == "maco" else 0
+        steps = request.steps or 1
+        return Cost(
+            result_bytes=pictures * (3 * height * width + alpha + 4 * steps + 4 * channels),
+            forwards=area * (3.0 * pictures * steps * (request.crops or 1) + pictures + images),
+        )
+
+    def pictures(
+        self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
+    ) -> list[Picture]:
+        del arrays
+        tiles = [_tile(request, told, number) for number, told in enumerate(facts["pictures"])]
+        layers = list(dict.fromkeys(told["layer"] or "classes" for told in facts["pictures"]))
+        where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+        ids = [told.get("image_id") for told in facts["pictures"]]
+        return [
+            Picture(
+                name="images",
+                heading=f"{request['model']}  {where}  maximized ({request['preset']}, {request['steps']} steps)",
+                views=("tiles", "picture"),
+                tiles=tuple(tiles),
+                title="loss",
+                image_id=ids[0] if len(ids) == 1 else None,
+            )
+        ]
+
+
+def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int) -> Tile:
+    if told["kind"] == "channel":
+        short = f"{told['channel']}"
+    else:
+        given = request.get("objective")
+        short = objective_text(given[number]) if isinstance(given, Sequence) else f"{told['channel']}"
+    if told["dead"]:
+        dead = f"{short}: dead"
+        return Tile((Slice("images", (number,)),), {"index": dead, "loss": dead, "mean": dead, "max": dead})
+    last, value = f"{short}: {told['loss_last']:.4g}", f"{short}: {told['value']:.4g}"
+    return Tile((Slice("images", (number,)),), {"index": short, "loss": last, "mean": value, "max": value})
+
+
+def _crops(request: MaximizeRequest) -> bool:
+    return min(request.crop_from or 1.0, request.crop_to or 1.0) < 1.0
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _check_numbers(request: MaximizeRequest) -> None:
+    """Numbers that make no sense together.
+
+    Raises:
+        ProblemError: invalid-request, with which.
+    """
+    pixels = request.parameterization == "pixel"
+    for name in ("blur", "blur_every", "clip_each_step"):
+        if getattr(request, name) and not pixels:
+            raise _invalid(f"/{name}", f"goes with parameterization=pixel, not {request.parameterization}")
+    if pixels and request.pixel_space is None:
+        raise _invalid("/pixel_space", "parameterization=pixel needs it: byte, unit or normalized")
+    if _crops(request) and (request.jitter or request.scale or request.rotate or request.jitter_after):
+        raise _invalid("/crop_from", "views are either boxes, or the whole picture jittered, scaled and rotated")
+    if not _crops(request) and (request.crop_size_sd or request.crop_center_sd):
+        raise _invalid("/crop_size_sd", "goes with crop_from or crop_to below 1")
+    if request.diversity:
+        if request.crops != 1:
+            raise _invalid("/diversity", "goes with crops=1")
+        if len(request.objectives()) == 1:
+            raise _invalid("/diversity", "pushes the pictures of a job apart; there is one only")
+        if any(first_layer(one) is None for one in request.objectives()):
+            raise _invalid("/diversity", "compares the maps of a layer; a class has none")
+
+
+def _invalid(pointer: str, detail: str) -> ProblemError:
+    return ProblemError("invalid-request", f"{pointer}: {detail}.", errors=[FieldError(pointer, detail)])
+
+
+OPERATION = Maximize()

@@ -1,0 +1,124 @@
+"""Presets of `maximize`: every constant of the recipes that one might compare with, in one table, with its source.
+
+A request names a preset and overrides what it wants; `resolve` fills the rest in from here, so a worker never looks
+into this table. Imports nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "pixel_space": None,
+    "start_level": None,
+    "start_distribution": None,
+    "clip_each_step": False,
+    "decay_power": None,
+    "decorrelate": None,
+    "jitter": 0,
+    "scale": 0.0,
+    "rotate": 0,
+    "jitter_after": 0,
+    "crops": 1,
+    "crop_from": 1.0,
+    "crop_to": 1.0,
+    "crop_size_sd": 0.0,
+    "crop_center_sd": 0.0,
+    "noise": 0.0,
+    "noise_uniform": 0.0,
+    "redirect_steps": 16,
+    "tv": 0.0,
+    "l2": 0.0,
+    "decay": 0.0,
+    "blur": 0.0,
+    "blur_every": 0,
+    "diversity": 0.0,
+}
+"""What a preset that says nothing about it leaves out. The redirected gradient (Lucid) only ever acts on rows whose
+gradient is entirely zero, which in the other recipes would return their starting noise; so every preset has it."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # What the public VGG16 tutorials do: parameters are pixels in 0–255, start 128 + U(0, 20), 30 steps of Adam with
+    # rate 2.5 on the mean activation, stop at a threshold, clip only when the picture is saved.
+    "pixel": {
+        **COMMON,
+        "parameterization": "pixel",
+        "pixel_space": "byte",
+        "start_level": 128.0,
+        "start_spread": 20.0,
+        "start_distribution": "uniform",
+        "optimizer": "adam",
+        "learning_rate": 2.5,
+        "steps": 30,
+    },
+    # FlashTorch 0.1.3, GradientAscent: start U(150, 180), x += g / (rms(g) + 1e-5) in normalised units, no clamp,
+    # 30 iterations.
+    "flashtorch": {
+        **COMMON,
+        "parameterization": "pixel",
+        "pixel_space": "normalized",
+        "start_level": 150.0,
+        "start_spread": 30.0,
+        "start_distribution": "uniform",
+        "optimizer": "rms",
+        "learning_rate": 1.0,
+        "steps": 30,
+    },
+    # Yosinski et al. 2015, the third row of the authors' table, of which most figures were made: decay 1e-4, blur of
+    # radius 1 every 4 iterations, rate 100, 1000 iterations; start N(0, 10) about the mean, clipped at every step.
+    "yosinski": {
+        **COMMON,
+        "parameterization": "pixel",
+        "pixel_space": "byte",
+        "start_level": None,
+        "start_spread": 10.0,
+        "start_distribution": "normal",
+        "optimizer": "ascent",
+        "learning_rate": 100.0,
+        "steps": 1000,
+        "decay": 1e-4,
+        "blur": 1.0,
+        "blur_every": 4,
+        "clip_each_step": True,
+    },
+    # Lucid, `render_vis` and `transform.standard_transforms` (Olah et al. 2017): Fourier coefficients of sd 0.01 scaled
+    # by 1/frequency, decorrelated colours, sigmoid, Adam 0.05, 512 steps; pad, jitter 8, scale ±0.1, rotate ±10°,
+    # jitter 4.
+    "lucid": {
+        **COMMON,
+        "parameterization": "fourier",
+        "start_spread": 0.01,
+        "decay_power": 1.0,
+        "decorrelate": True,
+        "optimizer": "adam",
+        "learning_rate": 0.05,
+        "steps": 512,
+        "jitter": 8,
+        "scale": 0.1,
+        "rotate": 10,
+        "jitter_after": 4,
+    },
+    # Fel et al. 2023 as Xplique 2.0 computes it: 256 steps of Nadam with rate 1 on the phase, 32 crops a step whose
+    # side shrinks from a half to a twentieth of a 512-pixel picture, centres N(0.5, 0.15). Its noise N(0, 0.08) +
+    # U(−0.04, 0.04) is for pixels in (−1, 1): half of that for ours in (0, 1).
+    "maco": {
+        **COMMON,
+        "parameterization": "maco",
+        "start_spread": 1.0,
+        "optimizer": "nadam",
+        "learning_rate": 1.0,
+        "steps": 256,
+        "size": (512, 512),
+        "crops": 32,
+        "crop_from": 0.5,
+        "crop_to": 0.05,
+        "crop_size_sd": 0.05,
+        "crop_center_sd": 0.15,
+        "noise": 0.04,
+        "noise_uniform": 0.02,
+    },
+}
+"""Preset → every number. A `size` that is not given is the network's own input size."""
+
+FIELDS: tuple[str, ...] = ("parameterization", "optimizer", "learning_rate", "steps", "start_spread", *COMMON)
+"""Everything that a preset decides and a request may override, beside `size`."""

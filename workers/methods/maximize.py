@@ -1,0 +1,209 @@
+"""maximize: pictures that make a channel, unit, layer, direction or class as strong as possible, by gradient ascent.
+
+Sources: Erhan et al. 2009; Simonyan et al. 2013, section 2; Olah et al. 2017 (Lucid); Fel et al. 2023 (MACO). The
+engine steps the rows of many jobs together; a row is one picture, and nothing of it depends on its company.
+
+Import rule: torch, workers.contract, workers.mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.contract import Context, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
+from workers.mathematics.ascent import Ascent, advance, current_picture
+from workers.mathematics.calls import capture
+from workers.mathematics.montage import montage
+from workers.mathematics.objectives import OUTPUT, Objective, Term, read_objective
+from workers.mathematics.parameterizations import parameterization_of
+from workers.mathematics.picture_check import check_pictures, covered
+from workers.mathematics.recipes import generator_of, read_recipe
+from workers.mathematics.units import choose_channels
+
+PREVIEW_SIDE = 512
+"""Longer side of a preview, pixels."""
+
+
+class Maximize(IterativeMethod):
+    """The `maximize` operation.
+
+    Row: request `objective` (a list, one picture each) or `layer` + `channels` that rank by an image; the numbers of
+    `workers.mathematics.recipes.Recipe`; `steps`, `stop_at`, `start`, `seed`. Images: the start image first where
+    `start` is `image`; the others are photographs that the pictures are compared with.
+
+    Arrays: images, K×H×W×3 uint8; loss, K×steps, the objective's value at each step, NaN after a picture's end;
+    channel_means, K×C, of the target's layer on the final 8-bit picture; with `maco` also alpha, K×H×W.
+    """
+
+    def group_key(self, network: Network, request: Any) -> Hashable:
+        return read_recipe(request, network), _layers(request)
+
+    def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
+        del context
+        recipe, request = read_recipe(row.request, network), row.request
+        image = covered(row.images[0], recipe.size) if request.start == "image" else None
+        objectives = _objectives(network, row)
+        copies = _copies(objectives)
+        family: list[Ascent] = []
+        for index, objective in enumerate(objectives):
+            parameterization = parameterization_of(recipe)
+            if image is None:
+                parameters = parameterization.start(generator_of(request.seed, copies[index], -1))
+            else:
+                parameters = parameterization.of_image(image)
+            parameters = parameters.to(network.device)
+            moments = (torch.zeros_like(parameters), torch.zeros_like(parameters))
+            family.append(_ascent(recipe, objective, request, index, copies[index], parameters, moments, family))
+        return list(family)
+
+    def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
+        del context
+        return advance(network, states)
+
+    def done(self, state: Any) -> bool:
+        return state.stopped_by is not None
+
+    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+        total = float(states[0].steps)
+        done = sum(total if state.stopped_by else state.step for state in states) / len(states)
+        losses = [state.losses[-1] for state in states if state.losses]
+        running = sum(state.stopped_by is None for state in states)
+        message = f"{running} of {len(states)} pictures moving"
+        if losses:
+            message += f", mean loss {sum(losses) / len(losses):.4g}"
+        picture = montage([current_picture(state) for state in states[:16]], PREVIEW_SIDE) if preview else None
+        return Progress(done, total, message, picture)
+
+    def finish(
+        self, network: Network, row: Row, states: Sequence[Any], context: Context
+    ) -> Result | Generator[Progress, None, Result]:
+        return _finish(network, row, states, context)
+
+    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+        saved: dict[str, list[Tensor]] = {}
+        for state in states:
+            for name, tensor in state.save().items():
+                saved.setdefault(name, []).append(tensor)
+        return {name: torch.stack(tensors) for name, tensors in saved.items()}
+
+    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], context: Context) -> list[Any]:
+        del context
+        recipe, request = read_recipe(row.request, network), row.request
+        objectives = _objectives(network, row)
+        copies = _copies(objectives)
+        family: list[Ascent] = []
+        for place, index in enumerate(saved["index"].tolist()):
+            own = {name: tensor[place] for name, tensor in saved.items()}
+            parameters = own["parameters"].to(network.device)
+            moments = (own["first"].to(network.device), own["second"].to(network.device))
+            state = _ascent(recipe, objectives[index], request, index, copies[index], parameters, moments, family)
+            state.restore(own)
+            family.append(state)
+        return list(family)
+
+
+def _ascent(
+    recipe: Any,
+    objective: Objective,
+    request: Any,
+    index: int,
+    copy: int,
+    parameters: Tensor,
+    moments: tuple[Tensor, Tensor],
+    family: list[Ascent],
+) -> Ascent:
+    return Ascent(
+        recipe=recipe,
+        objective=objective,
+        index=index,
+        seed=int(request.seed),
+        copy=copy,
+        steps=int(request.steps),
+        stop_at=request.stop_at,
+        fast=request.precision == "fast",
+        parameters=parameters,
+        moments=moments,
+        family=family,
+    )
+
+
+def _layers(request: Any) -> tuple[str, ...]:
+    """Every layer that a job's objectives read, OUTPUT for classes."""
+    if not request.objective:
+        return (request.layer,)
+    return tuple(sorted({layer for one in request.objective for layer in read_objective(one).layers}))
+
+
+def _objectives(network: Network, row: Row) -> list[Objective]:
+    """One objective for each picture; channels that are ranked are ranked on the first image."""
+    request = row.request
+    if request.objective:
+        return [read_objective(one) for one in request.objective]
+    inputs, _ = network.prepare(row.images[:1], None)
+    with torch.no_grad():
+        seen, _ = capture(network.module, inputs, [request.layer])
+    channels = choose_channels(seen[request.layer][0], request.channels, "mean")
+    return [Objective(((1.0, Term("channel", request.layer, channel)),)) for channel in channels]
+
+
+def _copies(objectives: Sequence[Objective]) -> list[int]:
+    """How many equal objectives come before each: equal ones start differently; no other place in a list matters."""
+    return [objectives[:index].count(objective) for index, objective in enumerate(objectives)]
+
+
+def _finish(
+    network: Network, row: Row, states: Sequence[Ascent], context: Context
+) -> Generator[Progress, None, Result]:
+    recipe, request = states[0].recipe, row.request
+    pictures = [current_picture(state) for state in states]
+    references = list(row.images[1:] if request.start == "image" else row.images)
+    checks = yield from check_pictures(network, states, pictures, references, request, context)
+    kept = [torch.zeros_like(pixels) if state.dead else pixels for state, pixels in zip(states, pictures, strict=True)]
+    arrays = {
+        "images": torch.stack(kept),
+        "loss": torch.stack([state.loss_row() for state in states]).float(),
+        "channel_means": _padded([check.means for check in checks]),
+    }
+    if recipe.parameterization == "maco":
+        arrays["alpha"] = torch.stack([state.alpha.cpu() for state in states if state.alpha is not None])
+    facts = {
+        "parameterization": recipe.parameterization,
+        "size": list(recipe.size),
+        "references": len(references),
+        "pictures": [
+            {**_told(state), **check.facts(), "image_id": None} for state, check in zip(states, checks, strict=True)
+        ],
+    }
+    return Outcome(arrays, facts)
+
+
+def _told(state: Ascent) -> dict[str, Any]:
+    """Facts of one ascent."""
+    target = state.objective.target
+    return {
+        "kind": "sum" if len(state.objective.terms) > 1 else target.kind,
+        "layer": None if target.layer == OUTPUT else target.layer,
+        "channel": target.channel,
+        "loss_first": state.losses[0],
+        "loss_last": state.losses[-1],
+        "steps": len(state.losses),
+        "stopped_by": state.stopped_by,
+        "dead": state.dead,
+        "steps_without_gradient": state.silent_steps,
+    }
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of unequal length as one matrix, NaN at the end of shorter ones."""
+    most = max(len(row) for row in rows)
+    matrix = torch.full((len(rows), most), torch.nan)
+    for number, row in enumerate(rows):
+        matrix[number, : len(row)] = row
+    return matrix
+
+
+METHOD = Maximize()
