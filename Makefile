@@ -37,8 +37,12 @@ openapi: $(INSTALLED) ## write openapi/openapi.json
 settings: $(INSTALLED) ## write docs/settings.md
 	$(BIN)/convscope settings --markdown > docs/settings.md
 
-bench: $(INSTALLED) ## run every comparison in bench/, or those named in ARGS
-	@for file in $(or $(ARGS),$(sort $(wildcard bench/bench_*.py))); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+# report, serving and the soak are no comparisons; spectrum, digits and the like write what the package ships.
+NO_BENCH := __init__ report serving soak fit_spectrum train_digits
+
+bench: $(INSTALLED) ## run every comparison in bench/, or those named in ARGS="cka cam"
+	@for name in $(or $(ARGS),$(filter-out $(NO_BENCH),$(sort $(basename $(notdir $(wildcard bench/*.py)))))); do \
+		echo "== $$name"; $(BIN)/python -m bench.$$name || exit 1; done
 
 clean: ## remove the environment and what tools left behind
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

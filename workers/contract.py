@@ -84,7 +84,6 @@ class Layer:
 class Transform:
     """Where the network's input lies in the upload: input pixel p ↦ upload pixel p · scale + offset, (y, x).
 
-
     `upload_size` and `input_size` are (height, width).
     """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import tempfile
 import time
 import urllib.error
@@ -16,6 +15,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ _SLACK_BYTES = 64 * 1024**2
 """What a checkpoint may hold beside the weights (step counters, a second copy's header, …)."""
 
 _UNREADABLE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, RuntimeError, ValueError, KeyError, TypeError,
+    UnpicklingError, zipfile.BadZipFile, SafetensorError, RuntimeError, ValueError, KeyError, TypeError,
     IndexError, AttributeError, EOFError, OSError, MemoryError, OverflowError, AssertionError, RecursionError,
 )  # fmt: skip
 """What the readers raise on a file that is not what it says: anything but a bug of ours in these two calls."""
