@@ -81,6 +81,8 @@ class Engine:
 
     def forever(self) -> None:
         """Work until the process ends."""
+        # Nobody should have to wait for the network that most requests are about.
+        self._loader.load(self._config.default_model)
         wait_s: float | None = 0.0
         while True:
             self._receive(wait_s)
