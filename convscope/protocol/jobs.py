@@ -134,7 +134,7 @@ class Jobs:
             "lane_depth": limits.lane_depth,
             "caller_jobs": limits.caller_jobs if spec.caller_jobs is None else spec.caller_jobs,
             "keep_ms": self._keep_ms,
-            "memory_share": limits.memory_share,
+            "memory_share": limits.memory_share if spec.lane == "interactive" else limits.batch_memory_share,
         }
 
     async def get(self, job_id: str, caller: str) -> Job:

@@ -60,6 +60,7 @@ class JobLimits(_Record):
     lease_s: float = 6.0
     crashes: int = 3
     memory_share: float = Field(0.85, description="Submissions are refused above this share of maxmemory.")
+    batch_memory_share: float = Field(0.75, description="The same for batch work, which is refused first.")
     aged_s: float = Field(30.0, description="A batch run that waited this long may take an interactive slot, seconds.")
     alone_patience_s: float = Field(
         5.0, description="A run that must be alone waits this long before a busy worker is made idle for it, seconds."
