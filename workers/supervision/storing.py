@@ -127,12 +127,18 @@ class ResultStore:
         pixels = np.frombuffer(data, np.uint8, where.nbytes, where.offset).reshape(where.shape)
         callers = await self._persist(held, lambda: self._callers(held.run))
         facts["pictures"] = [dict(picture) for picture in facts["pictures"]]
-        for picture, told in zip(pixels, facts["pictures"], strict=True):
-            if told.get("dead"):
-                continue
-            for caller in callers:
-                record = await self._persist(held, partial(self._images.add_pixels, caller, picture))
-                told["image_id"] = record.id
+        try:
+            for picture, told in zip(pixels, facts["pictures"], strict=True):
+                if told.get("dead"):
+                    continue
+                for caller in callers:
+                    record = await self._persist(held, partial(self._images.add_pixels, caller, picture))
+                    told["image_id"] = record.id
+        except ProblemError as problem:
+            if problem.name != "queue-full":
+                raise
+            # Records of images do not count among what a full queue still takes; the pictures are in the result anyway.
+            log.warning("pictures_not_kept", run=held.run, detail=problem.detail)
 
     async def _callers(self, run: str) -> list[str]:
         """The callers of the jobs that share a run."""
