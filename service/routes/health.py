@@ -131,6 +131,10 @@ async def _worker_figures(context: Context) -> bytes:
                 name, GaugeMetricFamily(f"convscope_worker_{name}", "As its worker says.", labels=["worker", "device"])
             )
             family.add_metric([worker.id, worker.device], value)
+        ready = found.setdefault(
+            "ready", GaugeMetricFamily("convscope_worker_ready", "Whether it can compute.", labels=["worker", "device"])
+        )
+        ready.add_metric([worker.id, worker.device], float(worker.ready))
     registry = CollectorRegistry()
     registry.register(_Families(list(found.values())))
     return generate_latest(registry)
