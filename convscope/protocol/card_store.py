@@ -179,9 +179,9 @@ class CardStore:
             return str(await self._redis.hget(key("deployment"), name) or "")
 
 
-def _entry(text: str | None) -> tuple[str, str] | None:
-    """What of a summary says which network it is: where architecture and weights come from."""
+def _entry(text: str | None) -> tuple[str, str, str | None] | None:
+    """What of a summary says which network it is: where architecture and weights come from, and all of an entry."""
     if text is None:
         return None
     plain = json.loads(text)
-    return plain["source"], plain["weights"]
+    return plain["source"], plain["weights"], plain.get("entry_digest")

@@ -143,3 +143,4 @@ class ModelSummary(_Model):
     default: bool = False
     available: bool | None = Field(None, description="Whether the weights are at hand; null when nobody has looked.")
     problem: str | None = Field(None, description="Why the entry cannot be used.")
+    entry_digest: str | None = Field(None, description="Of an operator's entry: changes when anything in it does.")

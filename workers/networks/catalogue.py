@@ -353,7 +353,9 @@ def _timm_entry(model_id: str) -> Entry:
     return twin if model_id.endswith("-random") else own
 
 
-def as_summary(entry: Entry, default_model: str, available: bool | None) -> Mapping[str, Any]:
+def as_summary(
+    entry: Entry, default_model: str, available: bool | None, digest: str | None = None
+) -> Mapping[str, Any]:
     """A line of the catalogue as JSON (`convscope.protocol.cards.ModelSummary`)."""
     return {
         "id": entry.id,
@@ -363,4 +365,5 @@ def as_summary(entry: Entry, default_model: str, available: bool | None) -> Mapp
         "default": entry.id == default_model,
         "available": available,
         "problem": entry.problem,
+        "entry_digest": digest,
     }

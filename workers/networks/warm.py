@@ -64,7 +64,10 @@ class Networks:
 
     def catalogue(self) -> list[dict[str, Any]]:
         """Every entry as JSON (`ModelSummary`), the operator's first, bad ones with their reason."""
-        lines = [dict(as_summary(entry, self._default, self._available(entry))) for entry in self._catalogue.entries()]
+        lines = [
+            dict(as_summary(entry, self._default, self._available(entry), self._digest(entry)))
+            for entry in self._catalogue.entries()
+        ]
         if self._catalogue.problem is not None and self._catalogue.path is not None:
             lines.insert(0, _file_problem(self._catalogue.path.name, self._catalogue.problem))
         return lines
@@ -158,6 +161,15 @@ class Networks:
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _digest(self, entry: Entry) -> str | None:
+        """What an operator's entry says, as a digest; the built-in ones change with the code only."""
+        if not entry.operator or entry.problem is not None:
+            return None
+        try:
+            return entry.digest(self._folder)
+        except MethodError:
+            return None
 
     def _available(self, entry: Entry) -> bool | None:
         """Whether the entry's weights are at hand, by a look at the disk only."""

@@ -1,10 +1,11 @@
-"""Publishes what the engine knows of its networks: the catalogue once, cards when somebody waits for one.
+"""Publishes what the engine knows of its networks: the catalogue when it changes, cards when somebody waits for one.
 
 Import rule: convscope.protocol.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -13,6 +14,9 @@ from pydantic import ValidationError
 from convscope.protocol.card_store import CardStore
 from convscope.protocol.cards import ModelCard, ModelSummary
 from workers.engine.wire import Frame
+
+RELIST_S = 5.0
+"""How soon a change of the operator's catalogue, or a file that came into the folder of weights, is published."""
 
 log = structlog.get_logger(__name__)
 
@@ -33,12 +37,19 @@ class Publisher:
         self._environment = ""
         self._catalogue: list[ModelSummary] | None = None
         self._asked: set[str] = set()
+        self._listed_at = 0.0
         self._answers: list[Frame] = []
 
     async def engine_ready(self, environment: str) -> None:
         """A new engine: what was asked of the old one is asked again."""
+        if environment != self._environment:
+            self._catalogue = None
         self._environment = environment
         self._asked.clear()
+        await self._list()
+
+    async def _list(self) -> None:
+        self._listed_at = time.monotonic()
         await self._send(Frame({"type": "catalogue"}))
 
     def hear(self, frame: Frame) -> None:
@@ -59,6 +70,8 @@ class Publisher:
         if await self._cards.environment() == "":
             # The queue's data was lost, or this worker is the first one.
             await self._publish_catalogue()
+        if time.monotonic() - self._listed_at > RELIST_S:
+            await self._list()
         for model in await self._cards.wanted():
             await self._ask(model)
 
@@ -72,8 +85,10 @@ class Publisher:
             return
         try:
             if frame.type == "catalogue":
-                self._catalogue = [ModelSummary.model_validate(line) for line in header["catalogue"]]
-                await self._publish_catalogue()
+                found = [ModelSummary.model_validate(line) for line in header["catalogue"]]
+                if found != self._catalogue:
+                    self._catalogue = found
+                    await self._publish_catalogue()
             else:
                 await self._cards.publish(ModelCard.model_validate(header["card"]))
                 self._asked.discard(header["model"])
