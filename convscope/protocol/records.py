@@ -234,6 +234,7 @@ class SweepReport(_Record):
     failed: int = 0
     workers_gone: int = 0
     leases_extended: int = Field(0, description="Leases given more time because the server had been restarted.")
+    leases_shortened: int = Field(0, description="Leases of a future that the server's clock has gone back from.")
 
 
 class QueueStats(_Record):

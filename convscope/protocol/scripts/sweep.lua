@@ -4,7 +4,7 @@
 
 local WINDOW = 100
 local report = { leases_lost = 0, expired = 0, repaired = 0, dropped = 0, failed = 0, workers_gone = 0,
-  leases_extended = 0 }
+  leases_extended = 0, leases_shortened = 0 }
 local function note(name, by) report[name] = report[name] + (by or 1) end
 
 -- While a server is down nobody can renew. After its return (another run of it, or a replica in its place) the workers
@@ -19,6 +19,17 @@ if sweeper[1] ~= server then
       note('leases_extended')
     end
   end
+end
+
+-- Where the server's clock was set back, leases and heartbeats lie in its future, and the dead would count as living until
+-- then. (Four leases: workers may be configured with another one than the sweeper.)
+local lease_ms = tonumber(args.lease_ms)
+for _, run in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), now + 4 * lease_ms, '+inf', 'LIMIT', 0, WINDOW)) do
+  redis.call('ZADD', key('leases'), now + lease_ms, run)
+  note('leases_shortened')
+end
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), now + WORKER_KEPT_MS, '+inf')) do
+  redis.call('ZADD', key('workers'), now, worker)
 end
 
 -- A lost lease is no crash: the machine may have been switched off. But a run that loses it again and again, without a
