@@ -1,6 +1,7 @@
 """`python -m tests.workers.dummy_worker`: a real worker with throw-away operations, methods and networks.
 
-The engine's configuration may be changed by DUMMY_ENGINE, JSON of EngineConfig's fields.
+The engine's configuration may be changed by DUMMY_ENGINE, JSON of EngineConfig's fields; DUMMY_OPERATIONS names what it
+knows of the two.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Anything(Operation[CommonRequest]):
 
 
 if __name__ == "__main__":
-    operations().update({"sums": Anything("sums"), "climb": Anything("climb", "pictures")})
+    known = {"sums": Anything("sums"), "climb": Anything("climb", "pictures")}
+    chosen_names = os.environ.get("DUMMY_OPERATIONS", "sums climb").split()
+    operations().update({name: known[name] for name in chosen_names})
     chosen = {
         "device": "cpu",
         "threads": 1,

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,12 +42,30 @@ async def until(what: Callable[[], Awaitable[T]], deadline_s: float = DEADLINE_S
 
 
 class Worker:
-    """A supervisor process with its engine."""
+    """A supervisor process with its engine.
 
-    def __init__(self, redis_url: str, data: Path, *, engine: dict[str, Any] | None = None, **settings: Any) -> None:
+    Args:
+        engine: changes of the engine's configuration.
+        module: what is run; `workers` is the real one.
+        tree: where our packages lie, for one of another version.
+        environment: further variables.
+        settings: names of settings without the prefix, in lower case.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        data: Path,
+        *,
+        engine: dict[str, Any] | None = None,
+        module: str = "tests.workers.dummy_worker",
+        tree: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         data.mkdir(exist_ok=True)
         self._log = data / f"worker-{time.monotonic_ns()}.log"
-        environment = {
+        whole = {
             **os.environ,
             "CONVSCOPE_REDIS_URL": redis_url,
             "CONVSCOPE_ARTIFACTS_URL": str(data / "artifacts"),
@@ -58,11 +76,10 @@ class Worker:
             "CONVSCOPE_DIE_WITH_PARENT": "1",
             "DUMMY_ENGINE": json.dumps(engine or {}),
             **{f"CONVSCOPE_{name.upper()}": str(value) for name, value in settings.items()},
+            **(environment or {}),
         }
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.workers.dummy_worker"], cwd=ROOT, env=environment, stderr=log
-            )
+            self.process = subprocess.Popen([sys.executable, "-m", module], cwd=tree, env=whole, stderr=log)
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Its log lines of one event."""
