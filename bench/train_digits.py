@@ -70,7 +70,11 @@ def train() -> tuple[nn.Module, float]:
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1}: loss {float(loss):.4f}", flush=True)
+        print(f"epoch {epoch + 1}: loss {float(loss.detach()):.4f}", flush=True)
+    with torch.no_grad():
+        # The three planes are equal, so only the sum of a kernel's planes matters; equal planes give grey projections.
+        kernels = network.get_parameter("features.0.weight")
+        kernels.copy_(kernels.mean(1, keepdim=True).expand_as(kernels))
     return network.eval(), accuracy(network, inputs[held_out], labels[held_out])
 
 

@@ -50,6 +50,7 @@ def build(classes: int = 10) -> nn.Module:
 ENTRY = {
     "title": "Handwritten digits at 32 px, a small ZFNet with trained weights",
     "weights": "package:digits.safetensors",
+    "family": "alexnet",
     "classes": [str(digit) for digit in range(10)],
     "preprocess": {"size": 32, "resize": 32, "crop": "none", "mean": 0.13, "std": 0.31},
 }
