@@ -46,7 +46,7 @@ class Term:
     cosine_power: float = 0.0
 
     def value(self, activation: Tensor) -> Tensor:
-        """Its value, 0-d float32.
+        """Its value, 0-d, float32 at least.
 
         Args:
             activation: of one row at `layer`, C×H×W or C (then each channel is a map of one position).
@@ -56,13 +56,13 @@ class Term:
         """
         maps = activation if activation.dim() == 3 else activation.view(-1, 1, 1)
         if self.kind == "layer":
-            return maps.float().square().mean()
+            return widened(maps).square().mean()
         if self.kind == "direction":
-            return self._along(maps.float())
+            return self._along(widened(maps))
         assert self.channel is not None
         if self.channel >= maps.shape[0]:
             raise MethodError("channel-out-of-range", f"{self.layer or 'the output'} has {maps.shape[0]} channels")
-        plane = maps[self.channel].float()
+        plane = widened(maps[self.channel])
         if self.place is not None:
             return self._at(plane, *self.place)
         if self.reduce == "max":
@@ -82,7 +82,7 @@ class Term:
 
     def _along(self, maps: Tensor) -> Tensor:
         """Lucid's `direction`: mean over positions of dot · max(0.1, cosine)^p."""
-        vector = torch.tensor(self.direction, device=maps.device)
+        vector = torch.tensor(self.direction, device=maps.device, dtype=maps.dtype)
         if len(vector) != maps.shape[0]:
             raise MethodError(
                 "invalid-request",
@@ -108,7 +108,7 @@ class Objective:
         object.__setattr__(self, "layers", tuple(sorted({term.layer for _, term in self.terms})))
 
     def value(self, activations: Mapping[str, Tensor]) -> Tensor:
-        """Its value, 0-d float32, from one row's activations by layer."""
+        """Its value, 0-d, float32 at least, from one row's activations by layer."""
         total: Tensor | None = None
         for weight, term in self.terms:
             share = term.value(activations[term.layer])
@@ -121,6 +121,11 @@ class Objective:
     def target(self) -> Term:
         """The term that the picture is checked by: the first with a channel, else the first."""
         return next((term for _, term in self.terms if term.channel is not None), self.terms[0][1])
+
+
+def widened(values: Tensor) -> Tensor:
+    """float32 for narrower types; float64 stays."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def read_objective(objective: Any) -> Objective:

@@ -1,0 +1,120 @@
+"""Rows of `maximize` do not depend on their company: with `exact` the same bits, with `fast` as good a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.workers.methods.ascents import CONTEXT, channel, climb, outcome, request, started, step, tiny
+from workers.methods.maximize import METHOD
+from workers.networks.build import load
+
+JOBS: list[dict[str, Any]] = [
+    {"seed": 0, "objective": [channel(0, "2")]},
+    {"seed": 1, "objective": [channel(1, "2"), channel(4, "2")]},
+    {"seed": 2, "objective": [{"unit": {"layer": "2", "channel": 2, "y": 1, "x": 4}}]},
+    {"seed": 3, "objective": [channel(3, "2", "max")], "steps": 8},
+    {"seed": 4, "objective": [{"layer": "2", "direction": [1.0, 0, -1, 0, 2, 0, 0, 1], "cosine_power": 2}]},
+    {"seed": 5, "objective": [{"layer": "2"}], "stop_at": 2.0},
+    {"seed": 6, "objective": [{"sum": [{"weight": -1.0, "of": channel(6, "2")}]}]},
+    {"seed": 7, "objective": [channel(7, "2", "center")]},
+]
+
+
+def same(mine: Any, other: Any) -> None:
+    saved, expected = METHOD.save([mine]), METHOD.save([other])
+    for name in expected:
+        if name != "index":
+            assert torch.equal(saved[name].nan_to_num(), expected[name].nan_to_num()), name
+
+
+def padded_step(network: Any, row: Any, states: list[Any], pads: list[Any], tile: int) -> None:
+    """A step of a tile that is filled up with copies, as the engine fills it."""
+    while len(states) + len(pads) < tile:
+        pads.extend(METHOD.load(network, row, METHOD.save(states[:1]), CONTEXT))
+    errors = step(network, [*states, *pads[: tile - len(states)]])
+    assert not any(errors[: len(states)])
+
+
+def alone(network: Any, asked: dict[str, Any], tile: int) -> list[Any]:
+    """A job stepped alone in padded tiles."""
+    row, states = started(network, asked)
+    for state in states:
+        pads: list[Any] = []
+        while not METHOD.done(state):
+            padded_step(network, row, [state], pads, tile)
+    return states
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("pixel", 24), ("lucid", 64), ("maco", 10)])
+def test_rows_that_join_leave_and_resume_are_bitwise_their_solo_runs(preset: str, steps: int) -> None:
+    network, tile = tiny(), 4
+    size = [40, 40] if preset == "maco" else [32, 32]
+    extra = {"crops": 2} if preset == "maco" else {}
+    asked = [request(preset, **({"steps": steps, "size": size} | extra | job)) for job in JOBS]
+    solo = [state for one in asked for state in alone(network, one, tile)]
+    waiting = [(one, None) for one in asked]
+    company: list[tuple[Any, Any]] = []
+    finished: dict[tuple[int, int], Any] = {}
+    turn = 0
+    while waiting or company:
+        if waiting and turn % 5 == 0:  # somebody joins
+            one, _ = waiting.pop(0)
+            row, states = started(network, one)
+            company += [(row, state) for state in states]
+        if turn % 7 == 3:  # everybody is saved and loaded
+            company = [(row, METHOD.load(network, row, METHOD.save([state]), CONTEXT)[0]) for row, state in company]
+        company = company[1:] + company[:1]  # in another order
+        for first in range(0, len(company), tile):
+            part = company[first : first + tile]
+            padded_step(network, part[0][0], [state for _, state in part], [], tile)
+        for row, state in company:
+            if METHOD.done(state):
+                finished[row.request.seed, state.index] = state
+        company = [pair for pair in company if not METHOD.done(pair[1])]
+        turn += 1
+    assert len(finished) == len(solo) == 9
+    for state in solo:
+        same(finished[state.seed, state.index], state)
+
+
+def test_diversity_is_the_same_in_every_tile_and_after_a_resume() -> None:
+    network = tiny()
+    asked = request("pixel", objective=[channel(1, "2")] * 3, steps=8, diversity=5.0)
+    row, one_by_one = started(network, asked)
+    climb(network, one_by_one, rows=1)
+    _, resumed = started(network, asked)
+    for _ in range(4):
+        for state in resumed:
+            step(network, [state])
+    resumed = METHOD.load(network, row, METHOD.save(resumed), CONTEXT)
+    climb(network, list(reversed(resumed)), rows=1)
+    for mine, other in zip(resumed, one_by_one, strict=True):
+        same(mine, other)
+    _, together = started(network, asked)
+    climb(network, together, rows=3)
+    for mine, other in zip(together, one_by_one, strict=True):
+        torch.testing.assert_close(mine.parameters, other.parameters, rtol=1e-3, atol=1e-2)
+
+
+def test_fast_rows_end_within_five_percent_of_their_solo_runs() -> None:
+    network = tiny()
+    asked = request(objective=[channel(c, "2") for c in range(8)], steps=32, precision="fast")
+    together = outcome(network, asked, rows=8).arrays["loss"][:, -1]
+    for index in range(8):
+        alone_ = outcome(network, asked | {"objective": [channel(index, "2")]}).arrays["loss"][0, -1]
+        assert float(together[index]) == pytest.approx(float(alone_), rel=0.05)
+
+
+def test_efficientnet_in_a_tile_of_four_is_bitwise_its_run_alone_in_such_a_tile() -> None:
+    network = load("efficientnet_lite0")
+    jobs = [request(objective=[channel(c, "blocks.1")], seed=c, steps=3, size=[64, 64]) for c in (0, 5, 9)]
+    solo = [alone(network, one, 4)[0] for one in jobs]
+    rows = [started(network, one) for one in jobs]
+    pads: list[Any] = []
+    for _ in range(3):
+        padded_step(network, rows[0][0], [states[0] for _, states in rows], pads, 4)
+    for (_, states), other in zip(rows, solo, strict=True):
+        same(states[0], other)
