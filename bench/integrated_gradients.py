@@ -1,0 +1,83 @@
+"""Integrated gradients, 50 steps, VGG16 at 224 px: ours exact and fast against Captum, in one run.
+
+python -m bench.integrated_gradients [--steps 50] [--model vgg16-random]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from types import SimpleNamespace
+
+import torch
+from captum.attr import IntegratedGradients
+
+from bench.report import report
+from workers.contract import Context, MethodError, Row
+from workers.methods.saliency import METHOD
+from workers.networks.build import load
+
+
+def ours(network: object, picture: torch.Tensor, steps: int, precision: str) -> torch.Tensor:
+    """The attribution by the service's method, exactly `steps` points."""
+    request = SimpleNamespace(
+        method="integrated-gradients", target=0, samples=1, noise=0.0, steps=steps, max_steps=steps, tolerance=1.0,
+        baseline="black", nonstandard_gate=False, precision=precision, preprocess=None, seed=0,
+    )  # fmt: skip
+    work = METHOD.run(network, [Row(request, [picture])], Context())  # type: ignore[arg-type]
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            if isinstance(stop.value[0], MethodError):
+                raise stop.value[0] from None
+            found: torch.Tensor = stop.value[0].arrays["attribution"]
+            return found
+
+
+def main() -> None:
+    """Measure, print and write bench/results/integrated_gradients.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--model", default="vgg16-random")
+    parser.add_argument("--rounds", type=int, default=2)
+    wanted = parser.parse_args()
+    torch.set_num_threads(2)
+    network = load(wanted.model)
+    picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    x, _ = network.prepare([picture])
+    black = network.normalize(torch.zeros_like(x))
+    peer = IntegratedGradients(network.module)
+    works = {
+        "exact": lambda: ours(network, picture, wanted.steps, "exact"),
+        "fast": lambda: ours(network, picture, wanted.steps, "fast"),
+        "captum": lambda: peer.attribute(x, baselines=black, target=0, n_steps=wanted.steps),
+    }
+    best = dict.fromkeys(works, float("inf"))
+    results = {}
+    for _ in range(wanted.rounds):  # interleaved, so that a busy machine is busy for all
+        for name, work in works.items():
+            began = time.perf_counter()
+            results[name] = work()
+            best[name] = min(best[name], time.perf_counter() - began)
+    theirs = results["captum"].float()
+    rows = []
+    for name, target in (("exact", 1.5), ("fast", 4.0)):
+        difference = float((results[name] - theirs).norm() / theirs.norm())
+        correlation = float(torch.corrcoef(torch.stack([results[name].flatten(), theirs.flatten()]))[0, 1])
+        rows.append(
+            {
+                "work": f"integrated gradients, {wanted.steps} steps, {wanted.model}, {name}",
+                "ours_s": best[name],
+                "peer": "captum",
+                "peer_s": best["captum"],
+                "target": target,
+                "relative_difference": difference,
+                "correlation": correlation,
+            }
+        )
+    report("integrated_gradients", rows)
+
+
+if __name__ == "__main__":
+    main()

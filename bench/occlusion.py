@@ -1,0 +1,95 @@
+"""Occlusion, VGG16 at 224 px: ours exact, fast and incremental against Captum, in one run.
+
+python -m bench.occlusion [--window 56] [--stride 28] [--model vgg16-random]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from types import SimpleNamespace
+
+import torch
+from captum.attr import Occlusion
+
+from bench.report import report
+from workers.contract import Context, MethodError, Row
+from workers.methods.occlusion import METHOD
+from workers.networks.build import load
+
+
+def ours(network: object, picture: torch.Tensor, unit: str, wanted: argparse.Namespace, **how: object) -> torch.Tensor:
+    """The probability map by the service's method."""
+    request = SimpleNamespace(
+        window=[wanted.window] * 2, stride=[wanted.stride] * 2, fill="mean", target=0, seed=0, preprocess=None,
+        unit=SimpleNamespace(layer=unit, channel=0, y=None, x=None), **how,
+    )  # fmt: skip
+    work = METHOD.run(network, [Row(request, [picture])], Context())  # type: ignore[arg-type]
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            if isinstance(stop.value[0], MethodError):
+                raise stop.value[0] from None
+            found: torch.Tensor = stop.value[0].arrays["probability"]
+            return found
+
+
+def main() -> None:
+    """Measure, print and write bench/results/occlusion.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--window", type=int, default=56)
+    parser.add_argument("--stride", type=int, default=28)
+    parser.add_argument("--model", default="vgg16-random")
+    parser.add_argument("--unit", default="features.28")
+    parser.add_argument("--rounds", type=int, default=2)
+    wanted = parser.parse_args()
+    torch.set_num_threads(2)
+    network = load(wanted.model)
+    picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    x, _ = network.prepare([picture])
+
+    def probability(inputs: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = network.module(inputs)
+        return scores.softmax(1)
+
+    def captum() -> torch.Tensor:
+        square = (3, wanted.window, wanted.window)
+        found: torch.Tensor = Occlusion(probability).attribute(
+            x, sliding_window_shapes=square, strides=(3, wanted.stride, wanted.stride), target=0
+        )
+        return found
+
+    works = {
+        "exact": lambda: ours(network, picture, wanted.unit, wanted, precision="exact", incremental=False),
+        "fast": lambda: ours(network, picture, wanted.unit, wanted, precision="fast", incremental=False),
+        "incremental": lambda: ours(network, picture, wanted.unit, wanted, precision="exact", incremental=True),
+        "fast incremental": lambda: ours(network, picture, wanted.unit, wanted, precision="fast", incremental=True),
+        "captum": captum,
+    }
+    best = dict.fromkeys(works, float("inf"))
+    results = {}
+    for _ in range(wanted.rounds):  # interleaved, so that a busy machine is busy for all
+        for name, work in works.items():
+            began = time.perf_counter()
+            results[name] = work()
+            best[name] = min(best[name], time.perf_counter() - began)
+    whole = results["exact"]
+    rows = []
+    for name, target in (("exact", 1.2), ("fast", 3.0), ("incremental", 2.0), ("fast incremental", None)):
+        rows.append(
+            {
+                "work": f"occlusion, {tuple(whole.shape[1:])} places, {wanted.model}, {name}",
+                "ours_s": best[name],
+                "peer": "captum",
+                "peer_s": best["captum"],
+                "target": target,
+                "against_exact": best["exact"] / best[name],
+                "relative_difference_to_exact": float((results[name] - whole).abs().max() / whole.abs().max()),
+            }
+        )
+    report("occlusion", rows)
+
+
+if __name__ == "__main__":
+    main()
