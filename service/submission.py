@@ -36,10 +36,11 @@ _UPLOADED = "upload:"
 
 @dataclass(frozen=True)
 class Received:
-    """A validated request and its images, stored."""
+    """A validated request and its images, stored; `image_list` is where a set's members are listed."""
 
     request: CommonRequest
     images: list[JobImage]
+    image_list: str | None = None
 
 
 async def receive(request: Request, context: Context, caller: str, operation: Operation[Any]) -> Received:
@@ -117,7 +118,7 @@ async def _with_images(
     """The request with every image stored and named by its id."""
     image_set: str | None = getattr(asked, "image_set", None)
     if image_set is not None:
-        return Received(asked, await _members(context, caller, image_set))
+        return await _with_set(asked, context, caller, image_set)
     refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
     records: list[ImageRecord] = []
     for number, ref in enumerate(refs):
@@ -135,14 +136,16 @@ async def _with_images(
     return Received(asked, images)
 
 
-async def _members(context: Context, caller: str, image_set: str) -> list[JobImage]:
-    """The images of a stored set."""
+async def _with_set(asked: CommonRequest, context: Context, caller: str, image_set: str) -> Received:
+    """The request on the images of a stored set."""
     sets = ImageSets(context.redis, context.artifacts, context.settings.keep_images_s)
-    contents = await sets.contents(await sets.get(caller, image_set))
-    return [
+    record = await sets.get(caller, image_set)
+    contents = await sets.contents(record)
+    images = [
         JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
         for member in contents.members
     ]
+    return Received(asked, images, record.contents)
 
 
 async def _stored(
@@ -181,7 +184,8 @@ async def submit(
         operation=operation.name,
         request=plain,
         labels=received.request.labels,
-        images=received.images,
+        images=[] if received.image_list else received.images,
+        image_list=received.image_list,
         lane=operation.lane,
         caller=caller,
         digest=computation_digest(

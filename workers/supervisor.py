@@ -34,6 +34,7 @@ from workers.supervision.follower import Follower
 from workers.supervision.holdings import Holdings, Room
 from workers.supervision.keeper import Keeper
 from workers.supervision.publishing import Publisher
+from workers.supervision.spool import Spool
 from workers.supervision.storing import ResultStore
 from workers.supervision.tasks import end_tasks
 from workers.supervision.totals import Totals
@@ -85,11 +86,12 @@ class Supervisor:
         self._jobs = Jobs(redis, JobLimits.from_settings(settings))
         images = Images(redis, artifacts, settings.keep_images_s)
         results = ResultStore(redis, artifacts, images, settings.store_patience_s)
+        spool = Spool(settings.data / "worker" / "spool", artifacts)
         self._keeper = Keeper(config.json(), settings.stall_s, self._hear, self._engine_ended, self._totals)
         self._publisher = Publisher(CardStore(redis), config.default_model, self._keeper.send)
         self._holdings = Holdings(
             self._jobs,
-            Follower(self._jobs, artifacts, images, results, self._keeper.hand_over, self._totals),
+            Follower(self._jobs, artifacts, images, results, self._keeper.hand_over, self._totals, spool),
             self._keeper,
             self._totals,
             room=Room(settings.interactive_runs, settings.batch_runs),

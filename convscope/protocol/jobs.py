@@ -36,6 +36,7 @@ from convscope.protocol.records import (
     SweepReport,
     Verdict,
     WorkerInfo,
+    images_json,
     new_id,
     pairs,
 )
@@ -123,7 +124,7 @@ class Jobs:
             "caller": spec.caller,
             "request": _compact(spec.request),
             "labels": _compact(spec.labels),
-            "images": _compact([image.model_dump() for image in spec.images]),
+            "images": _compact(images_json(spec)),
             "lane": spec.lane,
             "digest": spec.digest,
             "deadline_in_ms": "" if spec.deadline_s is None else round(spec.deadline_s * 1000),

@@ -92,13 +92,15 @@ class JobSpec(_Record):
 
     `request` is the resolved request as JSON, without labels and deadline. `digest` identifies the computation; "" is
     never shared and never cached. `fingerprint` identifies the request as the client sent it, for its idempotency key.
-    `caller_jobs` is this caller's own quota, where it has one.
+    `caller_jobs` is this caller's own quota, where it has one. `image_list` is the artifact key of an image set's
+    contents whose members are the images: a set of thousands is no message for Redis.
     """
 
     operation: str
     request: dict[str, Any]
     labels: dict[str, str] = Field(default_factory=dict)
     images: list[JobImage] = Field(default_factory=list)
+    image_list: str | None = None
     lane: Lane = "interactive"
     caller: str = "anonymous"
     digest: str = ""
@@ -108,6 +110,17 @@ class JobSpec(_Record):
     request_id: str = ""
     no_cache: bool = False
     caller_jobs: int | None = None
+
+
+def images_json(spec: JobSpec) -> Any:
+    """What a record says of its images: the images, or where their list is."""
+    return {"list": spec.image_list} if spec.image_list else [image.model_dump() for image in spec.images]
+
+
+def _part_images(plain: dict[str, Any]) -> None:
+    """Undo `images_json` in a record's values."""
+    if isinstance(plain.get("images"), dict):
+        plain["image_list"] = plain.pop("images")["list"]
 
 
 class JobProgress(_Record):
@@ -134,6 +147,7 @@ class Job(_Record):
     request: dict[str, Any]
     labels: dict[str, str] = Field(default_factory=dict)
     images: list[JobImage] = Field(default_factory=list)
+    image_list: str | None = None
     created_ms: int
     started_ms: int | None = None
     finished_ms: int | None = None
@@ -162,6 +176,7 @@ class Job(_Record):
         for name in ("request", "labels", "images", "error"):
             if name in plain:
                 plain[name] = json.loads(plain[name])
+        _part_images(plain)
         progress = {"done": held["done"], "total": held["total"], "message": held.get("message", "")}
         return cls.model_validate({**plain, "id": job_id, "progress": progress})
 
@@ -178,6 +193,7 @@ class Claim(_Record):
     operation: str
     request: dict[str, Any]
     images: list[JobImage] = Field(default_factory=list)
+    image_list: str | None = None
     lane: Lane
     slot: Lane
     alone: bool = False
@@ -199,6 +215,7 @@ class Claim(_Record):
         plain.pop("deadline_ms", None)
         for name in ("request", "images"):
             plain[name] = json.loads(plain[name])
+        _part_images(plain)
         if deadline_ms != "":
             plain["deadline_ms"] = deadline_ms
             plain["deadline_in_s"] = float(deadline_in_ms) / 1000

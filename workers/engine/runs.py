@@ -6,7 +6,7 @@ Import rule: torch, workers.contract.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import Method, MethodError, Network, OneShotMethod, Progress, Row, params
+from workers.engine.files import FileImages
 from workers.engine.plan import Lane
 from workers.engine.wire import Frame
 
@@ -84,6 +85,7 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
 
     Its header has `run`, `operation`, `request`, `lane`, `deadline_s` (or null), `alone`, `images` (height and width of
     each) and `checkpoint` (whether the last blob is one); its blobs are the pixels, uint8 H×W×3, and the checkpoint.
+    The images of a set come as `files`, paths of .npy files, and then no blob is an image.
 
     Raises:
         MethodError: the operation is not known here.
@@ -94,10 +96,14 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
     if method is None:
         raise MethodError("internal-error", f"This worker does not know the operation {operation}.")
     sizes = header["images"]
-    images: list[Tensor] = [
-        torch.frombuffer(bytearray(blob), dtype=torch.uint8).reshape(height, width, 3)
-        for (height, width), blob in zip(sizes, frame.blobs, strict=False)
-    ]
+    images: Sequence[Tensor] = (
+        FileImages(header["files"])
+        if header.get("files")
+        else [
+            torch.frombuffer(bytearray(blob), dtype=torch.uint8).reshape(height, width, 3)
+            for (height, width), blob in zip(sizes, frame.blobs, strict=False)
+        ]
+    )
     request = dict(header["request"])
     row = Row(params(request), images)
     model = request.get("model") or default_model

@@ -19,6 +19,7 @@ from convscope.protocol.problems import PROBLEMS, ProblemError
 from workers.engine.wire import Frame, WireError
 from workers.supervision.faults import fault_point
 from workers.supervision.held import Held
+from workers.supervision.spool import Spool
 from workers.supervision.storing import ResultStore
 from workers.supervision.totals import Totals
 
@@ -44,6 +45,7 @@ class Follower:
     Args:
         send: hands a run to an engine that is ready, and marks it as sent.
         totals: counts what happens.
+        spool: where the images of sets lie while a run needs them.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Follower:
         results: ResultStore,
         send: Callable[[Held, Frame], Awaitable[None]],
         totals: Totals,
+        spool: Spool,
     ) -> None:
+        self._spool = spool
         self._jobs = jobs
         self._artifacts = artifacts
         self._images = images
@@ -95,6 +99,9 @@ class Follower:
             # A bug of ours must not leave a run that is held, renewed and never finished.
             log.exception("run_broken", run=held.run, jobs=held.claim.members)
             await self._finish(held, error=_error(ProblemError("internal-error", INTERNAL)))
+        finally:
+            if held.claim.image_list:
+                await self._spool.empty(held.token)
 
     # To the engine.
 
@@ -102,6 +109,10 @@ class Follower:
         """Fetch what the run needs and send it to the engine."""
         async with self._fetching:
             pixels = await asyncio.gather(*(self._pixels(image) for image in held.claim.images))
+            files: list[str] = []
+            sizes = [(picture.shape[0], picture.shape[1]) for picture in pixels]
+            if held.claim.image_list:
+                files, sizes = await self._spool.fill(held.token, held.claim.image_list)
             checkpoint = await self._checkpoint(held)
             claim = held.claim
             header = {
@@ -112,7 +123,8 @@ class Follower:
                 "lane": claim.lane,
                 "alone": claim.alone,
                 "deadline_s": held.deadline_s(),
-                "images": [picture.shape[:2] for picture in pixels],
+                "images": sizes,
+                "files": files,
                 "checkpoint": checkpoint is not None,
             }
             blobs: list[Any] = [np.ascontiguousarray(picture).data.cast("B") for picture in pixels]
