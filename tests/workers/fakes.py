@@ -98,8 +98,7 @@ class FakeNetwork:
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads, squeezed to the input size; an upload of that size is taken as it is."""
-        del preprocess
-        height, width = self.input_size
+        height, width = getattr(preprocess, "size", None) or self.input_size
         inputs, transforms = [], []
         for image in images:
             pixels = image.permute(2, 0, 1)[None].float() / 255

@@ -90,16 +90,21 @@ class Cam(OneShotMethod):
 
 def _forward(module: nn.Module, inputs: Tensor, layer: str) -> _Pass:
     """One forward pass with a graph from the layer on."""
+    leaves: list[Tensor] = []
+
+    def lift(output: Tensor) -> Tensor:
+        # Float32 for the formulas, whatever the network's own arithmetic, in which it goes on.
+        leaves.append(output.detach().float().requires_grad_())
+        return leaves[0].to(output.dtype)
+
     with torch.enable_grad():
-        seen, scores = capture(
-            module, inputs, (), change={layer: lambda output: output.detach().float().requires_grad_()}, to_output=True
-        )
+        _, scores = capture(module, inputs, (), change={layer: lift}, to_output=True)
     assert scores is not None
     if scores.dim() != 2:
         raise MethodError(
             "not-applicable", "class activation maps need a network whose output is a list of class scores"
         )
-    return _Pass(inputs, seen[layer], scores, affine(scores, seen[layer], LINEAR_NODES))
+    return _Pass(inputs, leaves[0], scores, affine(scores, leaves[0], LINEAR_NODES))
 
 
 def _single(one: _Pass, k: int) -> _Pass:

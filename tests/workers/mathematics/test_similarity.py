@@ -271,16 +271,17 @@ def _related(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("batches", [1, 10])
 def test_intervals_cover_the_truth_about_as_often_as_they_say(batches: int) -> None:
-    truth = compare(*[[side] for side in _related(20_000, 0)], estimator="debiased").matrix.item()
+    # Σ_xx = Σ_yy = 2I and Σ_xy = I in three dimensions: ‖Σ_xy‖²/(‖Σ_xx‖ ‖Σ_yy‖) = 3/12.
+    truth = 0.25
     covered = 0
-    for seed in range(1, 41):
+    for seed in range(1, 25):
         x, y = _related(200, seed)
-        comparison = Comparison(["x"], ["y"], Options("linear", 0.5, "debiased", 0, 100, seed, batches))
+        comparison = Comparison(["x"], ["y"], Options("linear", 0.5, "debiased", 0, 60, seed, batches))
         for part_x, part_y in zip(x.chunk(batches), y.chunk(batches), strict=True):
             comparison.add(samples([part_x]), samples([part_y]))
         summary = comparison.summary()
         covered += int(summary.low.item() <= truth <= summary.high.item())
-    assert covered >= 30  # 38 of 40 expected; ten batches bootstrap somewhat too narrow
+    assert covered >= 18  # 23 of 24 expected; ten batches bootstrap somewhat too narrow
 
 
 def test_activations_that_are_not_finite_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Class activation maps against formulas, closed forms and pytorch-grad-cam, where it is right and where it is not."""
+"""Class activation maps against formulas, closed forms, values by hand, and what a shared forward must not mix up."""
 
 from __future__ import annotations
 
@@ -6,110 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_grad_cam as peers
 import torch
-import torchvision
-from captum.attr import LayerGradCam
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
-from workers.contract import Context, MethodError, Row, params
+from tests.workers.methods.cam_peers import build, relative, request
+from workers.contract import Context, MethodError, Row
 from workers.mathematics import cam_maps
+from workers.mathematics.cam_masks import score_weights
+from workers.mathematics.fullgrad import FullGradient
 from workers.methods.cam import METHOD
 
-DEFAULTS: dict[str, Any] = {
-    "methods": ["gradcam"], "layer": "", "targets": ["predicted"], "upsampled": False, "nonstandard_gate": False,
-    "precision": "exact", "preprocess": None, "seed": 0,
-}  # fmt: skip
-
-PARITY = {
-    "gradcam": peers.GradCAM, "gradcam++": peers.GradCAMPlusPlus, "hirescam": peers.HiResCAM,
-    "elementwise": peers.GradCAMElementWise, "xgradcam": peers.XGradCAM, "layercam": peers.LayerCAM,
-    "eigencam": peers.EigenCAM, "eigengradcam": peers.EigenGradCAM,
-}  # fmt: skip
-
-
-def request(**changes: Any) -> Any:
-    return params({**DEFAULTS, **changes})
-
-
-def relative(found: Any, expected: Any) -> float:
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
-
-
-def build(name: str, size: int = 64) -> FakeNetwork:
-    torch.manual_seed(0x5EED)
-    module = torchvision.models.get_model(name, weights=None)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):  # statistics of their own, so that biases and signs matter
-            nn.init.normal_(part.running_mean, 0, 0.1)
-            nn.init.uniform_(part.running_var, 0.5, 1.5)
-            nn.init.normal_(part.bias, 0, 0.2)
-    if linear := [part for part in module.modules() if isinstance(part, nn.Linear)]:
-        # Gradients of order one: pytorch-grad-cam adds 1e-6 to Grad-CAM++'s denominator, which decides small ones.
-        nn.init.normal_(linear[-1].weight, 0, 10)
-    return FakeNetwork(module, size=(size, size), chain=False)
-
-
-NETWORKS = {
-    "resnet18": "layer4", "resnet50": "layer4", "vgg16": "features.29", "densenet121": "features.denseblock4",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=list(NETWORKS))
-def network_and_layer(request: pytest.FixtureRequest) -> tuple[FakeNetwork, str]:
-    return build(request.param), NETWORKS[request.param]
-
-
-def peer_map(peer: type, network: FakeNetwork, layer: str, inputs: Tensor, target: int) -> np.ndarray:
-    """pytorch-grad-cam's raw map, before it rectifies, scales and resizes."""
-    with peer(network.module, [network.module.get_submodule(layer)]) as cam:
-        x = inputs.clone().requires_grad_()
-        scores = cam.activations_and_grads(x)
-        if cam.uses_gradients:
-            scores[:, target].sum().backward(retain_graph=True)
-        activation = cam.activations_and_grads.activations[0].numpy()
-        gradient = cam.activations_and_grads.gradients[0].numpy() if cam.uses_gradients else None
-        targets = [ClassifierOutputTarget(target)] * len(inputs)
-        return np.asarray(cam.get_cam_image(x, cam.target_layers[0], targets, activation, gradient, False))
-
-
-def test_parity_with_pytorch_grad_cam(network_and_layer: tuple[FakeNetwork, str]) -> None:
-    network, layer = network_and_layer
-    uploads = [image(network.input_size, seed) for seed in (1, 2)]
-    before = traces(network.module)
-    found = outcome(METHOD, network, Row(request(methods=list(PARITY), layer=layer, targets=[7]), uploads))
-    assert traces(network.module) == before
-    inputs, _ = network.prepare(uploads)
-    for method, peer in PARITY.items():
-        expected = peer_map(peer, network, layer, inputs, 7)
-        ours = found.arrays[f"cam/{method}/7"].numpy()
-        if method.startswith("eigen"):  # their sign is the linear algebra library's
-            expected = np.stack([e * np.sign((e * o).sum()) for e, o in zip(expected, ours, strict=True)])
-        assert relative(ours, expected) <= 1e-4, method
-    network.module.zero_grad(set_to_none=True)
-
-
-def test_small_gradients_are_where_pytorch_grad_cam_leaves_grad_cam_plus_plus() -> None:
-    """α = g²/(2g² + ΣA·g³): with ΣA = 0 it is 1/2 however small g is; theirs falls to g²/1e-6."""
-    activation, gradient = torch.tensor([[[[1.0, -1.0]]]]), torch.full((1, 1, 1, 2), 1e-4)
-    torch.testing.assert_close(cam_maps.gradcam_plus_plus(activation, gradient), torch.tensor([[[1e-4, -1e-4]]]))
-    theirs = peers.GradCAMPlusPlus.get_cam_weights(None, None, None, None, activation.numpy(), gradient.numpy())
-    assert theirs[0, 0] < 0.05 * 1e-4
-
-
-def test_parity_with_captum(network_and_layer: tuple[FakeNetwork, str]) -> None:
-    network, layer = network_and_layer
-    uploads = [image(network.input_size, 3)]
-    found = outcome(METHOD, network, Row(request(layer=layer, targets=[5]), uploads))
-    inputs, _ = network.prepare(uploads)
-    expected = LayerGradCam(network.module, network.module.get_submodule(layer)).attribute(
-        inputs.requires_grad_(), target=5
-    )
-    assert relative(found.arrays["cam/gradcam/5"], expected.detach()[:, 0]) <= 1e-4
+METHODS = ["gradcam", "gradcam++", "hirescam", "elementwise", "xgradcam", "layercam", "eigencam", "eigengradcam"]
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +84,8 @@ def brute_ablation(network: FakeNetwork, layer: str, inputs: Tensor, target: int
 )
 def test_ablation_equals_one_channel_after_another(name: str, layer: str) -> None:
     """Inside a concatenation, and before a skip connection."""
-    network = build(name)
-    uploads = [image((64, 64), 5)]
+    network = build(name, 32)
+    uploads = [image((32, 32), 5)]
     inputs, _ = network.prepare(uploads)
     with torch.no_grad():
         best = int(network.module(inputs).argmax())
@@ -186,37 +94,8 @@ def test_ablation_equals_one_channel_after_another(name: str, layer: str) -> Non
     assert found.facts["maps"][0]["forwards"] == network.layers[layer].shape[0]
 
 
-def test_an_activation_is_taken_before_it_is_overwritten() -> None:
-    """DenseNet rectifies `features` in place: pytorch-grad-cam's hook sees the rectified map, ours the layer's own."""
-    network = build("densenet121", 32)
-    uploads = [image((32, 32), 5)]
-    inputs, _ = network.prepare(uploads)
-    found = outcome(METHOD, network, Row(request(layer="features", targets=[1]), uploads))
-    with torch.no_grad():
-        activation = network.module.features(inputs)
-    weights = network.module.classifier.weight[1] * (activation > 0).float().mean(dim=(2, 3))
-    own = torch.einsum("nc,nchw->nhw", weights / (activation.shape[2] * activation.shape[3]), activation)
-    assert relative(found.arrays["cam/gradcam/1"], own) <= 1e-4
-    theirs = peer_map(peers.GradCAM, network, "features", inputs, 1)
-    assert relative(theirs, torch.einsum("nc,nchw->nhw", weights, activation.relu())) <= 1e-3
-    assert (activation < 0).any()
-
-
-def test_score_cam_equals_pytorch_grad_cam_for_two_classes_from_the_same_forwards() -> None:
-    network = build("squeezenet1_1")
-    uploads = [image((64, 64), 6)]
-    inputs, _ = network.prepare(uploads)
-    layer = "features.12.expand3x3_activation"
-    found = outcome(METHOD, network, Row(request(methods=["scorecam"], layer=layer, targets=[1, 2]), uploads))
-    for target in (1, 2):
-        expected = peer_map(peers.ScoreCAM, network, layer, inputs, target)
-        assert relative(found.arrays[f"cam/scorecam/{target}"], expected) <= 1e-4
-
-
 def test_score_weights_are_a_distribution_and_know_no_common_offset() -> None:
     """Every score shifted by a constant changes nothing; a channel that does not vary makes no NaN."""
-    from workers.mathematics.cam_masks import score_weights
-
     torch.manual_seed(3)
     linear = nn.Linear(3 * 64, 4)
 
@@ -327,51 +206,49 @@ class Saturating(nn.Module):
 
 
 def test_fullgrad_terms_sum_to_the_logit_with_saturation_and_miss_by_it_without() -> None:
-    from workers.mathematics.fullgrad import FullGradient
-
     network = FakeNetwork(Saturating(), size=(12, 12), chain=False)
     inputs, _ = network.prepare([image((12, 12), 8), image((12, 12), 9)])
-    graph = FullGradient(network.module, inputs)
-    terms = graph.of(torch.tensor([1, 2]))
+    before = traces(network.module)
+    terms = FullGradient(network.module, inputs).of(torch.tensor([1, 2]))
+    assert traces(network.module) == before
     torch.testing.assert_close(terms.gap() / terms.logit, torch.zeros(2), atol=1e-4, rtol=0)
-    saturation = [
-        t
-        for t, b in zip(terms.terms[1:], [b for b in graph._biases if b is None or b.dim()][:-1], strict=False)
-        if b is None
-    ]
-    missing = torch.stack([term.flatten(1).sum(dim=1) for term in saturation]).sum(dim=0)
-    assert missing.abs().max() > 0.01 * terms.logit.abs().max()
-    terms.terms = [term for term in terms.terms if not any(term is one for one in saturation)]
-    torch.testing.assert_close(terms.gap(), missing, atol=1e-4, rtol=1e-3)
+    assert terms.saturation().abs().max() > 0.01 * terms.logit.abs().max()
+    saturation = terms.saturation()
+    terms.terms = [term for k, term in enumerate(terms.terms) if k not in terms.saturated]
+    torch.testing.assert_close(terms.gap(), saturation, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg16"])
-def test_fullgrad_completes_on_published_networks(name: str) -> None:
-    network = build(name)
-    found = outcome(
-        METHOD, network, Row(request(methods=["fullgrad"], layer=NETWORKS[name], targets=[4]), [image((64, 64))])
-    )
+def test_fullgrad_by_hand() -> None:
+    """y = Σ relu6(2x − 1) over the colours x = (1, 0, 5) of one pixel: 1 + 0 + 6; the gradient is 2 at x = 1 alone."""
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1, groups=3)
+            nn.init.constant_(self.conv.weight, 2.0)
+            nn.init.constant_(self.conv.bias, -1.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.relu6(self.conv(x)).sum(dim=(1, 2, 3))[:, None]
+
+    terms = FullGradient(One().eval(), torch.tensor([1.0, 0.0, 5.0]).reshape(1, 3, 1, 1)).of(torch.tensor([0]))
+    values = [term.flatten().tolist() for term in terms.terms]
+    assert values == [[2, 0, 0], [-1, 0, 0], [0, 0, 6]]
+    assert terms.saturated == [2]
+    assert terms.logit.item() == 7 and terms.gap().item() == 0
+
+
+@pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer4"), ("densenet121", "features.denseblock4")])
+def test_fullgrad_completes_on_published_networks(name: str, layer: str) -> None:
+    network = build(name, 32)
+    found = outcome(METHOD, network, Row(request(methods=["fullgrad"], layer=layer, targets=[4]), [image((32, 32))]))
     fact = found.facts["maps"][0]
     assert abs(fact["completeness_gap"]) <= 1e-4
-    assert found.arrays["cam/fullgrad/4"].shape == (1, 64, 64)
+    assert found.arrays["cam/fullgrad/4"].shape == (1, 32, 32)
     assert fact["minimum"] >= 0
 
 
-def test_guided_gradcam_is_the_product_and_refuses_networks_without_rectifications(resnet: FakeNetwork) -> None:
-    upload = image((64, 64), 10)
-    found = outcome(
-        METHOD, resnet, Row(request(methods=["gradcam", "guided-gradcam"], layer="layer4", targets=[2]), [upload])
-    )
-    inputs, _ = resnet.prepare([upload])
-    from captum.attr import GuidedBackprop
-
-    # Where no module is shared captum's rule is right: a copy of the network with a ReLU for each call.
-    from tests.workers.methods.unshared import unshared
-
-    guided = GuidedBackprop(unshared(resnet.module)).attribute(inputs.requires_grad_(), target=2).detach()
-    coarse = found.arrays["cam/gradcam/2"].relu()[:, None]
-    expected = guided * nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear", align_corners=False)
-    assert relative(found.arrays["cam/guided-gradcam/2"], expected) <= 1e-4
+def test_guided_gradcam_refuses_networks_without_rectifications() -> None:
     smooth = FakeNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (16, 16))
     with pytest.raises(MethodError, match="not-applicable"):
         outcome(METHOD, smooth, Row(request(methods=["guided-gradcam"], layer="0"), [image((16, 16))]))
@@ -417,3 +294,42 @@ def test_wrong_rows_fail_alone(resnet: FakeNetwork) -> None:
     assert isinstance(results[0], MethodError) and results[0].problem == "not-applicable"
     assert isinstance(results[1], MethodError) and results[1].problem == "invalid-request"
     assert not isinstance(results[2], MethodError)
+
+
+def test_permuted_channels_with_their_weights_change_no_map() -> None:
+    torch.manual_seed(5)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 81, 5))
+    other = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 81, 5))
+    order = torch.randperm(8)
+    with torch.no_grad():
+        other[0].weight.copy_(plain[0].weight[order])
+        other[0].bias.copy_(plain[0].bias[order])
+        other[3].weight.copy_(plain[3].weight.reshape(5, 8, 81)[:, order].reshape(5, -1))
+        other[3].bias.copy_(plain[3].bias)
+    asked = request(methods=[*METHODS, "scorecam", "ablationcam", "fullgrad"], layer="1", targets=[1])
+    ours, theirs = (
+        outcome(METHOD, FakeNetwork(one, size=(9, 9)), Row(asked, [image((9, 9))])) for one in (plain, other)
+    )
+    for name, values in ours.arrays.items():
+        assert relative(theirs.arrays[name], values) <= 1e-5, name
+
+
+def test_flipped_input_and_kernels_flip_the_maps() -> None:
+    torch.manual_seed(6)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 5)
+    )
+    mirrored = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 5)
+    )
+    with torch.no_grad():
+        mirrored[0].weight.copy_(plain[0].weight.flip(3))
+        mirrored[0].bias.copy_(plain[0].bias)
+        mirrored[4].weight.copy_(plain[4].weight.reshape(5, 8, 3, 3).flip(3).reshape(5, -1))
+        mirrored[4].bias.copy_(plain[4].bias)
+    asked = request(methods=[*METHODS, "scorecam", "ablationcam", "fullgrad"], layer="1", targets=[1])
+    upload = image((9, 9))
+    ours = outcome(METHOD, FakeNetwork(plain, size=(9, 9)), Row(asked, [upload]))
+    theirs = outcome(METHOD, FakeNetwork(mirrored, size=(9, 9)), Row(asked, [upload.flip(1)]))
+    for name, values in ours.arrays.items():
+        assert relative(theirs.arrays[name].flip(2), values) <= 1e-5, name
