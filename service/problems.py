@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -162,7 +162,7 @@ def from_validation(error: ValidationError, data: Any, known: Sequence[str] = ()
 
 def from_redis(error: RedisError) -> ProblemError:
     """A Redis error as a problem: full, or not to be reached."""
-    if isinstance(error, ResponseError) and "OOM" in str(error):
+    if isinstance(error, OutOfMemoryError):
         return ProblemError("queue-full", "The queue's server is out of memory.", retry_after_s=30)
     return ProblemError("queue-unavailable", "The queue's server cannot be reached.", retry_after_s=RETRY_AFTER_S)
 
