@@ -28,7 +28,9 @@ class Sums(OneShotMethod):
             for row in rows:
                 self._act(row, len(rows))
             for index in range(slices):
-                time.sleep(max(getattr(row.request, "slice_s", 0.0) for row in rows))
+                pause_s = max(getattr(row.request, "slice_s", 0.0) for row in rows)
+                if pause_s:  # nothing to wait for where a test has changed the clocks under us
+                    time.sleep(pause_s)
                 yield Progress(index + 1, slices)
             return [self._result(row, len(rows), network, context) for row in rows]
         finally:
