@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     weights_folder: Path | None = Field(
         None, description="Folder for downloaded and local weights; without it one in the data folder."
     )
+    maco_spectrum: Path | None = Field(
+        None, description="Amplitudes that `maximize` keeps fixed with preset maco, .npy; without it our own fit."
+    )
     api_keys_file: Path | None = Field(
         None,
         description="File with callers, SHA-256 of their keys and quotas; without it everyone is `anonymous`.",

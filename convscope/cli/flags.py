@@ -33,7 +33,7 @@ _API = frozenset(
 )
 _WORKER = frozenset(
     {"catalogue", "weights_folder", "default_model", "device", "threads", "memory_mib", "networks_mib"}
-    | {"tile", "interactive_runs", "batch_runs", "stall_s", "store_patience_s", "drain_s"}
+    | {"tile", "maco_spectrum", "interactive_runs", "batch_runs", "stall_s", "store_patience_s", "drain_s"}
     | {"renew_s", "crashes"}
 )
 _CLIENT = frozenset({"url", "api_key"})
