@@ -59,9 +59,11 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { $(call apt,python3-venv,to make the environment); }
 	$(PYTHON) -m venv $(VENV)
 
-# OpenCV, which one of the tests' peers imports, wants two libraries that a bare machine lacks.
+# OpenCV, which one of the tests' peers imports, wants two libraries that a bare machine lacks; faketime is for the tests
+# that set clocks forward and back.
 $(SYSTEM): $(INSTALLED)
-	@$(BIN)/python -c 'import cv2' 2> /dev/null || { $(call apt,libgl1 libglib2.0-0,for the tests); }
+	@{ $(BIN)/python -c 'import cv2' 2> /dev/null && command -v faketime > /dev/null; } || \
+		{ $(call apt,libgl1 libglib2.0-0 faketime,for the tests); }
 	@touch $@
 
 # $(call apt,PACKAGES,WHY): install Debian packages as root or by sudo without a password, else say what to do.
