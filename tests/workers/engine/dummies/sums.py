@@ -57,7 +57,7 @@ class Sums(OneShotMethod):
         facts: dict[str, Any] = {"sums": sums, "batch": rows, "network": network.id, "memory": context.memory_bytes}
         if act == "nan-facts":
             facts["loss"] = float("nan")
-        count = 2 * 1024 * 1024 if act == "big" else 4
+        count = 512 * 1024 if act == "big" else 4
         return Outcome({"sums": torch.tensor(sums), "ramp": torch.arange(count, dtype=torch.float32)}, facts)
 
 
