@@ -149,12 +149,11 @@ def advance(network: Network, states: Sequence[Ascent]) -> list[MethodError | No
         groups = [list(states)] if states[0].fast else [[state] for state in states]
         bundles = [_bundle(network, group) for group in groups]
         inputs = torch.cat([bundle.inputs.detach() for bundle in bundles]).requires_grad_()
-        readings = [_read(state, views) for state, views in _forward(network, states, inputs)]
-        goals = [reading.goal for reading in readings if reading.goal is not None]
-        slopes = torch.zeros_like(inputs)
-        if goals:
-            (downhill,) = torch.autograd.grad(torch.stack(goals).sum(), inputs)
-            slopes = -downhill
+        readings, slopes = _look(network, states, inputs)
+        silent = _silent_starts(states, slopes)
+        if any(silent):
+            _, redirected = _look(network, states, inputs, silent)
+            slopes = torch.where(torch.tensor(silent, device=slopes.device).view(-1, 1, 1, 1), redirected, slopes)
         parts = torch.split(slopes, [len(bundle.inputs) for bundle in bundles])
         moves = [move for bundle, part in zip(bundles, parts, strict=True) for move in _moves(bundle, part.clone())]
     return [_commit(*row) for row in zip(states, readings, moves, strict=True)]
@@ -192,15 +191,49 @@ def _bundle(network: Network, rows: Sequence[Ascent]) -> _Bundle:
     return _Bundle(rows, parameters, decoded, pictures, network.normalize(views))
 
 
+@dataclass
+class _Reading:
+    """What was read of one row's views: what to minimize, the objective summed over the views, or an error."""
+
+    goal: Tensor | None = None
+    value: Tensor | None = None
+    gram: Tensor | None = None
+    error: MethodError | None = None
+
+
+def _look(
+    network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: Sequence[bool] = ()
+) -> tuple[list[_Reading], Tensor]:
+    """What is read of each row, and the slopes of what is to grow with regard to the inputs.
+
+    Args:
+        redirect: for each view, whether its rectifications may redirect their gradient; empty for none.
+    """
+    readings = [_read(state, views) for state, views in _forward(network, states, inputs, redirect)]
+    goals = [reading.goal for reading in readings if reading.goal is not None]
+    if not goals:
+        return readings, torch.zeros_like(inputs)
+    (downhill,) = torch.autograd.grad(torch.stack(goals).sum(), inputs)
+    return readings, -downhill
+
+
+def _silent_starts(states: Sequence[Ascent], slopes: Tensor) -> list[bool]:
+    """For each view, whether it is one of a row's first steps and has no gradient at all."""
+    views = len(slopes) // len(states)
+    early = [state.step < state.recipe.redirect_steps for state in states for _ in range(views)]
+    if not any(early):
+        return []
+    without = (slopes.flatten(1) == 0).all(1).tolist()
+    return [first and zero for first, zero in zip(early, without, strict=True)]
+
+
 def _forward(
-    network: Network, states: Sequence[Ascent], inputs: Tensor
+    network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: Sequence[bool]
 ) -> list[tuple[Ascent, list[dict[str, Tensor]]]]:
     """Each row with the activations of each of its views by layer."""
-    recipe = states[0].recipe
     views = len(inputs) // len(states)
     layers = {layer for state in states for layer in state.objective.layers}
-    redirect = [state.step < recipe.redirect_steps for state in states for _ in range(views)]
-    mode: Any = RedirectMode(redirect, inputs.device) if any(redirect) else nullcontext()
+    mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
     module = network.fast_module() if states[0].fast else network.module
     with mode:
         seen, output = capture(module, inputs, layers - {OUTPUT}, to_output=OUTPUT in layers)
@@ -218,16 +251,6 @@ def logits_of(output: Any) -> Tensor:
     """A network's class scores, N×classes."""
     scores: Tensor = output if isinstance(output, Tensor) else output[0]
     return scores.flatten(1)
-
-
-@dataclass
-class _Reading:
-    """What was read of one row's views: what to minimize, the objective summed over the views, or an error."""
-
-    goal: Tensor | None = None
-    value: Tensor | None = None
-    gram: Tensor | None = None
-    error: MethodError | None = None
 
 
 def _read(state: Ascent, views: Sequence[Mapping[str, Tensor]]) -> _Reading:

@@ -1,0 +1,192 @@
+"""maximize against FlashTorch's GradientAscent and against a step of Lucent, and 16 jobs batched against in turn.
+
+Run: python -m bench.maximize. The peers are old and pinned to old companions: put flashtorch 0.1.3, torch-lucent 0.1.8,
+kornia, kornia-rs, decorator and importlib-resources on PYTHONPATH; one that is missing is left out and said so.
+
+Weights are random (the arithmetic is the same with any) and shared. Ours and the peer take turns in short pieces, so
+that whatever else the machine does falls on both alike. `--cpu` counts processor time on one thread instead, which a
+busy machine distorts less.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.report import report
+from convscope.protocol.presets import FIELDS, PRESETS
+from workers.contract import Context, Row, params
+from workers.methods.maximize import METHOD
+from workers.networks.build import LoadedNetwork, load
+
+FILTERS, STEPS, PIECES = 4, 30, 3
+FAST_ROWS = 4
+
+clock = time.process_time if "--cpu" in sys.argv else time.perf_counter
+
+
+def request(preset: str, objectives: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """A resolved request of the network's size."""
+    filled = {name: PRESETS[preset][name] for name in FIELDS}
+    filled |= {"size": [224, 224], "seed": 0, "stop_at": None, "start": "noise", "precision": "exact"}
+    return filled | {"preprocess": None, "layer": None, "channels": None, "objective": objectives} | changes
+
+
+def channels(layer: str, count: int) -> list[dict[str, Any]]:
+    """Objectives for the first channels of a layer."""
+    return [{"layer": layer, "channel": channel, "reduce": "mean"} for channel in range(count)]
+
+
+def ours(network: LoadedNetwork, asked: dict[str, Any], rows: int, steps: int) -> Callable[[], object]:
+    """`steps` steps of a job's rows in tiles of `rows`, beyond those in which gradients may be redirected."""
+    states = METHOD.start(network, Row(params(asked)), Context())
+    assert isinstance(states, list)
+
+    def run() -> None:
+        for _ in range(steps):
+            for first in range(0, len(states), rows):
+                METHOD.step(network, states[first : first + rows], Context())
+
+    return run
+
+
+def taking_turns(works: dict[str, Callable[[], object]], pieces: int = PIECES) -> dict[str, float]:
+    """Median seconds of each work over `pieces` rounds in which each runs once, after one round to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for piece in range(pieces + 1):
+        for name, work in works.items():
+            began = clock()
+            work()
+            if piece:
+                taken[name].append(clock() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def flashtorch(network: LoadedNetwork, layer: int) -> Callable[[], object]:
+    """GradientAscent as its README uses it: the network's `features`, one filter after another."""
+    from flashtorch.activmax import GradientAscent
+
+    features: Any = copy.deepcopy(network.module.features).requires_grad_(True)
+    peer = GradientAscent(features)
+
+    def run() -> None:
+        for channel in range(FILTERS):
+            peer.optimize(features[layer], channel, num_iter=STEPS // PIECES)
+
+    return run
+
+
+def against_flashtorch(name: str, layer: int, targets: tuple[float, float]) -> list[dict[str, Any]]:
+    """The rows of one layer, exact and fast."""
+    network = load("vgg16-random")
+    piece = STEPS // PIECES
+    asked = request("flashtorch", channels(f"features.{layer}", FILTERS), steps=10_000)
+    works = {
+        "exact": ours(network, asked, 1, piece),
+        "fast": ours(network, asked | {"precision": "fast"}, FAST_ROWS, piece),
+        "peer": flashtorch(network, layer),
+    }
+    seconds = {key: PIECES * value for key, value in taking_turns(works).items()}
+    return [
+        {
+            "work": f"{name}, {FILTERS} filters, {STEPS} steps, {precision}",
+            "ours_s": seconds[precision],
+            "peer": "FlashTorch",
+            "peer_s": seconds["peer"],
+            "target": target,
+        }
+        for precision, target in zip(("exact", "fast"), targets, strict=True)
+    ]
+
+
+def lucent_step(module: nn.Module, layer: str, channel: int, size: int, steps: int) -> Callable[[], object]:
+    """`steps` steps of Lucent's render_vis with everything at its default but the size."""
+    # Lucent imports IPython for a display that is not used here.
+    for missing in ("IPython", "IPython.display"):
+        sys.modules.setdefault(missing, types.ModuleType(missing))
+    kornia = importlib.import_module("kornia")
+    from lucent.optvis import objectives, param, render
+
+    # Lucent calls these by the names that they had in kornia 0.4.
+    for name in ("get_rotation_matrix2d", "warp_affine"):
+        setattr(kornia, name, getattr(kornia.geometry.transform, name))
+
+    model = copy.deepcopy(module).requires_grad_(True)
+
+    def run() -> None:
+        objective = objectives.channel(layer, channel)
+        render.render_vis(
+            model, objective, lambda: param.image(size), thresholds=(steps,), progress=False, show_image=False
+        )
+        for part in model.modules():  # its hooks stay otherwise, and each call adds as many again
+            part._forward_hooks.clear()
+
+    return run
+
+
+def against_lucent() -> list[dict[str, Any]]:
+    """A `lucid` step of VGG16 at 224 px."""
+    network = load("vgg16-random")
+    asked = request("lucid", channels("features.24", FAST_ROWS), steps=10_000)
+    alone = asked | {"objective": channels("features.24", 1)}
+    works = {
+        "exact": ours(network, alone, 1, 4),
+        "fast": ours(network, asked | {"precision": "fast"}, FAST_ROWS, 4),
+        "peer": lucent_step(network.module, "features_24", 0, 224, 4),
+    }
+    seconds = taking_turns(works, 5)
+    seconds["fast"] /= FAST_ROWS
+    return [
+        {
+            "work": f"a lucid step, conv5_1, 224 px, a picture, {precision}",
+            "ours_s": seconds[precision] / 4,
+            "peer": "Lucent",
+            "peer_s": seconds["peer"] / 4,
+            "target": target,
+        }
+        for precision, target in (("exact", 2.0), ("fast", 5.0))
+    ]
+
+
+def in_company() -> dict[str, Any]:
+    """16 one-picture jobs on EfficientNet-Lite0 with `fast`: tiles of 8 against one after another."""
+    network = load("efficientnet_lite0")
+    asked = request("lucid", channels("blocks.4", 16), steps=10_000, precision="fast")
+    seconds = taking_turns({"together": ours(network, asked, 8, 1), "in turn": ours(network, asked, 1, 1)}, 5)
+    return {
+        "work": "16 jobs, a lucid step each, Lite0 blocks.4, fast",
+        "ours_s": seconds["together"],
+        "peer": "one after another",
+        "peer_s": seconds["in turn"],
+        "target": None,
+    }
+
+
+def main() -> None:
+    """Measure and report."""
+    rows = [in_company()]
+    for work in (
+        lambda: against_flashtorch("conv5_1", 24, (1.7, 7.0)),
+        lambda: against_flashtorch("conv3_1", 10, (2.0, 7.0)),
+        against_lucent,
+    ):
+        try:
+            rows += work()
+        except ImportError as error:
+            print(f"a peer is left out: {error}")
+    report("maximize", rows)
+
+
+if __name__ == "__main__":
+    if "--cpu" in sys.argv:
+        torch.set_num_threads(1)
+    main()
