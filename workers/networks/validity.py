@@ -30,8 +30,8 @@ def methods_at(table: Table) -> dict[str, dict[str, str | None]]:
     found: dict[str, dict[str, str | None]] = {}
     before: Counter[str] = Counter()
     for layer in table.layers:
-        if layer.activation in RECTIFIERS:
-            before[str(layer.activation)] += 1
+        if layer.activation is not None:
+            before[layer.activation] += 1
         found[layer.name] = _methods_of(layer, table, before)
     return found
 
@@ -66,6 +66,8 @@ def _deconv_refusal(layer: Layer, before: Counter[str]) -> str | None:
     if not layer.spatial:
         return "its output has no map, only one number a channel"
     if not before:
+        return None  # the way back is linear, and every rule is exact
+    if not set(before) & RECTIFIERS:
         return "no rectification lies between the input and it, so every rule would give the plain gradient"
     smooth = sorted(set(before) & SMOOTH)
     if smooth:
