@@ -177,7 +177,7 @@ def test_a_result_beyond_the_limit_is_refused_with_both_figures():
     bench = Bench(result_mib=1)
     run = bench.send(act="big")
     assert bench.problem(run) == "too-expensive"
-    assert "8 MiB" in bench.end(run).header["detail"] and "1 MiB" in bench.end(run).header["detail"]
+    assert "2 MiB" in bench.end(run).header["detail"] and "1 MiB" in bench.end(run).header["detail"]
 
 
 def test_networks_load_beside_the_work_of_others_and_missing_ones_fail_their_jobs():
