@@ -1,6 +1,7 @@
 """Class activation maps against pytorch-grad-cam: one request for six methods, Ablation-CAM, Score-CAM and its memory.
 
-Run: python -m bench.cam
+Run: python -m bench.cam, with names of parts (gradient, ablation, score, memory) for some of them. `--cpu` counts
+processor time on one thread instead of time, which a busy machine distorts less.
 
 Both sides get the same prepared inputs and random weights (the arithmetic is the same with any), and give maps at the
 input's size. What the peer does and we do not (rectify, scale to [0, 1]) takes microseconds.
@@ -14,6 +15,7 @@ import io
 import multiprocessing
 import resource
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +38,8 @@ SIX: dict[str, Any] = {
     "layercam": peers.LayerCAM,
 }
 TARGET = 281
+CPU = "--cpu" in sys.argv
+clock = time.process_time if CPU else time.perf_counter
 
 
 def photograph() -> Tensor:
@@ -92,10 +96,11 @@ def compare(work: str, mine: Callable[[], object], peer: Callable[[], object], t
     """One row: the peer is `pytorch-grad-cam`."""
     return {
         "work": work,
-        "ours_s": median_s(mine, repeats),
+        "ours_s": median_s(mine, repeats, clock=clock),
         "peer": "pytorch-grad-cam",
-        "peer_s": median_s(peer, repeats, warmup=1 if repeats > 1 else 0),
+        "peer_s": median_s(peer, repeats, warmup=1 if repeats > 1 else 0, clock=clock),
         "target": target,
+        "clock": "processor time, one thread" if CPU else "time",
     }
 
 
@@ -129,7 +134,7 @@ def score() -> list[dict[str, Any]]:
         1.0,
         1,
     )
-    fast = median_s(ours(network, ["scorecam"], "features.29", "fast"), 1, warmup=0)
+    fast = median_s(ours(network, ["scorecam"], "features.29", "fast"), 1, warmup=0, clock=clock)
     return [row, row | {"work": "scorecam fast, vgg16 features.29", "ours_s": fast, "target": 2.5}]
 
 
@@ -163,7 +168,9 @@ def main() -> None:
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "gradient": gradient_methods, "ablation": ablation, "score": score, "memory": lambda: [memory()],
     }  # fmt: skip
-    chosen = sys.argv[1:] or list(parts)
+    if CPU:
+        torch.set_num_threads(1)
+    chosen = [name for name in sys.argv[1:] if name in parts] or list(parts)
     report("cam", [row for name in chosen for row in parts[name]()])
 
 

@@ -15,15 +15,20 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def median_s(work: Callable[[], object], repeats: int = 5, warmup: int = 1) -> float:
-    """Median seconds of `work` over `repeats` runs after `warmup` runs."""
+def median_s(
+    work: Callable[[], object],
+    repeats: int = 5,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Median seconds of `work` over `repeats` runs after `warmup` runs, by `clock`."""
     for _ in range(warmup):
         work()
     taken = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         work()
-        taken.append(time.perf_counter() - began)
+        taken.append(clock() - began)
     return statistics.median(taken)
 
 
@@ -72,7 +77,7 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row.get("peer_s") and row.get("ours_s"):
             row["ratio"] = row["peer_s"] / row["ours_s"]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys(key for row in rows for key in row if not isinstance(row[key], (list, dict))))
     table = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:

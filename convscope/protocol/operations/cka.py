@@ -208,22 +208,24 @@ class Cka(Operation[CkaRequest]):
         drawn = []
         for matrix in facts["matrices"]:
             layer = matrix["array"].removeprefix("matrix").removeprefix("/")
-            what = f"channels of {layer}" if request["mode"] == "channels" else request["mode"]
+            what = {
+                "channels": f"{request['model']}  channels of {layer}",
+                "layers": f"{request['model']}  layers",
+                "models": f"{request['model']} (rows) × {request['other_model']} (columns)",
+            }
             baseline = matrix["baseline"]["permutation_mean"]
-            unrelated = "" if baseline is None else f", unrelated: {baseline:.2f}"
-            names = request["model"] + (f" × {request['other_model']}" if request["other_model"] else "")
+            unrelated = "" if baseline is None else f", unrelated {baseline:.2f}"
             drawn.append(
                 Picture(
                     name=layer or "matrix",
-                    heading=f"{names}  CKA of {what}  ({facts['kernel']}, {facts['estimator']}, "
-                    f"n = {matrix['samples']}{unrelated})",
+                    heading=what[request["mode"]],
                     views=("matrix",),
                     matrix=Slice(matrix["array"]),
                     row_labels=tuple(matrix["rows"]),
                     column_labels=tuple(matrix["columns"]),
                     normalize="layer",
                     colormap="magma",
-                    value_name="CKA",
+                    value_name=f"CKA, {facts['kernel']}, {facts['estimator']}, n = {matrix['samples']}{unrelated}",
                     value_range=(0.0, 1.0),
                 )
             )

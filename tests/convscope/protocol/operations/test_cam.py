@@ -1,0 +1,169 @@
+"""Requests of `cam`: classes by name, lists with commas, the default layer, what cannot be, the pictures declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.operations import operations
+from convscope.protocol.operations.base import ArrayInfo
+from convscope.protocol.operations.cam import CamFacts, CamRequest
+from convscope.protocol.problems import ProblemError
+from service.forms import read_fields
+from tests.convscope.protocol.operations.real_cards import card_of
+from tests.workers.fakes import image, outcome
+from workers.contract import Row, params
+from workers.methods.cam import METHOD
+from workers.networks.build import load
+
+OPERATION = operations()["cam"]
+IMAGE = {"image": {"id": "img-1"}}
+
+
+@pytest.fixture(scope="module")
+def lite0() -> ModelCard:
+    return card_of("efficientnet_lite0")
+
+
+def resolve(card: ModelCard, **body: Any) -> dict[str, Any]:
+    resolved = OPERATION.resolve(CamRequest.model_validate(IMAGE | body), card)
+    plain = resolved.model_dump(mode="json")
+    again = OPERATION.resolve(CamRequest.model_validate(plain), card)
+    assert again.model_dump(mode="json") == plain, "a resolved request resolves to itself"
+    return plain
+
+
+def refusal(card: ModelCard, **body: Any) -> ProblemError:
+    with pytest.raises(ProblemError) as refused:
+        resolve(card, **body)
+    return refused.value
+
+
+def test_an_image_and_nothing_else_must_do(lite0: ModelCard) -> None:
+    found = resolve(lite0)
+    assert found["layer"] == "bn2", "the last spatial map before global pooling, not the last convolution"
+    assert found["methods"] == ["gradcam"] and found["targets"] == ["predicted"]
+    assert found["model"] == "efficientnet_lite0"
+    assert found["images"] == [{"id": "img-1", "base64": None}] and found["image"] is None
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [
+        ("resnet50-random", "layer4"),
+        ("vgg16-random", "features"),
+        ("densenet121-random", "@relu"),
+        ("googlenet-random", "inception5b"),
+    ],
+)
+def test_the_default_layer_is_the_last_map_before_global_pooling(model: str, layer: str) -> None:
+    card = card_of(model)
+    found = card.layer(resolve(card)["layer"])
+    assert found.name == layer
+    later = [one for one in card.layers if one.spatial and one.order > found.order and min(one.shape[1:]) > 1]
+    assert all(one.shape == found.shape for one in later), "no other map stands between it and the pooling"
+
+
+def test_classes_by_index_by_name_and_by_rank(lite0: ModelCard) -> None:
+    found = resolve(lite0, targets=[281, "Tabby", "281", "tiger cat", "predicted", "top:3"])
+    assert found["targets"] == [281, 282, "predicted", "top:3"], "each once, names as indices"
+
+
+def test_forms_may_use_commas_or_repeat_fields(lite0: ModelCard) -> None:
+    fields = [("methods", "gradcam,hirescam"), ("methods", "fullgrad"), ("targets", "281,tiger cat,top:2")]
+    body = read_fields(OPERATION, fields)
+    found = resolve(lite0, **body)
+    assert found["methods"] == ["gradcam", "hirescam", "fullgrad"]
+    assert found["targets"] == [281, 282, "top:2"]
+    assert resolve(lite0, **read_fields(OPERATION, [("targets", "7")]))["targets"] == [7]
+    assert resolve(lite0, targets="7, 8")["targets"] == [7, 8]
+    assert resolve(lite0, targets=7)["targets"] == [7]
+    assert resolve(lite0, methods=["gradcam", "gradcam"])["methods"] == ["gradcam"]
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"targets": [1000]}, "1000 classes, 0 to 999"),
+        ({"targets": ["tigre cat"]}, "Near names: .*tiger cat"),
+    ],
+)
+def test_classes_that_there_are_not(lite0: ModelCard, body: dict[str, Any], detail: str) -> None:
+    with pytest.raises(ProblemError, match=detail) as refused:
+        resolve(lite0, **body)
+    assert refused.value.name == "invalid-request"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"targets": [-1]},
+        {"targets": ["top:0"]},
+        {"targets": ["top:33"]},
+        {"targets": ["top:many"]},
+        {"targets": []},
+        {"methods": []},
+        {"methods": ["smoothcam"]},
+        {"layers": ["bn2"]},
+    ],
+)
+def test_malformed_requests(lite0: ModelCard, body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        resolve(lite0, **body)
+
+
+def test_layers_that_cannot_be(lite0: ModelCard) -> None:
+    assert refusal(lite0, layer="bn3").name == "unknown-layer"
+    flat = refusal(lite0, layer="classifier")
+    assert flat.name == "not-applicable"
+    assert "bn2" in flat.extra["possible"]
+
+
+def test_guided_gradcam_of_smooth_gates_needs_a_word(lite0: ModelCard) -> None:
+    smooth = card_of("efficientnet_b0-random")
+    found = refusal(smooth, methods=["guided-gradcam"])
+    assert found.name == "not-applicable" and "silu" in found.detail
+    assert found.extra["possible"] == ["nonstandard_gate=true"]
+    assert resolve(smooth, methods=["guided-gradcam"], nonstandard_gate=True)["nonstandard_gate"]
+    assert resolve(smooth, methods=["gradcam"])
+    assert resolve(lite0, methods=["guided-gradcam"]), "ReLU6 has the rule"
+
+
+def test_the_cost_counts_forwards_and_bytes(lite0: ModelCard) -> None:
+    def cost(**body: Any) -> Any:
+        return OPERATION.cost(CamRequest.model_validate(IMAGE | body), lite0, 2)
+
+    assert cost().forwards == 2 * (1 + 2)
+    assert cost(upsampled=False).result_bytes == 2 * 4 * 49
+    assert cost().result_bytes == 2 * 4 * (49 + 224 * 224)
+    assert cost(methods=["scorecam"]).forwards == 2 * (1 + 2 + 1280)
+    assert cost(targets=["top:5"], upsampled=False).result_bytes == 5 * 2 * 4 * 49
+
+
+def test_pictures_of_a_real_result() -> None:
+    network = load("efficientnet_lite0")
+    card = card_of("efficientnet_lite0")
+    body = {
+        "methods": ["gradcam", "guided-gradcam"], "targets": ["top:2"], "preprocess": {"size": [64, 64]},
+        "image": None, "images": [{"id": "a"}, {"id": "b"}],
+    }  # fmt: skip
+    request = resolve(card, **body)
+    found = outcome(METHOD, network, Row(params(request), [image((80, 60), 1), image((64, 64), 2)]))
+    facts = CamFacts.model_validate(found.facts)
+    infos = {name: ArrayInfo(tuple(array.shape), "float32") for name, array in found.arrays.items()}
+    drawn = OPERATION.pictures(request, found.facts, infos)
+    assert len(drawn) == len(facts.maps) == 8
+    assert len({picture.name for picture in drawn}) == 8, "pick finds each"
+    for picture, fact in zip(drawn, facts.maps, strict=True):
+        assert picture.image == fact.image
+        assert picture.transform == found.facts["transforms"][fact.image]
+        assert picture.views[0] == ("picture" if fact.method == "guided-gradcam" else "overlay")
+        (part,) = picture.tiles[0].parts
+        shape = infos[part.array].shape[1:]
+        assert shape == ((3, 64, 64) if fact.method == "guided-gradcam" else (2, 2))
+        assert found.arrays[part.array][part.index].max().item() == pytest.approx(fact.maximum)
+        assert str(fact.name) in picture.heading
+        assert ("all evidence is negative" in picture.heading) == fact.all_negative
