@@ -1,0 +1,1 @@
+"""The parts of the soak: the processes under test, the load on them, the faults, what is counted."""

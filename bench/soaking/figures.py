@@ -1,0 +1,160 @@
+"""What a soak comes to: every job's end, recoveries, latencies, memory; read from the queue and the clients' notes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from bench.soaking.faults import Faults, Kill
+from bench.soaking.load import Ask, Load
+from bench.soaking.processes import Processes
+from convscope.protocol.artifacts import Artifacts
+from convscope.protocol.keys import key
+from convscope.protocol.results import Manifest
+
+SAMPLE_S = 2.0
+POINTS = 60
+
+
+def spread(seconds: Iterable[float]) -> dict[str, float | int]:
+    """Count, median, 99th percentile and largest, seconds."""
+    ordered = sorted(seconds)
+    if not ordered:
+        return {"count": 0}
+    return {
+        "count": len(ordered),
+        "p50_s": round(ordered[len(ordered) // 2], 3),
+        "p99_s": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 3),
+        "max_s": round(ordered[-1], 3),
+    }
+
+
+class Memory:
+    """Samples of every process and of the server, over time."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._began = time.monotonic()
+        self._samples: list[dict[str, float]] = []
+
+    async def watch(self) -> None:
+        """Sample until cancelled."""
+        while True:
+            sample = {"at_s": round(time.monotonic() - self._began, 1), **self._processes.memory()}
+            try:
+                used = int((await self._processes.redis.info("memory"))["used_memory"])
+                sample["redis used"] = round(used / 2**20, 2)
+            except (RedisError, OSError):
+                sample["redis used"] = -1.0
+            self._samples.append(sample)
+            await asyncio.sleep(SAMPLE_S)
+
+    def report(self) -> dict[str, Any]:
+        """MiB by part: in the second fifth of the time, in the last, at most; and some points in between."""
+        names = sorted({name for sample in self._samples for name in sample} - {"at_s"})
+        fifth = max(1, len(self._samples) // 5)
+        parts = {}
+        for name in names:
+            values = [sample[name] for sample in self._samples if sample.get(name, -1) > 0]
+            early = [sample[name] for sample in self._samples[fifth : 2 * fifth] if sample.get(name, -1) > 0]
+            late = [sample[name] for sample in self._samples[-fifth:] if sample.get(name, -1) > 0]
+            parts[name] = {"early_max": max(early, default=0), "late_max": max(late, default=0), "max": max(values)}
+        step = max(1, len(self._samples) // POINTS)
+        return {"mib": parts, "over_time": self._samples[::step]}
+
+
+async def judge(processes: Processes, load: Load, faults: Faults) -> dict[str, Any]:
+    """The figures of a finished soak. `lost` and `twice` are what must be empty."""
+    jobs = [ask for ask in load.asked if ask.job_id]
+    events = {ask.job_id: await _events(processes, ask.job_id) for ask in jobs}
+    states = {job_id: _state(found) for job_id, found in events.items()}
+    terminal = {job_id: sum(name == "done" for name, _ in found) for job_id, found in events.items()}
+    lost = [job_id for job_id, count in terminal.items() if count == 0]
+    twice = [job_id for job_id, count in terminal.items() if count > 1]
+    failed = Counter([await _failure(processes, job_id) for job_id, state in states.items() if state == "failed"])
+    quick = [ask for ask in jobs if ask.operation != "maximize"]
+    return {
+        "submitted": len(jobs),
+        "finished": dict(Counter(states.values())),
+        "failed": dict(failed),
+        "lost": lost,
+        "twice": twice,
+        "terminal_transitions_per_job": dict(Counter(terminal.values())),
+        "refused": load.refused,
+        "keys_with_two_jobs": load.different_ids,
+        "attempts": dict(Counter(_attempts(found) for found in events.values())),
+        "different_results": await _different(processes, [ask for ask in jobs if ask.operation == "maximize"], states),
+        "gaps_in_events": sum(ask.gaps for ask in jobs),
+        "resets_of_events": sum(ask.resets for ask in jobs),
+        "steps_back": sum(ask.steps_back for ask in jobs),
+        "reconnects": load.reconnects,
+        "retries": load.retries,
+        "kills": dict(Counter(kill.kind for kill in faults.kills)),
+        "server_restarts": faults.server_restarts,
+        "recovery": spread(_recoveries(faults.kills, events)),
+        "interactive_latency": spread(ask.answered - ask.asked for ask in quick if ask.answered is not None),
+        "cancel_latency": {
+            state: spread(
+                ask.cancel_seen - ask.cancelled
+                for ask in jobs
+                if ask.cancel_state == state and ask.cancelled is not None and ask.cancel_seen is not None
+            )
+            for state in ("queued", "running")
+        },
+        "fenced_writes": int(await processes.redis.hget(key("counters"), "fenced_writes") or 0),
+        "leases_lost": int(await processes.redis.hget(key("counters"), "leases_lost") or 0),
+    }
+
+
+Events = Sequence[tuple[str, dict[str, Any]]]
+
+
+async def _events(processes: Processes, job_id: str) -> Events:
+    entries: Any = await processes.redis.xrange(key("events", job_id))
+    return [(fields["name"], json.loads(fields["data"])) for _, fields in entries]
+
+
+def _state(found: Events) -> str:
+    return str(next((data["state"] for name, data in reversed(found) if name == "done"), "unfinished"))
+
+
+def _attempts(found: Events) -> int:
+    return int(max((data["attempt"] for name, data in found if name == "state"), default=0))
+
+
+async def _failure(processes: Processes, job_id: str) -> str:
+    error = json.loads(await processes.redis.hget(key("job", job_id), "error") or "{}")
+    return str(error.get("name", "unknown"))
+
+
+def _recoveries(kills: Sequence[Kill], events: dict[str, Events]) -> list[float]:
+    """From each kill to the next start, or end, of each job that was being computed there, seconds."""
+    taken = []
+    for kill in kills:
+        for run in kill.runs:
+            later = [
+                data["at_ms"]
+                for name, data in events.get(run, ())
+                if data.get("at_ms", 0) > kill.at_ms
+                and (name == "done" or (name == "state" and data["state"] == "running" and not data["cancelling"]))
+            ]
+            if later:
+                taken.append((min(later) - kill.at_ms) / 1000)
+    return taken
+
+
+async def _different(processes: Processes, long: Sequence[Ask], states: dict[str, str]) -> int:
+    """How many of the requests that were asked for again and again came to more than one result."""
+    store = Artifacts.open(str(processes.folder / "artifacts"))
+    results: dict[str, set[str | None]] = defaultdict(set)
+    for ask in long:
+        if states[ask.job_id] == "succeeded":
+            manifest = str(await processes.redis.hget(key("job", ask.job_id), "manifest"))
+            results[ask.same].add(Manifest.model_validate_json(await store.get(manifest)).arrays_key)
+    return sum(len(found) > 1 for found in results.values())
