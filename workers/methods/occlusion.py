@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.mathematics.calls import capture
-from workers.mathematics.incremental import NoTape, Tape
+from workers.mathematics.incremental import Tape
+from workers.mathematics.recording import NoTape
 
 _WINDOWS_CPU, _WINDOWS_GPU = 8, 64
 """Windows in one forward pass at most."""
