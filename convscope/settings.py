@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     image_set_images: int = Field(10_000, ge=1, description="Most images in one set.")
     image_set_mib: int = Field(2048, ge=1, description="Largest image set, MiB as uploaded.")
     result_mib: int = Field(256, ge=1, description="Largest result arrays of one job, MiB.")
+    interactive_forwards: int = Field(
+        20_000, ge=1, description="Most forward passes of one image that one quick request may cost."
+    )
+    batch_forwards: int = Field(
+        1_000_000, ge=1, description="Most forward passes of one image that one long job may cost."
+    )
     inline_numbers: int = Field(
         262_144, ge=0, description="Arrays up to this many numbers carry their data in JSON answers."
     )

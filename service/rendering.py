@@ -92,8 +92,9 @@ def choose(manifest: Manifest, pick: str | None) -> list[Picture]:
     Raises:
         ProblemError: `not-acceptable` where the result has no picture; `invalid-request` where none has that name.
     """
-    operation = operations()[manifest.operation]
-    drawable = operation.pictures(manifest.request, manifest.facts, array_infos(manifest))
+    operation = operations().get(manifest.operation)
+    infos = array_infos(manifest)
+    drawable = [] if operation is None else operation.pictures(manifest.request, manifest.facts, infos)
     if not drawable:
         raise ProblemError("not-acceptable", f"There is no picture of this {manifest.operation}.", possible=[])
     if pick is None:

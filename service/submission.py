@@ -237,6 +237,16 @@ def _check_cost(
             cost_bytes=cost.result_bytes,
             limit_bytes=limit,
         )
+    settings = context.settings
+    most = settings.interactive_forwards if operation.lane == "interactive" else settings.batch_forwards
+    if cost.forwards > most:
+        raise ProblemError(
+            "too-expensive",
+            f"The request would cost about {cost.forwards:,.0f} forward passes of one image; {most:,} are allowed for "
+            f"{operation.name}. Ask for fewer images, targets, samples, steps or places.",
+            cost_forwards=round(cost.forwards),
+            limit_forwards=most,
+        )
 
 
 async def _result_is_there(context: Context, job: Job) -> bool:

@@ -124,8 +124,10 @@ def iso(ms: float | None) -> str | None:
 
 
 def pictures(manifest: Manifest) -> list[Picture]:
-    """The pictures that the operation declares for a result."""
-    operation = operations()[manifest.operation]
+    """The pictures that the operation declares for a result; none where this version does not have the operation."""
+    operation = operations().get(manifest.operation)
+    if operation is None:
+        return []
     return operation.pictures(manifest.request, manifest.facts, array_infos(manifest))
 
 

@@ -17,6 +17,7 @@ from redis.exceptions import (
     ConnectionError,
     OutOfMemoryError,
     ReadOnlyError,
+    ResponseError,
     TimeoutError,
 )
 
@@ -34,6 +35,9 @@ CONNECTIONS = 64
 
 UNAVAILABLE = (ConnectionError, TimeoutError, ReadOnlyError, ClusterDownError)
 """What redis-py raises when the server cannot be reached, is loading its data, or is no longer the primary."""
+
+REFUSING = ("MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "MASTERDOWN")
+"""First words of replies of a server that is there but takes no writes now: a full disk, too few replicas."""
 
 
 def connect(url: str, *, blocking: bool = False) -> Redis:
@@ -93,3 +97,7 @@ async def guarded(limit_s: float = COMMAND_LIMIT_S) -> AsyncIterator[None]:
         raise ProblemError(
             "queue-unavailable", f"The queue cannot be reached: {type(error).__name__}.", retry_after_s=2.0
         ) from error
+    except ResponseError as error:
+        if not str(error).startswith(REFUSING) and getattr(error, "status_code", None) not in REFUSING:
+            raise
+        raise ProblemError("queue-unavailable", "The queue takes no writes now.", retry_after_s=5.0) from error

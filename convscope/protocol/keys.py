@@ -23,8 +23,10 @@ finished jobs (24 h by default), counted from the job's end; `none` stays.
 | idempotency:{caller}:{sha256 of key} | hash | kept after the end | job id and request fingerprint |
 | caller:{caller} | set | none | unfinished jobs of a caller, for the quota |
 | index:{caller} | sorted set | twice kept, from the last use | all jobs of a caller by creation time, ms, for listing |
-| image:{caller}:{id} | hash | images kept | an upload as its caller sees it |
-| owners:{id} | set | images kept | callers that hold an upload |
+| image:{caller}:{id} | string | images kept | an upload as its caller sees it, JSON |
+| images:{caller} | sorted set | images kept | a caller's uploads by time, for listing |
+| image_set:{caller}:{id} | string | images kept | an image set as its caller sees it, JSON |
+| image_sets:{caller} | sorted set | images kept | a caller's sets by time, for listing |
 | card:{model} | hash | none | a model card: `json`, and `digest` to know a newer one by |
 | catalogue | hash | none | model id → summary, JSON |
 | deployment | hash | none | what the workers say of themselves: environment, default_model |

@@ -187,10 +187,13 @@ class Iteratives:
             if task in failed:
                 self._fail(run, failed[task])
                 continue
-            for owner, index in decision.states:
-                if owner == task and _method(run).done(run.states[index]):
-                    self._scheduler.state_done(task, index)
-            self._report(run)
+            try:
+                for owner, index in decision.states:
+                    if owner == task and _method(run).done(run.states[index]):
+                        self._scheduler.state_done(task, index)
+                self._report(run)
+            except Exception as error:  # noqa: BLE001  (a preview or a checkpoint that cannot be made fails its own job)
+                self._fail(run, self._internal(run, error))
 
     def _step_states(self, decision: StepTile, involved: dict[str, Run]) -> dict[str, MethodError]:
         """Step the states of a tile, padded to its size for `exact`; the errors by run."""

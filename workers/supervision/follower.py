@@ -66,6 +66,7 @@ class Follower:
         self._send = send
         self._totals = totals
         self._fetching = asyncio.Semaphore(FETCHES)
+        self._fetching_sets = asyncio.Semaphore(1)
 
     async def follow(self, held: Held) -> None:
         """All of a run's life here.
@@ -107,31 +108,32 @@ class Follower:
 
     async def _hand_over(self, held: Held) -> None:
         """Fetch what the run needs and send it to the engine."""
-        async with self._fetching:
-            pixels = await asyncio.gather(*(self._pixels(image) for image in held.claim.images))
-            files: list[str] = []
+        claim = held.claim
+        files: list[str] = []
+        # A set of thousands must not keep single pictures waiting, nor must an engine that is still starting.
+        async with self._fetching_sets if claim.image_list else self._fetching:
+            pixels = await asyncio.gather(*(self._pixels(image) for image in claim.images))
             sizes = [(picture.shape[0], picture.shape[1]) for picture in pixels]
-            if held.claim.image_list:
-                files, sizes = await self._spool.fill(held.token, held.claim.image_list)
+            if claim.image_list:
+                files, sizes = await self._spool.fill(held.token, claim.image_list)
             checkpoint = await self._checkpoint(held)
-            claim = held.claim
-            header = {
-                "type": "run",
-                "run": held.token,
-                "operation": claim.operation,
-                "request": claim.request,
-                "lane": claim.lane,
-                "alone": claim.alone,
-                "deadline_s": held.deadline_s(),
-                "images": sizes,
-                "files": files,
-                "checkpoint": checkpoint is not None,
-            }
-            blobs: list[Any] = [np.ascontiguousarray(picture).data.cast("B") for picture in pixels]
-            if checkpoint is not None:
-                blobs.append(checkpoint)
-            fault_point("before_send")
-            await self._send(held, Frame(header, blobs))
+        header = {
+            "type": "run",
+            "run": held.token,
+            "operation": claim.operation,
+            "request": claim.request,
+            "lane": claim.lane,
+            "alone": claim.alone,
+            "deadline_s": held.deadline_s(),
+            "images": sizes,
+            "files": files,
+            "checkpoint": checkpoint is not None,
+        }
+        blobs: list[Any] = [np.ascontiguousarray(picture).data.cast("B") for picture in pixels]
+        if checkpoint is not None:
+            blobs.append(checkpoint)
+        fault_point("before_send")
+        await self._send(held, Frame(header, blobs))
 
     async def _pixels(self, image: JobImage) -> np.ndarray[Any, np.dtype[np.uint8]]:
         try:

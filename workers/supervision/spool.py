@@ -6,7 +6,8 @@ Import rule: convscope.protocol.
 from __future__ import annotations
 
 import asyncio
-import os
+import fcntl
+import secrets
 import shutil
 from pathlib import Path
 
@@ -19,17 +20,26 @@ FETCHES = 8
 class Spool:
     """A folder with a folder for each run; what a dead worker left there goes when a new one starts.
 
+    Workers in containers may share the folder and their process ids: each holds the lock of a part with a name of its
+    own, and removes only parts whose lock nobody holds.
+
     Args:
-        folder: shared by the workers of this machine; each uses the part named by its process id.
+        folder: shared by the workers of this machine.
         artifacts: where pixels come from.
     """
 
     def __init__(self, folder: Path, artifacts: Artifacts) -> None:
-        self._folder = folder / str(os.getpid())
         self._artifacts = artifacts
-        for left in folder.iterdir() if folder.is_dir() else ():
-            if not (left.name.isdecimal() and Path(f"/proc/{left.name}").exists()) or left == self._folder:
-                shutil.rmtree(left, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as everybody:
+            fcntl.flock(everybody, fcntl.LOCK_EX)
+            for left in folder.iterdir():
+                if left.is_dir() and not _held(left):
+                    shutil.rmtree(left, ignore_errors=True)
+            self._folder = folder / secrets.token_hex(8)
+            self._folder.mkdir()
+            self._lock = (self._folder / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     async def fill(self, token: str, image_list: str) -> tuple[list[str], list[tuple[int, int]]]:
         """Fetch every member of a set; paths of their .npy files, and (height, width) of each.
@@ -58,3 +68,15 @@ class Spool:
 
     def _of(self, token: str) -> Path:
         return self._folder / token.replace("/", "-")
+
+
+def _held(part: Path) -> bool:
+    """Whether a living worker holds that part."""
+    try:
+        with (part / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
