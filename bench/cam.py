@@ -171,7 +171,10 @@ def main() -> None:
     if CPU:
         torch.set_num_threads(1)
     chosen = [name for name in sys.argv[1:] if name in parts] or list(parts)
-    report("cam", [row for name in chosen for row in parts[name]()])
+    rows: list[dict[str, Any]] = []
+    for name in chosen:  # reported as they come: some parts take many minutes
+        rows += parts[name]()
+        report("cam", rows)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def main() -> None:
     wanted = parser.parse_args()
     torch.set_num_threads(2)
     network = load(wanted.model)
+    network.fast_module()  # cast once when first asked for, not a part of each request
     picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     x, _ = network.prepare([picture])
     black = network.normalize(torch.zeros_like(x))
@@ -54,12 +55,14 @@ def main() -> None:
         "captum": lambda: peer.attribute(x, baselines=black, target=0, n_steps=wanted.steps),
     }
     best = dict.fromkeys(works, float("inf"))
+    cpu = dict.fromkeys(works, float("inf"))
     results = {}
     for _ in range(wanted.rounds):  # interleaved, so that a busy machine is busy for all
         for name, work in works.items():
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             results[name] = work()
             best[name] = min(best[name], time.perf_counter() - began)
+            cpu[name] = min(cpu[name], time.process_time() - busy)
     theirs = results["captum"].float()
     rows = []
     for name, target in (("exact", 1.5), ("fast", 4.0)):
@@ -72,6 +75,7 @@ def main() -> None:
                 "peer": "captum",
                 "peer_s": best["captum"],
                 "target": target,
+                "ratio_of_cpu_time": cpu["captum"] / cpu[name],
                 "relative_difference": difference,
                 "correlation": correlation,
             }

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.report import report
 from convscope.protocol.presets import FIELDS, PRESETS
@@ -108,29 +108,47 @@ def against_flashtorch(name: str, layer: int, targets: tuple[float, float]) -> l
     ]
 
 
-def lucent_step(module: nn.Module, layer: str, channel: int, size: int, steps: int) -> Callable[[], object]:
-    """`steps` steps of Lucent's render_vis with everything at its default but the size."""
+def lucent() -> Any:
+    """Lucent's `render`, `objectives` and `param`, on today's companions."""
     # Lucent imports IPython for a display that is not used here.
     for missing in ("IPython", "IPython.display"):
         sys.modules.setdefault(missing, types.ModuleType(missing))
     kornia = importlib.import_module("kornia")
-    from lucent.optvis import objectives, param, render
-
     # Lucent calls these by the names that they had in kornia 0.4.
     for name in ("get_rotation_matrix2d", "warp_affine"):
         setattr(kornia, name, getattr(kornia.geometry.transform, name))
+    return importlib.import_module("lucent.optvis")
 
+
+def render(model: nn.Module, layer: str, channel: int, size: int, steps: int, *, preprocess: bool) -> Any:
+    """Lucent's render_vis with everything at its default but the size: its picture, H×W×3 in [0, 1]."""
+    lucent()
+    modules = {name: importlib.import_module(f"lucent.optvis.{name}") for name in ("objectives", "param", "render")}
+    pictures = modules["render"].render_vis(
+        model,
+        modules["objectives"].channel(layer, channel),
+        lambda: modules["param"].image(size),
+        thresholds=(steps,),
+        progress=False,
+        show_image=False,
+        preprocess=preprocess,
+    )
+    for part in model.modules():  # its hooks stay otherwise, and each call adds as many again
+        part._forward_hooks.clear()
+    return pictures[0][0]
+
+
+def lucent_step(module: nn.Module, layer: str, channel: int, size: int, steps: int) -> Callable[[], object]:
+    """`steps` steps of Lucent on a network whose weights require gradients, as it takes networks."""
+    lucent()
     model = copy.deepcopy(module).requires_grad_(True)
+    return lambda: render(model, layer, channel, size, steps, preprocess=True)
 
-    def run() -> None:
-        objective = objectives.channel(layer, channel)
-        render.render_vis(
-            model, objective, lambda: param.image(size), thresholds=(steps,), progress=False, show_image=False
-        )
-        for part in model.modules():  # its hooks stay otherwise, and each call adds as many again
-            part._forward_hooks.clear()
 
-    return run
+def lucent_pictures(model: nn.Module, class_index: int, size: int, steps: int) -> Tensor:
+    """Lucent's picture of a class, as 8-bit pixels, from a model that normalises for itself."""
+    found = render(model.requires_grad_(True), "labels", class_index, size, steps, preprocess=False)
+    return torch.from_numpy(found).mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def against_lucent() -> list[dict[str, Any]]:

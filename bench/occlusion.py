@@ -46,6 +46,7 @@ def main() -> None:
     wanted = parser.parse_args()
     torch.set_num_threads(2)
     network = load(wanted.model)
+    network.fast_module()  # cast once when first asked for, not a part of each request
     picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     x, _ = network.prepare([picture])
 
@@ -68,12 +69,14 @@ def main() -> None:
         "captum": captum,
     }
     best = dict.fromkeys(works, float("inf"))
+    cpu = dict.fromkeys(works, float("inf"))
     results = {}
     for _ in range(wanted.rounds):  # interleaved, so that a busy machine is busy for all
         for name, work in works.items():
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             results[name] = work()
             best[name] = min(best[name], time.perf_counter() - began)
+            cpu[name] = min(cpu[name], time.process_time() - busy)
     whole = results["exact"]
     rows = []
     for name, target in (("exact", 1.2), ("fast", 3.0), ("incremental", 2.0), ("fast incremental", None)):
@@ -84,6 +87,7 @@ def main() -> None:
                 "peer": "captum",
                 "peer_s": best["captum"],
                 "target": target,
+                "ratio_of_cpu_time": cpu["captum"] / cpu[name],
                 "against_exact": best["exact"] / best[name],
                 "relative_difference_to_exact": float((results[name] - whole).abs().max() / whole.abs().max()),
             }

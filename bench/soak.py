@@ -103,6 +103,7 @@ def main() -> int:
     parser.add_argument("--worker-every-s", type=float, default=20.0, help="seconds between two kills of a worker")
     parser.add_argument("--server-every-s", type=float, help="of the server; 300, or half the time where that is less")
     parser.add_argument("--steps", type=int, default=300, help="of the long jobs")
+    parser.add_argument("--keep", action="store_true", help="keep logs and data")
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
@@ -124,7 +125,10 @@ def main() -> int:
     if figures["wrong"]:
         print(f"wrong: {', '.join(figures['wrong'])}; logs and data are in {folder}", file=sys.stderr)
         return 1
-    shutil.rmtree(folder)
+    if given.keep:
+        print(f"logs and data are in {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
     return 0
 
 

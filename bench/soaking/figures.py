@@ -98,6 +98,11 @@ async def judge(processes: Processes, load: Load, faults: Faults) -> dict[str, A
         "kills": dict(Counter(kill.kind for kill in faults.kills)),
         "server_restarts": faults.server_restarts,
         "recovery": spread(_recoveries(faults.kills, events)),
+        "recovery_by_kind": {
+            kind: spread(_recoveries([kill for kill in faults.kills if kill.kind == kind], events))
+            for kind in ("worker", "engine")
+        },
+        "worker_start": spread(processes.start_times()),
         "interactive_latency": spread(ask.answered - ask.asked for ask in quick if ask.answered is not None),
         "cancel_latency": {
             state: spread(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -107,6 +109,24 @@ class Processes:
         """How many log lines of one event all parts have written."""
         return sum(f'"event": "{event}"' in line for log in self._logs for line in log.read_text().splitlines())
 
+    def start_times(self) -> list[float]:
+        """Seconds from each start of a worker, or end of its engine, until it could compute."""
+        taken = []
+        for log in self._logs:
+            since = None
+            for line in log.read_text().splitlines():
+                found = re.search(
+                    r'"event": "(worker_started|engine_ended|engine_ready)".*"timestamp": "([^"]+)"', line
+                )
+                if found is None:
+                    continue
+                at = datetime.fromisoformat(found[2]).timestamp()
+                if found[1] != "engine_ready":
+                    since = at
+                elif since is not None:
+                    taken.append(at - since)
+        return taken
+
     async def close(self) -> None:
         """End all, workers first."""
         await self.redis.aclose()
@@ -166,4 +186,4 @@ class Processes:
 
 
 def _resident_mib(process: psutil.Process) -> float:
-    return round(process.memory_info().rss / 2**20, 1)
+    return round(float(process.memory_info().rss) / 2**20, 1)

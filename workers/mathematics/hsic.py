@@ -36,16 +36,23 @@ def centred_gram(features: Tensor) -> Tensor:
     """Linear Gram of the centred columns of one feature matrix: (n, p) → (n, n), float64.
 
     Centring the Gram afterwards, in float64, spares every pass over the features but loses the digits that a common
-    offset takes; it is kept only where at least a tenth of the power is variance. Otherwise the columns are centred
-    first. Features that do not vary at all give exact zeros.
+    offset takes; it is kept only where at least a tenth of the power is variance. Otherwise the first sample is taken
+    off all of them, which leaves no offset unless it is an outlier; then it is the mean. Features that do not vary at
+    all give exact zeros.
     """
     raw = features @ features.T
     gram = center_gram(raw.double(), "biased")
-    if gram.trace() < 0.1 * raw.double().trace():
-        if bool(constant(features)):
-            return torch.zeros_like(gram)
-        gram = center_gram(gram_linear(center_columns(features)).double(), "biased")
-    return gram
+    if not _lost_digits(gram, raw):
+        return gram
+    shifted = features - features[:1]
+    raw = shifted @ shifted.T
+    gram = center_gram(raw.double(), "biased")
+    return center_gram(gram_linear(center_columns(shifted)).double(), "biased") if _lost_digits(gram, raw) else gram
+
+
+def _lost_digits(centred: Tensor, raw: Tensor) -> bool:
+    """Whether most of a Gram's power was a common offset, so that what centring left has few digits."""
+    return bool(centred.trace() < 0.1 * raw.trace())
 
 
 def squared_distances(gram: Tensor) -> Tensor:
