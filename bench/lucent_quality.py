@@ -2,8 +2,8 @@
 
 Run: python -m bench.lucent_quality [preset] [classes]; the peers' packages as in bench.maximize.
 
-Both climb EfficientNet-Lite0's logits at 224 px. Ours takes its preset's numbers with 256 steps; Lucent, with all at
-its default, takes as many steps as fit into the same time. EfficientNet-Lite1 and Lite2 say whether they recognise the
+Both climb EfficientNet-Lite0's logits at 224 px. Ours takes its preset's numbers with 256 steps; Lucent, with all its
+defaults, takes as many steps as fit into the same time. EfficientNet-Lite1 and Lite2 say whether they recognise the
 8-bit pictures, which are also written to bench/results as one sheet.
 """
 
