@@ -339,6 +339,13 @@ def test_draining_checkpoints_what_has_moved():
     assert len(bench.of(run, "checkpoint")) == 1
 
 
+def test_a_job_that_has_to_be_alone_makes_its_first_checkpoint_soon():
+    bench = Bench(checkpoint_s=10.0**6)
+    suspected = bench.send("climb", steps=10**9, alone=True)
+    bench.until(lambda: bench.of(suspected, "checkpoint"))
+    assert len(bench.of(suspected, "checkpoint")) == 1
+
+
 @pytest.mark.parametrize("act", ["nan-at:3", "raise-at:3"])
 @pytest.mark.parametrize("tile", [1, 4])
 def test_a_row_that_fails_in_a_tile_fails_alone_and_others_keep_their_bits(act: str, tile: int):
