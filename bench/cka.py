@@ -159,8 +159,8 @@ def _ours(network: nn.Module, inputs: Tensor, names: list[str]) -> Callable[[], 
     def run() -> Tensor:
         comparison = Comparison(names, None, Options("linear", 0.5, "debiased", 0, 0, 0, len(inputs) // BATCH))
         for batch in inputs.split(BATCH):
-            with torch.no_grad():
-                grams = reduce(network, batch, names, lambda maps: hsic.centred_gram(maps.flatten(1)))
+            with torch.inference_mode():
+                grams = reduce(network, batch, names, lambda maps: hsic.offset_free_gram(maps.flatten(1)))
             comparison.add(Samples.of_grams([grams[name] for name in names], widths))
         return comparison.summary().matrix
 

@@ -65,7 +65,7 @@ def trained(seed: int, inputs: Tensor, labels: Tensor, epochs: int = EPOCHS) -> 
 def grams(network: nn.Module, inputs: Tensor) -> list[Tensor]:
     """The layers' linear Grams over the same images."""
     with torch.no_grad():
-        found = reduce(network, inputs, LAYERS, lambda maps: hsic.centred_gram(maps.flatten(1)))
+        found = reduce(network, inputs, LAYERS, lambda maps: hsic.offset_free_gram(maps.flatten(1)))
     return [found[name] for name in LAYERS]
 
 

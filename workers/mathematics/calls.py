@@ -83,12 +83,15 @@ class CallObserver(TorchFunctionMode):
                 self._handles.append(
                     module.register_forward_hook(self._leave_module(path), always_call=self._functional)
                 )
-        super().__enter__()  # type: ignore[no-untyped-call]
+        # Where no functional call is wanted the mode would only make every operation slower.
+        if self._functional:
+            super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: Any) -> None:
         try:
-            super().__exit__(*exc)  # type: ignore[no-untyped-call]
+            if self._functional:
+                super().__exit__(*exc)  # type: ignore[no-untyped-call]
         finally:
             for handle in self._handles:
                 handle.remove()

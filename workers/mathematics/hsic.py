@@ -32,27 +32,25 @@ def gram_linear(features: Tensor) -> Tensor:
     return features @ features.mT
 
 
-def centred_gram(features: Tensor) -> Tensor:
-    """Linear Gram of the centred columns of one feature matrix: (n, p) → (n, n), float64.
+def offset_free_gram(features: Tensor) -> Tensor:
+    """Linear Gram of one feature matrix, fit to be centred afterwards in float64: (n, p) → (n, n).
 
-    Centring the Gram afterwards, in float64, spares every pass over the features but loses the digits that a common
-    offset takes; it is kept only where at least a tenth of the power is variance. Otherwise the first sample is taken
-    off all of them, which leaves no offset unless it is an outlier; then it is the mean. Features that do not vary at
-    all give exact zeros.
+    Centring the Gram spares every pass over the features but loses the digits that a common offset takes. Where less
+    than a hundredth of the power is variance (two of float32's seven digits) the first sample is taken off all of them,
+    which leaves no offset unless it is an outlier itself; then it is the mean. Features that do not vary at all give
+    exact zeros.
     """
-    raw = features @ features.T
-    gram = center_gram(raw.double(), "biased")
-    if not _lost_digits(gram, raw):
+    gram = features @ features.T
+    if not _mostly_offset(gram):
         return gram
     shifted = features - features[:1]
-    raw = shifted @ shifted.T
-    gram = center_gram(raw.double(), "biased")
-    return center_gram(gram_linear(center_columns(shifted)).double(), "biased") if _lost_digits(gram, raw) else gram
+    gram = shifted @ shifted.T
+    return gram_linear(center_columns(shifted)) if _mostly_offset(gram) else gram
 
 
-def _lost_digits(centred: Tensor, raw: Tensor) -> bool:
-    """Whether most of a Gram's power was a common offset, so that what centring left has few digits."""
-    return bool(centred.trace() < 0.1 * raw.trace())
+def _mostly_offset(gram: Tensor) -> bool:
+    """Whether less than a hundredth of a raw Gram's trace is left by centring: tr HKH = tr K − ΣK/n."""
+    return float(gram.sum()) > 0.99 * gram.shape[0] * float(gram.trace())
 
 
 def squared_distances(gram: Tensor) -> Tensor:

@@ -80,8 +80,8 @@ class Samples:
 
     @classmethod
     def of_grams(cls, grams: Sequence[Tensor], dimensions: Sequence[int]) -> Samples:
-        """From Grams as `hsic.centred_gram` gives them, one for each layer, and the layers' widths p."""
-        stacked = torch.stack(list(grams))
+        """From Grams as `hsic.offset_free_gram` gives them, one for each layer, and the layers' widths p."""
+        stacked = hsic.center_gram(torch.stack(list(grams)).double(), "biased")
         power = stacked.diagonal(dim1=1, dim2=2).sum(dim=1)
         _check_finite(power)
         varies = power > 0
@@ -91,7 +91,7 @@ class Samples:
     @classmethod
     def of_layers(cls, features: Sequence[Tensor]) -> Samples:
         """From features (n, p) of any width, one for each layer."""
-        return cls.of_grams([hsic.centred_gram(part) for part in features], [part.shape[1] for part in features])
+        return cls.of_grams([hsic.offset_free_gram(part) for part in features], [part.shape[1] for part in features])
 
 
 def _check_finite(power: Tensor) -> None:
@@ -127,7 +127,7 @@ class _Batch:
     def __init__(self, samples: Samples, side: _Side, options: Options) -> None:
         side.look(samples)
         self.estimator = options.estimator
-        self._varies = samples.varies
+        self.varies = samples.varies
         self._power = samples.power
         self.features, self.raw = None, samples.grams
         if samples.features is not None:
@@ -162,9 +162,9 @@ class _Batch:
         """HSIC of each row with itself: float64 (P,), zero exactly where it does not vary."""
         if self.features is not None:
             found = [hsic.pairs_by_features(part[None], part[None], self.estimator)[0, 0] for part in self.features]
-            return torch.stack(found).double() * self._power.square() * self._varies
+            return torch.stack(found).double() * self._power.square() * self.varies
         found_all = self.centred().flatten(1).double().square().sum(dim=1) / hsic.divisor(self.n, self.estimator)
-        return found_all * self._power.square() * self._varies
+        return found_all * self._power.square() * self.varies
 
     def centred(self) -> Tensor:
         """Centred Grams (P, n, n)."""
@@ -189,7 +189,7 @@ class _Batch:
         """The first `rows` rows, on some of the samples."""
         part = object.__new__(_Batch)
         part.estimator, part.features, part.raw = self.estimator, None, None
-        part._power, part._varies = self._power[:rows], self._varies[:rows]
+        part._power, part.varies = self._power[:rows], self.varies[:rows]
         part.n = self.n if samples is None else len(samples)
         if samples is None and self.features is not None:
             part.features = self.features[:rows]
@@ -245,7 +245,12 @@ class Comparison:
         left = _Batch(rows, self._rows, self._options)
         right = left if columns is None or self._columns is None else _Batch(columns, self._columns, self._options)
         self._samples.append(left.n)
-        terms = left.cross(right), left.selves(), right.selves()
+        cross = left.cross(right)
+        if right is left:
+            selves = cross.diagonal() * left.varies
+            terms = cross, selves, selves
+        else:
+            terms = cross, left.selves(), right.selves()
         self._sums.add(*terms)
         if self._options.estimator == "biased":
             self._permuted = self._permuted + hsic.permuted(left.traces(), right.traces(), left.n)

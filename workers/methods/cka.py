@@ -85,7 +85,7 @@ class _Side:
             began = time.perf_counter()
             chunk = range(start, min(start + self._pace, batch.stop))
             inputs, _ = self.network.prepare([images[i] for i in chunk], self._request.preprocess)
-            with torch.no_grad():
+            with torch.inference_mode():
                 if chunk == batch and self._request.mode != "channels":
                     self._grams = reduce(self._module, inputs, self.layers, self._gram)
                 else:
@@ -110,7 +110,7 @@ class _Side:
         return {"": Samples.of_grams([self._grams[name] for name in self.layers], self._widths())}
 
     def _gram(self, maps: Tensor) -> Tensor:
-        return hsic.centred_gram(_layer_features(maps.float(), self._request))
+        return hsic.offset_free_gram(_layer_features(maps.float(), self._request))
 
     def _widths(self) -> list[int]:
         shapes = [self.network.layers[name].shape for name in self.layers]
