@@ -39,11 +39,13 @@ class Verdict(StrEnum):
     """What a worker hears about a run it reports on.
 
     GO_ON: the report counts. CANCELLED: nobody wants the run any more; stop it and confirm with `give_back` or
-    `finish`. FENCED: the run is not this worker's (any more); drop it and report nothing further.
+    `finish`. PARK: give it back; it goes on later from the checkpoint that it has just made. FENCED: the run is not
+    this worker's (any more); drop it and report nothing further.
     """
 
     GO_ON = "go-on"
     CANCELLED = "cancelled"
+    PARK = "park"
     FENCED = "fenced"
 
 

@@ -155,3 +155,24 @@ async def test_row_24_long_jobs_fill_every_row_and_quick_ones_go_between(start: 
         await client.jobs.cancel(job_id, "tester")
         assert (await client.end(job_id)).state is JobState.CANCELLED
     assert await undisturbed(client, steps=3) is not None
+
+
+async def test_rows_05_and_08_all_that_was_in_a_killed_engine_goes_on_within_seconds(start: Start, client: Client):
+    """Each runs alone until it has shown that it gets on, and no longer, though none of them ever ends."""
+    worker = start(engine={"checkpoint_s": 0.3})
+    long = [await client.submit("climb", steps=10**9, step_s=0.01, seed=seed) for seed in range(5)]
+    for job_id in long:
+        await moving(client, job_id)
+    os.kill(worker.engine_pid, signal.SIGKILL)
+
+    async def together() -> bool:
+        jobs = [await client.get(job_id) for job_id in long]
+        return all(job.state is JobState.RUNNING and job.attempt >= 2 for job in jobs)
+
+    await until(together)
+    again = [line for line in worker.lines("run_claimed") if line["attempt"] == 2]
+    assert len(again) == 5 and all(line["alone"] for line in again)
+    assert [line["verdict"] for line in worker.lines("run_withdrawn")] == ["park"] * 4
+    for job_id in long:
+        await client.jobs.cancel(job_id, "tester")
+        assert (await client.end(job_id)).state is JobState.CANCELLED and await ends(client, job_id) == 1

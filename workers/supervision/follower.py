@@ -188,10 +188,12 @@ class Follower:
             stored = await self._artifacts.put("checkpoints", frame.blobs[0])
             fault_point("in_checkpoint")
             step = int(frame.header["step"])
-            _heed(await self._jobs.checkpointed(held.run, held.epoch, stored, step))
+            verdict = await self._jobs.checkpointed(held.run, held.epoch, stored, step)
             self._totals.add("checkpoints")
             log.info("checkpointed", run=held.run, step=step, nbytes=memoryview(frame.blobs[0]).nbytes)
             fault_point("after_checkpoint")
+            if verdict is not Verdict.PARK or held.final is None:  # what is computed by now is better stored
+                _heed(verdict)
         except ProblemError as problem:
             # The run goes on; its next checkpoint will be tried as well.
             log.warning("checkpoint_lost", run=held.run, problem=problem.name, detail=problem.detail)

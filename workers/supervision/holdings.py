@@ -164,7 +164,7 @@ class Holdings:
         held.task = asyncio.create_task(ending(held.task), name=f"end {held.token}")
 
     async def _let_go(self, held: Held, verdict: Verdict) -> None:
-        """Stop a run that nobody wants from us any more, and confirm a cancellation once it has stopped."""
+        """Stop a run that is not wanted from us now; confirm a cancellation, or give it back, once it has stopped."""
         held.letting_go = True
         log.info("run_withdrawn", run=held.run, jobs=held.claim.members, verdict=str(verdict))
         self._totals.add(f"runs_{verdict}")
@@ -174,6 +174,8 @@ class Holdings:
             await held.dropped.wait()
         if verdict is Verdict.CANCELLED:
             await self._give_back(held, crashed=False, reason="cancelled")
+        elif verdict is Verdict.PARK:
+            await self._give_back(held, crashed=False, reason="others have to be alone here")
 
     async def _give_back(self, held: Held, *, crashed: bool, reason: str) -> None:
         fault_point("before_give_back")

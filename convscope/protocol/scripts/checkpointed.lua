@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
 -- Remember where a run can be resumed, and the checkpoint before, should the newest be damaged. It has got further than
--- ever before: earlier crashes no longer count, and it need not be alone any more.
+-- ever before: earlier crashes no longer count, and it need not be alone any more. Where others wait to be alone it is
+-- asked back (`park`): a worker goes through all suspects of a crash in seconds each, however long each is.
 
 local held = owned(args.run, args.epoch)
 if not held then return 'fenced' end
 if held.checkpoint ~= args.ref or held.checkpoint_step ~= args.step then
   local was_alone = held.alone == '1'
+  held.park = was_alone and redis.call('ZCARD', key('alone')) > 0 and '1' or '0'
   redis.call('HSET', key('run', args.run), 'previous_checkpoint', held.checkpoint, 'checkpoint', args.ref,
-    'checkpoint_step', args.step, 'crashes', '0', 'lost', '0', 'alone', '0')
+    'checkpoint_step', args.step, 'crashes', '0', 'lost', '0', 'alone', '0', 'park', held.park)
   count('checkpoints')
   if was_alone then ring('work') end
 end
-return held.cancelling == '1' and 'cancelled' or 'go-on'
+if held.cancelling == '1' then return 'cancelled' end
+return held.park == '1' and 'park' or 'go-on'

@@ -30,12 +30,13 @@ if last[1] == args.token then
   return given
 end
 
--- What it holds now. A run that has to be alone excludes all others for as long as it is so marked.
+-- What it holds now. A run that has to be alone excludes all others for as long as it is so marked, and one that was
+-- asked back so that the next can be alone, until it is back.
 local holding = 0
 for _, run in ipairs(redis.call('SMEMBERS', held_key)) do
-  local held = redis.call('HMGET', key('run', run), 'owner', 'state', 'alone')
+  local held = redis.call('HMGET', key('run', run), 'owner', 'state', 'alone', 'park')
   if held[1] == worker and held[2] == 'running' then
-    if held[3] == '1' then return given end
+    if held[3] == '1' or held[4] == '1' then return given end
     holding = holding + 1
   else
     redis.call('SREM', held_key, run)
@@ -50,7 +51,7 @@ local function take(run, slot)
   withdraw(run)
   local epoch = redis.call('HINCRBY', at, 'epoch', 1)
   local attempt = redis.call('HINCRBY', at, 'attempt', 1)
-  redis.call('HSET', at, 'state', 'running', 'owner', worker)
+  redis.call('HSET', at, 'state', 'running', 'park', '0', 'owner', worker)
   redis.call('ZADD', key('leases'), now + tonumber(args.lease_ms), run)
   redis.call('SADD', held_key, run)
   for _, job in ipairs(members(run)) do
@@ -79,14 +80,16 @@ local function fits(run)
   return true, false, tonumber(held[4])
 end
 
--- Give up to `wanted` runs of a lane, the longest waiting first; `aged` takes only those that waited long.
-local function serve(lane, slot, wanted, aged)
+-- Give up to `wanted` runs of a lane, the longest waiting first; `aged` takes only those that waited long, `suspects`
+-- only those that have to be alone.
+local function serve(lane, slot, wanted, aged, suspects)
   local skipped = 0
   while wanted > 0 and not sealed do
     local page = redis.call('ZRANGE', key('lane', lane), skipped, skipped + 49)
     if #page == 0 then return end
     for _, run in ipairs(page) do
       local fit, gone, since = fits(run)
+      if suspects and fit and redis.call('HGET', key('run', run), 'alone') ~= '1' then fit = false end
       if fit and aged and now - since < tonumber(args.aged_ms) then return end
       if fit then
         take(run, slot)
@@ -133,6 +136,10 @@ if interactive > 0 and not sealed then
     interactive = interactive - #given
   end
   serve('interactive', 'interactive', interactive)
+end
+-- An idle worker takes a suspect before other batch work, which would keep it from being idle for long.
+if batch > 0 and holding + #given == 0 and redis.call('ZCARD', key('alone')) > 0 then
+  serve('batch', 'batch', 1, false, true)
 end
 serve('batch', 'batch', batch)
 

@@ -36,6 +36,7 @@ class ModelRun:
     worker: str = ""
     cancelling: bool = False
     alone: bool = False
+    park: bool = False
     crashes: int = 0
     lost: int = 0
     checkpoint: str = ""
@@ -82,11 +83,18 @@ class Model:
 
     def claim(self, worker: str, interactive: int, batch: int) -> list[str]:
         held = self.held(worker)
-        if any(run.alone for run in held):
+        if any(run.alone or run.park for run in held):
             return []
         given: list[str] = []
-        for lane, wanted in (("interactive", interactive), ("batch", batch)):
+        idle = not held
+        for lane, wanted, suspects in (
+            ("interactive", interactive, False),
+            ("batch", batch, True),
+            ("batch", batch, False),
+        ):
             for run in self.lane(lane):
+                if suspects and not (idle and not given and run.alone):
+                    continue
                 if given and self.runs[given[-1]].alone:
                     return given
                 if wanted == 0:
@@ -99,10 +107,15 @@ class Model:
         return given
 
     def take(self, run: ModelRun, worker: str) -> None:
-        run.state, run.worker = "running", worker
+        run.state, run.worker, run.park = "running", worker, False
         run.epoch += 1
         for job in self.members(run.id):
             job.state = "running"
+
+    def checkpoint(self, run: ModelRun, name: str) -> str:
+        run.park = run.alone and any(other.alone and other.state == "queued" for other in self.runs.values())
+        run.checkpoint, run.crashes, run.lost, run.alone = name, 0, 0, False
+        return "cancelled" if run.cancelling else "park" if run.park else "go-on"
 
     def owned(self, run_id: str, epoch: int) -> ModelRun | None:
         run = self.runs.get(run_id)

@@ -117,6 +117,30 @@ async def test_a_checkpoint_takes_the_suspicion_away(redis: Redis) -> None:
         assert (await jobs.get(job.id, ME)).state is JobState.QUEUED
 
 
+async def test_suspects_of_a_crash_take_turns_at_being_alone(redis: Redis) -> None:
+    """Each goes back as soon as it has shown that it gets on, and all of them go on together after that."""
+    jobs = make_queue(redis)
+    suspects = [await submit(jobs, lane="batch") for _ in range(3)]
+    await _crash(jobs, await claim(jobs))
+    later = await submit(jobs, lane="batch")
+    await redis.zadd(key("lane", "batch"), {later.id: 1})  # not even older work comes between
+    waiting = {job.id for job in suspects}
+    for number in range(3):
+        (run,) = await claim(jobs)
+        assert run.alone
+        waiting.remove(run.run)
+        verdict = await jobs.checkpointed(run.run, run.epoch, f"checkpoints/{number}", 1)
+        if number < 2:
+            assert verdict is Verdict.PARK
+            assert await claim(jobs) == []  # nothing comes between
+            assert await jobs.give_back(run.run, run.epoch, crashed=False) is Verdict.GO_ON
+        else:
+            assert verdict is Verdict.GO_ON
+    together = await claim(jobs)
+    assert {run.run for run in together} == {later.id, *(job.id for job in suspects)} - {run.run}
+    assert not any(one.alone for one in together) and together[1].checkpoint_step == 1
+
+
 async def test_two_checkpoints_are_kept(redis: Redis) -> None:
     jobs = make_queue(redis)
     await submit(jobs)

@@ -194,10 +194,9 @@ class QueueMachine(RuleBasedStateMachine):
     def checkpoint(self, which: int) -> None:
         _, run_id, epoch, run = self._claim(which)
         self.serial += 1
-        verdict = self.run(self.jobs.checkpointed(run_id, epoch, f"checkpoints/{self.serial}", self.serial))
-        self._is(verdict, "fenced" if run is None else "cancelled" if run.cancelling else "go-on")
-        if run is not None:
-            run.checkpoint, run.crashes, run.lost, run.alone = f"checkpoints/{self.serial}", 0, 0, False
+        name = f"checkpoints/{self.serial}"
+        verdict = self.run(self.jobs.checkpointed(run_id, epoch, name, self.serial))
+        self._is(verdict, "fenced" if run is None else self.model.checkpoint(run, name))
 
     @precondition(lambda self: self.claims)
     @rule(which=any_one, good=st.booleans())
