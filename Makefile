@@ -28,7 +28,7 @@ lint: $(INSTALLED) ## style, types and import directions
 install: $(INSTALLED) ## the environment in .venv, with the locked versions
 
 lock: $(INSTALLED) ## write requirements.lock from pyproject.toml (newer versions with ARGS=--upgrade)
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --quiet \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
 
 openapi: $(INSTALLED) ## write openapi/openapi.json
@@ -38,7 +38,7 @@ settings: $(INSTALLED) ## write docs/settings.md
 	$(BIN)/convscope settings --markdown > docs/settings.md
 
 # report, serving and the soak are no comparisons; spectrum, digits and the like write what the package ships.
-NO_BENCH := __init__ report serving soak fit_spectrum train_digits
+NO_BENCH := __init__ report serving soak fit_spectrum train_digits photographs plain_cam_service method_pictures
 
 bench: $(INSTALLED) ## run every comparison in bench/, or those named in ARGS="cka cam"
 	@for name in $(or $(ARGS),$(filter-out $(NO_BENCH),$(sort $(basename $(notdir $(wildcard bench/*.py)))))); do \

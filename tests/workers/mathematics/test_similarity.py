@@ -207,6 +207,16 @@ def test_a_common_offset_costs_no_digits() -> None:
     torch.testing.assert_close(offset, exact, atol=1e-4, rtol=0)
 
 
+def test_an_offset_costs_no_digits_when_the_first_sample_is_an_outlier() -> None:
+    """It is what the offset is first taken from; then the mean has to be."""
+    torch.manual_seed(9)
+    x, y = torch.randn(64, 32, dtype=torch.float64), torch.randn(64, 32, dtype=torch.float64)
+    x[0] -= 1000
+    exact = compare([x], [y]).matrix
+    found = compare([(x + 3e4).float()], [(y + 1000).float()]).matrix
+    torch.testing.assert_close(found, exact, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
 def test_constant_sides_are_undefined_with_a_reason(kernel: str, estimator: str) -> None:

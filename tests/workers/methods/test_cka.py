@@ -11,10 +11,13 @@ import torch
 import torchvision
 from torch import nn
 
+from bench.photographs import crops
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
 from workers.contract import Context, MethodError, Row, params
 from workers.mathematics.calls import capture
+from workers.mathematics.similarity import Comparison, Options, Samples
 from workers.methods.cka import METHOD
+from workers.networks.build import load
 
 DEFAULTS: dict[str, Any] = {
     "mode": "channels", "layers": [], "channels": "all", "other_model": None, "other_layers": None, "kernel": "linear",
@@ -76,18 +79,42 @@ CONVOLUTIONS = [
 
 
 def test_every_vgg11_convolution_equals_the_double_loop(vgg11: FakeNetwork) -> None:
+    """The whole matrix of every convolution; the loop, slow as it is, on 24 channels of each drawn at random."""
     before = traces(vgg11.module)
     upload = image((64, 64), seed=3)
-    first = "first:24"  # the loop is slow; the product is the same for any number of channels
-    found = outcome(METHOD, vgg11, Row(request(layers=CONVOLUTIONS, channels=first), [upload]))
+    found = outcome(METHOD, vgg11, Row(request(layers=CONVOLUTIONS), [upload]))
     inputs, _ = vgg11.prepare([upload])
     with torch.no_grad():
         seen, _ = capture(vgg11.module, inputs, CONVOLUTIONS)
+    generator = torch.Generator().manual_seed(0)
     for name in CONVOLUTIONS:
-        expected = by_double_loop(seen[name][0, :24].double().numpy())
-        np.testing.assert_allclose(found.arrays[f"matrix/{name}"].numpy(), expected, atol=1e-4, equal_nan=True)
+        maps = seen[name][0].double()
+        drawn = torch.randperm(len(maps), generator=generator)[:24]
+        expected = by_double_loop(maps[drawn].numpy())
+        matrix = found.arrays[f"matrix/{name}"]
+        assert matrix.shape == (len(maps), len(maps))
+        np.testing.assert_allclose(matrix[drawn][:, drawn].numpy(), expected, atol=1e-4, equal_nan=True)
+        # Of features in float64 all of it is exact.
+        comparison = Comparison([str(k) for k in range(24)], None, Options("linear", 0.5, "biased", 0, 0, 0, 1))
+        comparison.add(Samples.of_channels(maps[drawn]))
+        np.testing.assert_allclose(comparison.summary().matrix.numpy(), expected, atol=1e-10, equal_nan=True)
     assert [m["rows"][:2] for m in found.facts["matrices"]] == [["0", "1"]] * len(CONVOLUTIONS)
     assert traces(vgg11.module) == before
+
+
+def test_corresponding_stages_of_two_trained_networks_are_the_most_similar() -> None:
+    """EfficientNet-Lite0 and Lite1 on crops of photographs, small; docs/methods/cka.md shows 200 crops at full size."""
+    networks = [load("efficientnet_lite0"), load("efficientnet_lite1")]
+    stages = ["bn1", "blocks.1", "blocks.2", "blocks.4", "bn2"]
+    small = {"size": [96, 96], "crop": "center", "resize_mode": None}
+    asked = request(
+        mode="models", samples=None, layers=stages, other_model="b", other_layers=stages, estimator="debiased",
+        preprocess=small,
+    )  # fmt: skip
+    found = outcome(METHOD, networks[0], Row(asked, crops(36)), Context(networks={"b": networks[1]}))
+    matrix = found.arrays["matrix"]
+    assert matrix.argmax(dim=0).tolist() == matrix.argmax(dim=1).tolist() == [0, 1, 2, 3, 4]
+    assert found.facts["matrices"][0]["baseline"]["permutation_mean"] == 0.0
 
 
 def test_several_images_stack_their_rows(small: FakeNetwork) -> None:
