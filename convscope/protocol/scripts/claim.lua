@@ -105,26 +105,33 @@ end
 local interactive, batch = tonumber(args.interactive), tonumber(args.batch)
 
 -- A run that has to be alone must not wait for ever for a worker that is never idle: after a while one worker takes no
--- more batch work, later nothing at all, until it is idle and can have it.
-for _, run in ipairs(redis.call('ZRANGEBYSCORE', key('alone'), '-inf', now - tonumber(args.patience_ms))) do
+-- more batch work, later nothing at all, until it is idle and can have it. Quick suspects come before long ones.
+local function make_room(run)
   local held = redis.call('HMGET', key('run', run), 'operation', 'waiting_ms', 'lane')
-  if operations[held[1]] then
-    if holding == 0 and (interactive > 0 or batch > 0) then
-      if fits(run) then
-        take(run, held[3])
-        redis.call('DEL', key('draining'))
-        break
-      end
-    else
-      redis.call('SET', key('draining'), worker, 'NX')
-      if redis.call('GET', key('draining')) == worker then
-        redis.call('PEXPIRE', key('draining'), DRAINING_MS)
-        batch = 0
-        if now - tonumber(held[2]) >= tonumber(args.aged_ms) then interactive = 0 end
-      end
-      break
-    end
+  if not operations[held[1]] then return false end
+  if holding == 0 and (interactive > 0 or batch > 0) then
+    if not fits(run) then return false end
+    take(run, held[3])
+    redis.call('DEL', key('draining'))
+    return true
   end
+  redis.call('SET', key('draining'), worker, 'NX')
+  if redis.call('GET', key('draining')) == worker then
+    redis.call('PEXPIRE', key('draining'), DRAINING_MS)
+    batch = 0
+    if now - tonumber(held[2]) >= tonumber(args.aged_ms) then interactive = 0 end
+  end
+  return true
+end
+
+local quick, long = {}, {}
+for _, run in ipairs(redis.call('ZRANGEBYSCORE', key('alone'), '-inf', now - tonumber(args.patience_ms))) do
+  local sort = redis.call('HGET', key('run', run), 'lane') == 'interactive' and quick or long
+  sort[#sort + 1] = run
+end
+for _, run in ipairs(long) do quick[#quick + 1] = run end
+for _, run in ipairs(quick) do
+  if make_room(run) then break end
 end
 
 if interactive > 0 and not sealed then

@@ -141,6 +141,16 @@ async def test_suspects_of_a_crash_take_turns_at_being_alone(redis: Redis) -> No
     assert not any(one.alone for one in together) and together[1].checkpoint_step == 1
 
 
+async def test_quick_suspects_come_before_long_ones_that_waited_as_long(redis: Redis) -> None:
+    jobs = make_queue(redis, alone_patience_s=0)
+    for _ in range(3):
+        await submit(jobs, lane="batch")
+    quick = await submit(jobs)
+    await _crash(jobs, await claim(jobs))
+    (run,) = await claim(jobs)
+    assert (run.run, run.alone) == (quick.id, True)
+
+
 async def test_two_checkpoints_are_kept(redis: Redis) -> None:
     jobs = make_queue(redis)
     await submit(jobs)
