@@ -44,18 +44,7 @@ local function record_job(state, run)
   count('submitted')
 end
 
-local may_share = args.digest ~= '' and args.no_cache == '0'
-
-if may_share then
-  local stored = redis.call('HMGET', key('cached', args.digest), 'manifest', 'computed_ms')
-  if stored[1] then
-    record_job('queued', args.id)
-    redis.call('HSET', at, 'queued_ms', '0', 'started_ms', now, 'done', '1')
-    end_job(args.id, 'succeeded', { manifest = stored[1], computed_ms = stored[2] })
-    count('cached')
-    return answer('new', args.id)
-  end
-end
+-- Whatever becomes of it, a new job is a record: every one needs room with its caller and in the server's memory.
 
 -- The caller's quota. Entries whose job is gone or finished do not count; they can only come from lost writes.
 local unfinished = key('caller', args.caller)
@@ -69,7 +58,23 @@ if redis.call('SCARD', unfinished) >= tonumber(args.caller_jobs) then
   end
 end
 
-if may_share then
+local memory = redis.call('INFO', 'memory')
+local used = tonumber(string.match(memory, '\nused_memory:(%d+)'))
+local limit = tonumber(string.match(memory, '\nmaxmemory:(%d+)'))
+if limit > 0 and used > limit * tonumber(args.memory_share) then
+  count('refused_memory')
+  return answer('memory')
+end
+
+if args.digest ~= '' and args.no_cache == '0' then
+  local stored = redis.call('HMGET', key('cached', args.digest), 'manifest', 'computed_ms')
+  if stored[1] then
+    record_job('queued', args.id)
+    redis.call('HSET', at, 'queued_ms', '0', 'started_ms', now, 'done', '1')
+    end_job(args.id, 'succeeded', { manifest = stored[1], computed_ms = stored[2] })
+    count('cached')
+    return answer('new', args.id)
+  end
   local run = redis.call('GET', key('computation', args.digest))
   local held = run and record('run', run)
   if held and ACTIVE[held.state] and held.cancelling ~= '1' then
@@ -92,13 +97,6 @@ if may_share then
 end
 
 local lane = key('lane', args.lane)
-local memory = redis.call('INFO', 'memory')
-local used = tonumber(string.match(memory, '\nused_memory:(%d+)'))
-local limit = tonumber(string.match(memory, '\nmaxmemory:(%d+)'))
-if limit > 0 and used > limit * tonumber(args.memory_share) then
-  count('refused_memory')
-  return answer('memory')
-end
 if redis.call('ZCARD', lane) >= tonumber(args.lane_depth) then
   local oldest = redis.call('ZRANGE', lane, 0, 0, 'WITHSCORES')
   count('refused_full')

@@ -70,11 +70,11 @@ class Model:
         if key and (caller, key) in self.idempotency:
             job, known = self.idempotency[caller, key]
             return ("same", job) if known == fingerprint else ("mismatch", job)
+        if sum(job.active for job in self.jobs.values() if job.caller == caller) >= self.caller_jobs:
+            return "quota", ""
         may_share = bool(digest) and not no_cache
         if may_share and digest in self.cached:
             return "cached", self.cached[digest]
-        if sum(job.active for job in self.jobs.values() if job.caller == caller) >= self.caller_jobs:
-            return "quota", ""
         if may_share and digest in self.shared:
             return "join", self.shared[digest]
         if len(self.lane(lane)) >= self.lane_depth:

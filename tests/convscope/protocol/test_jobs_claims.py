@@ -16,6 +16,7 @@ from tests.convscope.protocol.queue_steps import (
     lose_lease,
     make_queue,
     problem_of,
+    spec,
     submit,
 )
 
@@ -265,6 +266,19 @@ async def test_a_callers_quota(redis: Redis) -> None:
     await jobs.cancel(mine[0].id, ME)
     await jobs.cancel(mine[1].id, ME)
     await submit(jobs)
+
+
+async def test_every_new_record_counts_with_the_quota_also_of_a_stored_or_shared_result(redis: Redis) -> None:
+    jobs = make_queue(redis, caller_jobs=1)
+    await submit(jobs, digest="stored")
+    run = await claim_one(jobs)
+    await jobs.finish(run.run, run.epoch, manifest="m", computed_ms=7)
+    known = await submit(jobs, digest="shared", idempotency_key="k", fingerprint="f")
+    for digest in ("stored", "shared", "new"):
+        assert (await problem_of(submit(jobs, digest=digest))).name == "quota-exceeded", digest
+        await submit(jobs, digest=digest, caller=f"bob-{digest}")
+    again, new = await jobs.submit(spec(digest="shared", idempotency_key="k", fingerprint="f"))
+    assert (again.id, new) == (known.id, False), "a key that is known writes no record"
 
 
 async def test_jobs_that_vanished_do_not_count(redis: Redis) -> None:

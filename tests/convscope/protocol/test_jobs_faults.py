@@ -199,6 +199,24 @@ async def test_submissions_are_refused_before_the_memory_is_used_up(redis: Redis
     await submit(jobs)
 
 
+async def test_stored_and_shared_results_need_memory_too(redis: Redis) -> None:
+    jobs = make_queue(redis)
+    await submit(jobs, digest="stored")
+    run = await claim_one(jobs)
+    await jobs.finish(run.run, run.epoch, manifest="m", computed_ms=7)
+    known = await submit(jobs, digest="shared", idempotency_key="k", fingerprint="f")
+    used = (await redis.info("memory"))["used_memory"]
+    await redis.config_set("maxmemory", int(used * 1.1))
+    try:
+        for digest in ("stored", "shared"):
+            assert (await problem_of(submit(jobs, digest=digest))).name == "queue-full", digest
+        assert (await jobs.submit(spec(digest="shared", idempotency_key="k", fingerprint="f")))[0].id == known.id
+    finally:
+        await redis.config_set("maxmemory", 0)
+    for digest, state in (("stored", JobState.SUCCEEDED), ("shared", JobState.QUEUED)):
+        assert (await submit(jobs, digest=digest)).state is state
+
+
 async def test_a_full_server_still_lets_work_finish(redis: Redis) -> None:
     jobs = make_queue(redis)
     ids = [(await submit(jobs)).id for _ in range(5)]
