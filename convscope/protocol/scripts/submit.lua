@@ -75,6 +75,7 @@ if args.digest ~= '' and args.no_cache == '0' then
     count('cached')
     return answer('new', args.id)
   end
+  -- An identical request has the same operation, so the same lane: a run that is joined stays where it is.
   local run = redis.call('GET', key('computation', args.digest))
   local held = run and record('run', run)
   if held and ACTIVE[held.state] and held.cancelling ~= '1' then
@@ -82,13 +83,6 @@ if args.digest ~= '' and args.no_cache == '0' then
     redis.call('SADD', key('members', run), args.id)
     if held.state == 'running' then
       redis.call('HSET', at, 'attempt', held.attempt, 'started_ms', now, 'queued_ms', '0')
-    end
-    if args.lane == 'interactive' and held.lane == 'batch' then
-      redis.call('HSET', key('run', run), 'lane', 'interactive')
-      if redis.call('ZREM', key('lane', 'batch'), run) == 1 then
-        redis.call('ZADD', key('lane', 'interactive'), held.submitted_ms, run)
-        ring('work')
-      end
     end
     announce(args.id)
     count('joined')

@@ -173,15 +173,6 @@ async def test_a_job_detaches_and_the_last_one_ends_the_computation(redis: Redis
     assert newcomer.run == newcomer.id, "nobody joins a computation that is being stopped"
 
 
-async def test_an_interactive_request_lifts_the_batch_run_it_joins(redis: Redis) -> None:
-    jobs = make_queue(redis)
-    slow = await submit(jobs, digest="d", lane="batch")
-    await submit(jobs, lane="batch")
-    await submit(jobs, digest="d")
-    (lifted,) = await claim(jobs, batch=0)
-    assert (lifted.run, lifted.lane, lifted.slot) == (slow.id, "interactive", "interactive")
-
-
 async def test_an_identical_request_is_answered_from_the_store(redis: Redis) -> None:
     jobs = make_queue(redis)
     await submit(jobs, digest="d")

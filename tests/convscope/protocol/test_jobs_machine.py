@@ -108,9 +108,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert job.manifest == about
         elif outcome == "join":
             assert job.run == about
-            run = self.model.runs[about]
-            made.state = run.state
-            run.lane = "interactive" if lane == "interactive" else run.lane
+            made.state = self.model.runs[about].state
         else:
             assert job.run == job.id
             self.model.runs[job.id] = ModelRun(id=job.id, lane=lane, digest=digest, place=(job.created_ms, job.id))
