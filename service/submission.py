@@ -203,10 +203,10 @@ async def submit(
         caller_jobs=context.callers.quota(caller),
     )
     job, new = await context.jobs.submit(spec)
-    if new and job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):
-        # The store lost what the queue remembers. A key already names the job without a result, so it is left out.
+    if job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):
+        # The store lost what the queue remembers, for an identical request or under this key.
         await context.jobs.forget_result(job)
-        return await context.jobs.submit(spec.model_copy(update={"idempotency_key": None}))
+        return await context.jobs.submit(spec, instead_of=job.id)
     return job, new
 
 

@@ -82,17 +82,20 @@ class Jobs:
 
     # Clients.
 
-    async def submit(self, spec: JobSpec) -> tuple[Job, bool]:
+    async def submit(self, spec: JobSpec, *, instead_of: str = "") -> tuple[Job, bool]:
         """The job of a request, and whether it is a new one (an idempotency key may name an older one).
 
         A stored result of an identical request makes the new job succeed at once; an identical computation in flight
-        is shared, except under `no_cache`.
+        is shared, except under `no_cache`. `instead_of` is a job whose result was lost: a key that names it will name
+        the new one.
 
         Raises:
             ProblemError: `idempotency-mismatch`, `quota-exceeded`, `queue-full`.
         """
         job_id = new_id()
-        status, flat, extra = await self._scripts.run("submit", id=job_id, **self._submission(spec))
+        status, flat, extra = await self._scripts.run(
+            "submit", id=job_id, instead_of=instead_of, **self._submission(spec)
+        )
         if status in ("new", "same"):
             held = pairs(flat)
             return Job.from_hash(str(extra) or job_id, held), status == "new"

@@ -11,13 +11,15 @@ end
 
 if redis.call('EXISTS', at) == 1 then return answer('new', args.id) end
 
--- An idempotency key that is known names its job, as long as that exists.
+-- An idempotency key that is known names its job, as long as that exists and is not the one to be replaced.
 if args.idempotency ~= '' then
   local known = redis.call('HMGET', args.idempotency, 'job', 'fingerprint')
   if known[1] and redis.call('EXISTS', key('job', known[1])) == 1 then
     if known[2] ~= args.fingerprint then return answer('mismatch', nil, known[1]) end
-    count('deduplicated')
-    return answer('same', known[1], known[1])
+    if known[1] ~= args.instead_of then
+      count('deduplicated')
+      return answer('same', known[1], known[1])
+    end
   end
 end
 
