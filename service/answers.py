@@ -22,6 +22,7 @@ from convscope.render import RenderOptions
 from service import rendering
 from service.context import Context
 from service.negotiation import JSON, PNG, SAFETENSORS
+from service.pictures import own_pictures
 from service.problems import problem_response
 from service.results import json_bytes, safetensors_header
 from service.streaming import IMMUTABLE, artifact_response, not_modified
@@ -91,6 +92,7 @@ async def job_answer(
             return unchanged
     if not job.finished:
         sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
+    await own_pictures(context, job)
     body = await asyncio.to_thread(json_bytes, await job_view(context, job, online))
     return Response(body, status, sent, media_type=JSON)
 

@@ -86,6 +86,13 @@ class Results:
         data = await self._artifacts.get_range(_arrays_key(manifest), stored.offset, stored.nbytes)
         return np.frombuffer(data, dtype=_little(stored.dtype)).reshape(stored.shape)
 
+    async def item(self, manifest: Manifest, name: str, number: int) -> NDArray[Any]:
+        """The part of an array at one place of its first axis, read alone."""
+        stored = stored_array(manifest, name)
+        start, end = _byte_range(stored, (number,))
+        data = await self._artifacts.get_range(_arrays_key(manifest), stored.offset + start, end - start)
+        return np.frombuffer(data, dtype=_little(stored.dtype)).reshape(stored.shape[1:])
+
     async def drawn(self, manifest: Manifest, pictures: Sequence[Picture]) -> dict[str, NDArray[Any]]:
         """The arrays of some pictures, read where these look; the rest stays zero and takes no memory."""
         wanted: dict[str, list[Slice]] = {}
