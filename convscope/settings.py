@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     images_per_request: int = Field(64, ge=1, description="Most images in one request.")
     image_set_images: int = Field(10_000, ge=1, description="Most images in one set.")
     image_set_mib: int = Field(2048, ge=1, description="Largest image set, MiB as uploaded.")
+    image_set_megapixels: float = Field(
+        2000.0, gt=0, description="Most pixels of all images of one set together, millions; each takes three bytes."
+    )
     result_mib: int = Field(256, ge=1, description="Largest result arrays of one job, MiB.")
     interactive_forwards: int = Field(
         20_000, ge=1, description="Most forward passes of one image that one quick request may cost."

@@ -62,19 +62,27 @@ async def entries_of(form: Form, settings: Settings) -> list[Entry]:
 
 
 async def store_entries(
-    entries: list[Entry], images: Images, caller: str, megapixels: float
+    entries: list[Entry], images: Images, caller: str, settings: Settings
 ) -> tuple[list[ImageSetMember], list[RejectedEntry]]:
     """Decode and keep every entry, a few at once; what cannot be decoded is listed and costs nothing else.
 
     Raises:
         ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`; `body-too-large` when the entries of an
-            archive unpack to more than it may hold.
+            archive unpack to more than it may hold; `too-many-pixels` when all images have more than a set may.
     """
+    pixels, most = 0, settings.image_set_megapixels
     members: list[ImageSetMember] = []
     rejected: list[RejectedEntry] = []
-    async for outcome in _in_order(entries, partial(_store_entry, images, caller, megapixels)):
+    async for outcome in _in_order(entries, partial(_store_entry, images, caller, settings.megapixels)):
         if isinstance(outcome, ImageSetMember):
             members.append(outcome)
+            pixels += outcome.width * outcome.height
+            if pixels > most * 1e6:
+                raise ProblemError(
+                    "too-many-pixels",
+                    f"The images of the set have more than {most:g} million pixels together.",
+                    limit_megapixels=most,
+                )
         else:
             rejected.append(outcome)
     return members, rejected

@@ -28,7 +28,15 @@ PARTS: tuple[Part, ...] = get_args(Part)
 _SERVE = frozenset({"redis_mib"})
 _API = frozenset(
     {"host", "port", "api_keys_file", "body_mib", "body_timeout_s", "megapixels", "images_per_request"}
-    | {"image_set_images", "image_set_mib", "inline_numbers", "quick_wait_s", "longest_wait_s", "card_wait_s"}
+    | {
+        "image_set_images",
+        "image_set_mib",
+        "image_set_megapixels",
+        "inline_numbers",
+        "quick_wait_s",
+        "longest_wait_s",
+        "card_wait_s",
+    }
     | {"lane_depth", "caller_jobs"}
 )
 _WORKER = frozenset(

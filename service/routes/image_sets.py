@@ -100,8 +100,8 @@ def _detail(record: ImageSetRecord, contents: ImageSetContents, start: int, limi
             "headers": {"Location": {"description": "Address of the set.", "schema": {"type": "string"}}},
         },
         **documented(
-            "malformed-body", "request-timeout", "body-too-large", "too-many-images", "unsupported-media-type",
-            "invalid-request", "unreadable-image", "queue-full",
+            "malformed-body", "request-timeout", "body-too-large", "too-many-pixels", "too-many-images",
+            "unsupported-media-type", "invalid-request", "unreadable-image", "queue-full",
         ),
     },
     openapi_extra={
@@ -133,7 +133,7 @@ async def upload_image_set(request: Request, context: ContextDependency, caller:
                 errors=[FieldError(f"/{(wrong or ['image'])[0][:80]}", "not known here, or without a file name")],
             )
         entries = await entries_of(form, settings)
-        members, rejected = await store_entries(entries, context.images, caller, settings.megapixels)
+        members, rejected = await store_entries(entries, context.images, caller, settings)
     if not members:
         raise ProblemError(
             "unreadable-image" if rejected else "invalid-request",

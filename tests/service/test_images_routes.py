@@ -31,6 +31,7 @@ def guarded(service_settings: Settings, tmp_path_factory: pytest.TempPathFactory
     keys = folder / "keys.toml"
     keys.write_text("".join(f'[callers.{name}]\nkey_sha256 = ["{digest}"]\n' for name, digest in digests.items()))
     limits = {"body_mib": 1, "image_set_mib": 2, "image_set_images": 5, "megapixels": 0.1, "api_keys_file": keys}
+    limits["image_set_megapixels"] = 0.25
     with Service(service_settings.model_copy(update=limits)) as running:
         yield running
 
@@ -297,6 +298,20 @@ def test_limits_of_sets(guarded: Service) -> None:
         problem_of(bob.get(view["href"]), 404, "not-found")
         problem_of(bob.delete(view["href"]), 404, "not-found")
         assert bob.get("/v1/image-sets").json() == {"image_sets": []}
+
+
+def test_a_set_may_not_decode_to_more_than_its_pixels(guarded: Service) -> None:
+    """One colour packs to nothing: files of a few kilobytes may be gigabytes of pixels."""
+    with as_caller(guarded, "ann") as ann:
+        flat = [(f"{number}.png", png_bytes(300, 300, number)) for number in range(3)]  # 0.09 megapixels each
+        assert sum(len(data) for _, data in flat) < 10_000
+        assert post_zip(ann, archive(*flat[:2])).status_code == 201
+        for answer in (post_zip(ann, archive(*flat)), ann.post("/v1/image-sets", files=[("image", f) for f in flat])):
+            problem = problem_of(answer, 413, "too-many-pixels")
+            assert problem["limit_megapixels"] == 0.25
+        too_large = ("large.png", png_bytes(400, 300))  # refused by itself, so it does not count
+        view = post_zip(ann, archive(*flat[:2], too_large)).json()
+        assert (view["images"], [entry["problem"] for entry in view["rejected_entries"]]) == (2, ["too-many-pixels"])
 
 
 def test_pixels_are_in_the_store_and_nothing_else(client: Client, service_settings: Settings) -> None:
