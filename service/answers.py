@@ -28,6 +28,9 @@ from service.results import json_bytes, safetensors_header
 from service.streaming import IMMUTABLE, artifact_response, not_modified
 from service.views import etag, failure, job_etag, job_path, job_view, retry_after_s, workers_online
 
+FEW_NUMBERS = 4096
+"""JSON with so many numbers is written more quickly than handed to a thread."""
+
 
 class RenderQuery(BaseModel):
     """How a picture is drawn; asked for in the query, it never changes what is computed."""
@@ -81,10 +84,21 @@ def job_headers(job: Job) -> dict[str, str]:
 
 
 async def job_answer(
-    request: Request, context: Context, job: Job, *, status: int = 200, headers: dict[str, str] | None = None
+    request: Request,
+    context: Context,
+    job: Job,
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    online: int | None = None,
 ) -> Response:
-    """The job as JSON; a 200 carries the entity tag of this revision, and is 304 where the client has it."""
-    online = await workers_online(context)
+    """The job as JSON; a 200 carries the entity tag of this revision, and is 304 where the client has it.
+
+    Args:
+        online: how many workers live, where that is known.
+    """
+    if online is None:
+        online = await workers_online(context)
     sent = {"Cache-Control": "no-cache", **job_headers(job), **(headers or {})}
     if status == 200:
         sent["ETag"] = job_etag(context, job, online)
@@ -93,7 +107,10 @@ async def job_answer(
     if not job.finished:
         sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
     await own_pictures(context, job)
-    body = await asyncio.to_thread(json_bytes, await job_view(context, job, online))
+    view = await job_view(context, job, online)
+    arrays = (view["result"] or {}).get("arrays", {}).values()
+    numbers = sum(array["data"].size for array in arrays if "data" in array)
+    body = json_bytes(view) if numbers <= FEW_NUMBERS else await asyncio.to_thread(json_bytes, view)
     return Response(body, status, sent, media_type=JSON)
 
 
@@ -117,10 +134,10 @@ async def finished_answer(
     if problem is not None:
         return failure_answer(request, job, problem, headers)
     sent = {**(headers or {}), "Content-Location": f"{job_path(job.id)}/result"}
-    if media == JSON:
-        return await job_answer(request, context, job, headers=sent)
     assert job.manifest is not None
-    manifest = await context.results.manifest(job.manifest)
+    online, manifest = await asyncio.gather(workers_online(context), context.results.manifest(job.manifest))
+    if media == JSON:
+        return await job_answer(request, context, job, headers=sent, online=online)
     sent = {**job_headers(job), **sent}
     if media == PNG:
         return await picture_answer(request, context, job, manifest, query.pick, query.options(), sent)

@@ -120,13 +120,14 @@ class Results:
     async def inline(self, manifest: Manifest, most_numbers: int) -> dict[str, NDArray[Any]]:
         """The arrays that are small enough to stand in a JSON answer, the smallest first while there is room."""
         room = INLINE_ARRAYS * most_numbers
-        found = {}
+        names = []
         for name, stored in sorted(manifest.arrays.items(), key=lambda item: math.prod(item[1].shape)):
             numbers = math.prod(stored.shape)
             if numbers <= most_numbers and numbers <= room:
                 room -= numbers
-                found[name] = await self.array(manifest, name)
-        return found
+                names.append(name)
+        arrays = await asyncio.gather(*(self.array(manifest, name) for name in names))
+        return dict(zip(names, arrays, strict=True))
 
     async def array_json(self, manifest: Manifest, name: str) -> AsyncIterator[bytes]:
         """One array as JSON text, piece by piece: shape, dtype and nested lists with null for what is not finite."""

@@ -35,10 +35,19 @@ _UPLOADED = "upload:"
 
 
 @dataclass(frozen=True)
+class Network:
+    """The card of the network that a request is about, and what the workers run on."""
+
+    card: ModelCard
+    environment: str
+
+
+@dataclass(frozen=True)
 class Received:
-    """A validated request and its images, stored; `image_list` is where a set's members are listed."""
+    """A validated request, its network, and its images, stored; `image_list` is where a set's members are listed."""
 
     request: CommonRequest
+    network: Network
     images: list[JobImage]
     image_list: str | None = None
 
@@ -62,7 +71,7 @@ async def receive(request: Request, context: Context, caller: str, operation: Op
             data = read_fields(operation, form.fields, *parts)
             _place(data, len(files), operation)
             asked = _validated(data, operation, context)
-            return await _with_images(asked, context, caller, form, files)
+            return await _looked_up(asked, context, caller, form, files)
     if kind == "application/json" or kind.endswith("+json"):
         data = read_json(await bodies.read_bytes(request, limits))
     elif kind == "" and not await bodies.read_bytes(request, limits):
@@ -73,7 +82,7 @@ async def receive(request: Request, context: Context, caller: str, operation: Op
             f"A request is sent as {' or '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
             possible=list(BODY_TYPES),
         )
-    return await _with_images(_validated(data, operation, context), context, caller, None, [])
+    return await _looked_up(_validated(data, operation, context), context, caller, None, [])
 
 
 def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.FilePart]:
@@ -112,13 +121,35 @@ def _validated(data: dict[str, Any], operation: Operation[Any], context: Context
     return validate(operation, data)
 
 
-async def _with_images(
+async def _looked_up(
     asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
 ) -> Received:
+    """The request with its images stored; its network is looked up while they are being decoded."""
+    network = asyncio.create_task(_network(asked, context))
+    try:
+        image_set: str | None = getattr(asked, "image_set", None)
+        if image_set is not None:
+            asked, images, image_list = await _with_set(asked, context, caller, image_set)
+        else:
+            asked, images = await _with_images(asked, context, caller, form, files)
+            image_list = None
+        return Received(asked, await network, images, image_list)
+    finally:
+        network.cancel()
+        if network.done() and not network.cancelled():
+            network.exception()  # an image that is refused first is what the client hears of
+
+
+async def _network(asked: CommonRequest, context: Context) -> Network:
+    environment, default_model = await context.cards.deployment()
+    model = asked.model or default_model or context.settings.default_model
+    return Network(await context.cards.get(model, context.settings.card_wait_s), environment)
+
+
+async def _with_images(
+    asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+) -> tuple[CommonRequest, list[JobImage]]:
     """The request with every image stored and named by its id."""
-    image_set: str | None = getattr(asked, "image_set", None)
-    if image_set is not None:
-        return await _with_set(asked, context, caller, image_set)
     refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
     records: list[ImageRecord] = []
     for number, ref in enumerate(refs):
@@ -133,11 +164,13 @@ async def _with_images(
     images = [
         JobImage(id=record.id, pixels=record.pixels, width=record.width, height=record.height) for record in records
     ]
-    return Received(asked, images)
+    return asked, images
 
 
-async def _with_set(asked: CommonRequest, context: Context, caller: str, image_set: str) -> Received:
-    """The request on the images of a stored set."""
+async def _with_set(
+    asked: CommonRequest, context: Context, caller: str, image_set: str
+) -> tuple[CommonRequest, list[JobImage], str]:
+    """The request on the images of a stored set, and where these are listed."""
     sets = ImageSets(context.redis, context.artifacts, context.settings.keep_images_s)
     record = await sets.get(caller, image_set)
     contents = await sets.contents(record)
@@ -145,7 +178,7 @@ async def _with_set(asked: CommonRequest, context: Context, caller: str, image_s
         JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
         for member in contents.members
     ]
-    return Received(asked, images, record.contents)
+    return asked, images, record.contents
 
 
 async def _stored(
@@ -172,9 +205,7 @@ async def submit(
     Raises:
         ProblemError: of the network, the layers and channels, the cost, the queue.
     """
-    cards = context.cards
-    model = received.request.model or await cards.default_model() or context.settings.default_model
-    card = await cards.get(model, context.settings.card_wait_s)
+    card = received.network.card
     resolved, others = await _resolve(received.request, operation, card, context)
     _check_cost(resolved, operation, card, len(received.images), context)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
@@ -189,7 +220,7 @@ async def submit(
         lane=operation.lane,
         caller=caller,
         digest=computation_digest(
-            await cards.environment(),
+            received.network.environment,
             [card.entry_digest, *(other.entry_digest for other in others)],
             operation.name,
             plain,

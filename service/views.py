@@ -138,7 +138,7 @@ def etag(*parts: object) -> str:
 
 async def workers_online(context: Context) -> int:
     """How many workers live."""
-    return len(await context.jobs.workers())
+    return await context.jobs.workers_online()
 
 
 def job_etag(context: Context, job: Job, online: int) -> str:

@@ -12,6 +12,7 @@ import signal
 import sys
 
 import structlog
+import uvloop
 from pydantic import ValidationError
 
 from convscope.protocol.artifacts import Artifacts
@@ -75,7 +76,7 @@ def main(config: EngineConfig | None = None) -> int:
         return 2
     logs.configure(settings.log_level, settings.log_format)
     try:
-        asyncio.run(work(settings, config or engine_config(settings)))
+        uvloop.run(work(settings, config or engine_config(settings)))
     except Exception:
         log.exception("worker_failed")
         return 1

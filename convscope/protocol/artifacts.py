@@ -34,7 +34,9 @@ CHUNK_BYTES = 4 * 1024 * 1024
 # Bytes put again within this time of their last writing are not written again; the sweep spares them as much longer.
 FRESH_S = 60.0
 # Hashing less than this is quicker than handing it to a thread.
-INLINE_BYTES = 256 * 1024
+INLINE_BYTES = 1024 * 1024
+# Writing less than this is quicker than asking first whether it is there.
+SMALL_BYTES = 1024 * 1024
 # A transfer may take this much longer for each byte: 1 MiB a second, a slow but living store.
 SECONDS_PER_BYTE = 1 / 2**20
 PROBE_TIMEOUT_S = 3.0
@@ -119,8 +121,8 @@ class Artifacts:
         digest = await _sha256(view)
         key = f"{kind}/{digest[:2]}/{digest}"
 
-        async def write() -> None:
-            if not await self._is_fresh(key, view.nbytes):
+        async def write(_limit: asyncio.Timeout) -> None:
+            if view.nbytes < SMALL_BYTES or not await self._is_fresh(key, view.nbytes):
                 # An empty memoryview has no address that Rust would take.
                 await obstore.put_async(
                     self._store, key, view if view.nbytes else b"", use_multipart=self._multipart(view)
@@ -135,13 +137,14 @@ class Artifacts:
         Raises:
             ProblemError: `gone` when it is not there or was damaged in the store, `store-unavailable`.
         """
-        size = await self.size(key)
+        _check(key)
 
-        async def read() -> bytes:
+        async def read(limit: asyncio.Timeout) -> bytes:
             found = await obstore.get_async(self._store, key)
+            limit.reschedule((limit.when() or 0.0) + found.meta["size"] * SECONDS_PER_BYTE)
             return (await found.bytes_async()).to_bytes()
 
-        data = await self._persist(read, "reading", size)
+        data = await self._persist(read, "reading", 0)
         if await _sha256(memoryview(data)) != key.rpartition("/")[2]:
             await self.delete(key)
             raise ProblemError("gone", "The stored bytes were damaged and have been removed.")
@@ -157,7 +160,7 @@ class Artifacts:
         if length == 0:
             return b""
 
-        async def read() -> bytes:
+        async def read(_limit: asyncio.Timeout) -> bytes:
             return (await obstore.get_range_async(self._store, key, start=start, length=length)).to_bytes()
 
         return await self._persist(read, "reading", length)
@@ -183,7 +186,7 @@ class Artifacts:
             ProblemError: `gone`, `store-unavailable`.
         """
         _check(key)
-        meta = await self._persist(lambda: obstore.head_async(self._store, key), "looking", 0)
+        meta = await self._persist(lambda _limit: obstore.head_async(self._store, key), "looking", 0)
         return int(meta["size"])
 
     async def exists(self, key: str) -> bool:
@@ -208,7 +211,7 @@ class Artifacts:
         """
         _check(key)
 
-        async def remove() -> None:
+        async def remove(_limit: asyncio.Timeout) -> None:
             try:
                 await obstore.delete_async(self._store, key)
             except FileNotFoundError:
@@ -265,7 +268,7 @@ class Artifacts:
 
     async def _age_check(self, path: str, before: float) -> bool:
         try:
-            meta = await self._persist(lambda: obstore.head_async(self._store, path), "looking", 0)
+            meta = await self._persist(lambda _limit: obstore.head_async(self._store, path), "looking", 0)
         except ProblemError as error:
             if error.name == "gone":  # another sweeper was quicker
                 return False
@@ -276,8 +279,11 @@ class Artifacts:
         # A folder gains nothing from parts; S3 takes at most 5 GiB at once and is quicker in parts.
         return self._folder is None and view.nbytes > 4 * CHUNK_BYTES
 
-    async def _persist(self, attempt: Callable[[], Awaitable[T]], what: str, nbytes: int) -> T:
-        """Try until it works or the time is over; a third of the time is the most that one attempt may take."""
+    async def _persist(self, attempt: Callable[[asyncio.Timeout], Awaitable[T]], what: str, nbytes: int) -> T:
+        """Try until it works or the time is over; a third of the time is the most that one attempt may take.
+
+        An attempt is given its limit, for when it learns only by and by how many bytes there are.
+        """
         transfer_s = nbytes * SECONDS_PER_BYTE
         deadline = time.monotonic() + self._patience_s + transfer_s
         pause = self._backoff_s
@@ -285,8 +291,8 @@ class Artifacts:
             try:
                 async with asyncio.timeout(
                     min(self._patience_s / 3 + transfer_s, max(0.0, deadline - time.monotonic()))
-                ):
-                    return await attempt()
+                ) as limit:
+                    return await attempt(limit)
             except FileNotFoundError as error:
                 if what.startswith("writing"):  # there is no bucket, or no folder any more
                     raise _unavailable(what, error) from error

@@ -166,17 +166,23 @@ class CardStore:
             texts = await self._redis.hvals(key("catalogue"))
         return sorted((ModelSummary.model_validate_json(text) for text in texts), key=lambda summary: summary.id)
 
+    async def deployment(self) -> tuple[str, str]:
+        """What the workers run on and their default model, each "" before any worker said so.
+
+        The first is a digest of everything that changes results; the second is the catalogue id of the network that is
+        used when a request names none.
+        """
+        async with guarded():
+            environment, default_model = await self._redis.hmget(key("deployment"), ["environment", "default_model"])
+        return str(environment or ""), str(default_model or "")
+
     async def environment(self) -> str:
-        """What the workers run on, as a digest of everything that changes results; "" before any worker said so."""
-        return await self._deployed("environment")
+        """What the workers run on; see `deployment`."""
+        return (await self.deployment())[0]
 
     async def default_model(self) -> str:
-        """The catalogue id of the network used when a request names none; "" before any worker said so."""
-        return await self._deployed("default_model")
-
-    async def _deployed(self, name: str) -> str:
-        async with guarded():
-            return str(await self._redis.hget(key("deployment"), name) or "")
+        """The network used when a request names none; see `deployment`."""
+        return (await self.deployment())[1]
 
 
 def _entry(text: str | None) -> tuple[str, str, str | None] | None:

@@ -60,17 +60,19 @@ class Shelf(Generic[R]):
         """
         now = int(time.time() * 1000)
         name, index = key(self._kind, caller, record.id), key(self._index, caller)
+        record = record.model_copy(update={"created_ms": now, "expires_ms": now + self._keep_ms})
         async with guarded():
-            earlier = await self._redis.get(name)
-            created = self._record.model_validate_json(earlier).created_ms if earlier else now
-            record = record.model_copy(update={"created_ms": created, "expires_ms": now + self._keep_ms})
             # Each of these may be sent twice without harm.
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(name, record.model_dump_json(), px=self._keep_ms)
+                pipe.set(name, record.model_dump_json(), px=self._keep_ms, nx=True)
+                pipe.get(name)
                 pipe.zadd(index, {record.id: now})
                 pipe.zremrangebyscore(index, "-inf", now - self._keep_ms)
                 pipe.pexpire(index, self._keep_ms)
-                await pipe.execute()
+                found = self._record.model_validate_json((await pipe.execute())[1])
+            if found.created_ms != now:
+                record = record.model_copy(update={"created_ms": found.created_ms})
+                await self._redis.set(name, record.model_dump_json(), px=self._keep_ms)
         return record
 
     async def get(self, caller: str, record_id: str) -> R:

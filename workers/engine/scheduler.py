@@ -16,6 +16,7 @@ Import rule: the standard library and `plan`; tested without torch.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ PATIENCE = 2
 """Slices of batch work an interactive task may see while it is here."""
 STREAK = 4
 """Interactive slices in a row before batch work may have one."""
+COMPANY_S = 1.0
+"""So long after two one-shot tasks of a lane were here at once, a task waits for mates before it starts."""
 KEYS_KEPT = 4096
 
 
@@ -85,6 +88,7 @@ class Scheduler:
         self._batch_starved_since: float | None = None
         self._last_was_batch = False
         self._lane_before: Lane = "batch"
+        self._company_until = -math.inf
 
     # What comes and goes.
 
@@ -93,6 +97,8 @@ class Scheduler:
         if task.id in self:
             raise ValueError(f"{task.id} is here already")
         task.arrived = now
+        if any(other.lane == task.lane and not other.iterative for other in self._tasks()):
+            self._company_until = now + COMPANY_S
         task.seen_batch = 1 if self._last_was_batch and task.lane == "interactive" else 0
         self._waiting[task.lane].append(task)
 
@@ -226,7 +232,9 @@ class Scheduler:
                     continue
                 mates = self._mates(head)
                 left = head.arrived + self._limits.window_s - now
-                if left > 0 and not head.alone and sum(task.rows for task in mates) < self._rows_limit(head.key):
+                # Who comes alone again and again would wait for nobody.
+                waits = left > 0 and now < self._company_until and not head.alone
+                if waits and sum(task.rows for task in mates) < self._rows_limit(head.key):
                     if lane == "interactive" or not self._units:
                         open_window = left
                     break

@@ -230,6 +230,30 @@ def test_tasks_of_one_key_share_a_batch_within_the_window_and_others_do_not():
     assert served == [("a", "c"), ("b",), ("d",)]
 
 
+def test_a_task_waits_for_mates_only_where_others_came_lately():
+    scheduler = Scheduler(LIMITS)
+
+    def come(name: str, now: float) -> RunBatch | Idle:
+        scheduler.add(Task(name, "interactive", 1), now)
+        return scheduler.next(now)
+
+    def compute(decision: RunBatch | Idle, now: float) -> None:
+        assert isinstance(decision, RunBatch)
+        scheduler.ran(decision, 0.01, now)
+        scheduler.finished(decision.unit)
+        for task in decision.tasks:
+            scheduler.remove(task)
+
+    compute(come("alone", 0.0), 0.01)
+    first = come("first", 0.02)
+    scheduler.add(Task("second", "interactive", 1), 0.025)
+    compute(first, 0.03)
+    compute(scheduler.next(0.04), 0.05)
+    assert come("in company", 0.06) == Idle(pytest.approx(LIMITS.window_s))
+    compute(scheduler.next(0.07), 0.08)
+    compute(come("alone again", 0.025 + COMPANY_S), 2.0)
+
+
 def test_a_batch_holds_no_more_rows_than_its_measured_slice_allows():
     scheduler = Scheduler(LIMITS)
     scheduler.add(Task("first", "interactive", 1), 0.0)
