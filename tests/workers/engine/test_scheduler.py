@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.engine.plan import FinishTask, Idle, Limits, RunBatch, StartTask, StepTile, Task
-from workers.engine.scheduler import PATIENCE, STREAK, Scheduler
+from workers.engine.scheduler import COMPANY_S, PATIENCE, STREAK, Scheduler
 
 LIMITS = Limits(memory={"interactive": 100, "batch": 100}, share_s=5.0)
 
