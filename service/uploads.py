@@ -6,31 +6,27 @@ decoded; whatever a decoder does with a broken file ends as a ProblemError.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
 import io
 import logging
-import os
 import struct
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from convscope.protocol.images import DecodedImage
 from convscope.protocol.problems import ProblemError
+from service.decoders import decoders
 from service.image_formats import exif_orientation, inspect, unreadable, unsupported
 from service.pixels import orient, to_srgb
 
 # One side at most so many times the other: a network's preprocessing scales the shorter side to a few hundred pixels,
 # and 1×65000 would become 224×14,560,000.
 MOST_ASPECT = 100
-# Decoding takes about 20 ns a pixel; a decoder that is still busy after this long is caught in a trap.
-DECODE_TIMEOUT_S = 30.0
 
 TIFF_COMPRESSIONS = frozenset(
     {"raw", "tiff_ccitt", "group3", "group4", "tiff_lzw", "jpeg", "tiff_adobe_deflate", "tiff_deflate",
@@ -47,9 +43,6 @@ _DECODER_ERRORS = (
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-# Decoding releases the interpreter lock; the rest of the cores stay free for answering.
-_threads = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 2)), thread_name_prefix="decode")
-
 
 async def decode_image(data: bytes, *, megapixels: float) -> DecodedImage:
     """Decode a file outside the event loop.
@@ -59,13 +52,10 @@ async def decode_image(data: bytes, *, megapixels: float) -> DecodedImage:
         megapixels: most pixels, in millions.
 
     Raises:
-        ProblemError: `unsupported-format`, `unreadable-image`, `too-many-pixels`.
+        ProblemError: `unsupported-format`, `unreadable-image`, `too-many-pixels`; `queue-full` where too many are
+            being decoded.
     """
-    decoding = asyncio.get_running_loop().run_in_executor(_threads, decode, data, megapixels)
-    try:
-        return await asyncio.wait_for(decoding, DECODE_TIMEOUT_S)
-    except TimeoutError as error:
-        raise unreadable(f"The image was not decoded within {DECODE_TIMEOUT_S:g} seconds.") from error
+    return await decoders().run(lambda: decode(data, megapixels))
 
 
 async def decode_base64(text: str, *, megapixels: float) -> DecodedImage:
@@ -74,15 +64,7 @@ async def decode_base64(text: str, *, megapixels: float) -> DecodedImage:
     Raises:
         ProblemError: as `decode_image`; `unreadable-image` also for what is no base64.
     """
-
-    def both() -> DecodedImage:
-        return decode(_from_base64(text), megapixels)
-
-    decoding = asyncio.get_running_loop().run_in_executor(_threads, both)
-    try:
-        return await asyncio.wait_for(decoding, DECODE_TIMEOUT_S)
-    except TimeoutError as error:
-        raise unreadable(f"The image was not decoded within {DECODE_TIMEOUT_S:g} seconds.") from error
+    return await decoders().run(lambda: decode(_from_base64(text), megapixels))
 
 
 def decode(data: bytes, megapixels: float) -> DecodedImage:
