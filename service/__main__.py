@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -12,11 +11,11 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
+from convscope.parent import die_with_parent_if_asked
 from convscope.settings import Settings
 from service import logs
 from service.app import create_app
 
-PR_SET_PDEATHSIG = 1
 DRAIN_S = 8
 """How long requests may take to come to their end when the service stops; the process is gone within 10 s."""
 BACKLOG = 2048
@@ -72,7 +71,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; the exit status."""
-    if os.environ.get("CONVSCOPE_DIE_WITH_PARENT") == "1" and not _die_with_parent():
+    if not die_with_parent_if_asked():
         return 1
     try:
         settings = Settings()
@@ -99,14 +98,6 @@ def main() -> int:
     log.info(f"listening on {address}", address=address, pid=os.getpid())
     serving.run(sockets=[listener])
     return 0
-
-
-def _die_with_parent() -> bool:
-    """Have the kernel end this process when the one that started it dies; false where that has died already."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    return parent == os.getppid() and parent != 1
 
 
 if __name__ == "__main__":

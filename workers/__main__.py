@@ -6,8 +6,6 @@ Import rule: convscope, workers.supervisor; never torch.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import signal
 import sys
 
@@ -15,14 +13,13 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from convscope.parent import die_with_parent_if_asked
 from convscope.protocol.artifacts import Artifacts
 from convscope.protocol.connection import connect
 from convscope.settings import Settings
 from workers.engine.config import EngineConfig
 from workers.supervision import logs
 from workers.supervisor import Supervisor
-
-PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger("workers")
 
@@ -64,7 +61,7 @@ async def work(settings: Settings, config: EngineConfig) -> None:
 
 def main(config: EngineConfig | None = None) -> int:
     """Work until told to stop; the exit status. `config` replaces the engine's settings, for tests."""
-    if os.environ.get("CONVSCOPE_DIE_WITH_PARENT") == "1" and not _die_with_parent():
+    if not die_with_parent_if_asked():
         return 1
     try:
         settings = Settings()
@@ -81,14 +78,6 @@ def main(config: EngineConfig | None = None) -> int:
         log.exception("worker_failed")
         return 1
     return 0
-
-
-def _die_with_parent() -> bool:
-    """Have the kernel end this process when the one that started it dies; false where that has died already."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    return parent == os.getppid() and parent != 1
 
 
 if __name__ == "__main__":
