@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 from convscope.protocol.operations.base import Normalize, Picture, Title, View
@@ -65,28 +65,6 @@ class RenderOptions:
             refuse("scale", f"scale={self.scale:g} is out of range; possible is above 0, up to {MAX_SCALE}.")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             refuse("alpha", f"alpha={self.alpha:g} is out of range; possible is 0 (the photograph) to 1 (the map).")
-
-    @classmethod
-    def parse(cls, query: Mapping[str, str]) -> RenderOptions:
-        """The options of a query string; an empty value leaves the default.
-
-        Raises:
-            ProblemError: `invalid-request`: an unknown option, something that is not a number, a value out of range.
-        """
-        known = [option.name for option in fields(cls)]
-        values: dict[str, Any] = {}
-        for option, text in query.items():
-            if option not in known:
-                refuse(option, f"There is no rendering option {option!r}; possible are {', '.join(known)}.", known)
-            if text == "":
-                continue
-            kind: type = {"columns": int, "scale": float, "alpha": float}.get(option, str)
-            try:
-                values[option] = kind(text)
-            except ValueError:
-                noun = "a whole number" if kind is int else "a number"
-                refuse(option, f"{option}={text} is not {noun}.")
-        return cls(**values)
 
 
 @dataclass(frozen=True)

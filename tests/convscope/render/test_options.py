@@ -81,19 +81,6 @@ def test_known_colour_maps(name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records, "no warning about names that mean two maps"
 
 
-def test_parse_reads_a_query() -> None:
-    query = {"view": "tiles", "columns": "3", "scale": "2", "alpha": "0.25", "colormap": "magma", "title": ""}
-    assert RenderOptions.parse(query) == RenderOptions(view="tiles", columns=3, scale=2.0, alpha=0.25, colormap="magma")
-
-
-@pytest.mark.parametrize("query", [{"columns": "two"}, {"columns": "1.5"}, {"alpha": "half"}, {"colour": "red"}])
-def test_parse_refuses(query: dict[str, str]) -> None:
-    with pytest.raises(ProblemError) as caught:
-        RenderOptions.parse(query)
-    assert caught.value.name == "invalid-request"
-    assert next(iter(query)) in caught.value.detail
-
-
 def test_a_new_normalisation_brings_a_colour_map_that_suits() -> None:
     assert plan(PICTURE, RenderOptions()).value_range == (0.0, 1.0)
     symmetric = plan(PICTURE, RenderOptions(normalize="symmetric"))
