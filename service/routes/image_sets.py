@@ -15,8 +15,9 @@ from service.bodies import BodyLimits
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
 from service.negotiation import JSON
+from service.paging import PageQuery, page_headers
 from service.problems import documented
-from service.routes.images import PageQuery, body_of, image_path, next_link, read_upload
+from service.routes.images import body_of, image_path, only_images, read_upload
 from service.set_uploads import entries_of, store_entries
 from service.views import iso
 
@@ -123,15 +124,7 @@ async def upload_image_set(request: Request, context: ContextDependency, caller:
     """
     settings = context.settings
     async with await read_upload(request, BodyLimits.of_image_set(settings), ARCHIVE_TYPES) as form:
-        wrong = [
-            name for name in [*(name for name, _ in form.fields), *(f.name for f in form.files)] if name != "image"
-        ]
-        if wrong or form.fields:
-            raise ProblemError(
-                "invalid-request",
-                "The form may have file parts `image` and nothing else.",
-                errors=[FieldError(f"/{(wrong or ['image'])[0][:80]}", "not known here, or without a file name")],
-            )
+        only_images(form)
         entries = await entries_of(form, settings)
         members, rejected = await store_entries(entries, context.images, caller, settings)
     if not members:
@@ -147,7 +140,7 @@ async def upload_image_set(request: Request, context: ContextDependency, caller:
     view = _detail(record, ImageSetContents(members=members, rejected=rejected[:1000]), 0, 100)
     headers = {
         "Location": view.href,
-        **next_link(view.href, PageQuery(limit=100), "100" if record.images > 100 else None),
+        **page_headers(view.href, PageQuery(limit=100), "100" if record.images > 100 else None),
     }
     return Response(view.model_dump_json(), 201, headers, media_type=JSON)
 
@@ -167,7 +160,7 @@ async def list_image_sets(
     """The caller's image sets, last uploaded first."""
     records, cursor = await sets(context).page(caller, limit=query.limit, cursor=query.cursor)
     body = ImageSetList(image_sets=[ImageSetView.of(record) for record in records])
-    return Response(body.model_dump_json(), 200, next_link("/v1/image-sets", query, cursor), media_type=JSON)
+    return Response(body.model_dump_json(), 200, page_headers("/v1/image-sets", query, cursor), media_type=JSON)
 
 
 @router.get(
@@ -194,7 +187,7 @@ async def read_image_set(
     record = await found.get(caller, set_id)
     after = int(start) + query.limit
     view = _detail(record, await found.contents(record), int(start), query.limit)
-    headers = next_link(view.href, query, str(after) if after < record.images else None)
+    headers = page_headers(view.href, query, str(after) if after < record.images else None)
     return Response(view.model_dump_json(), 200, headers, media_type=JSON)
 
 

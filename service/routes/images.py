@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from convscope.protocol.images import ImageRecord, Pixels
@@ -18,7 +17,8 @@ from service import openapi
 from service.bodies import BodyLimits, Form, read_form, read_raw
 from service.dependencies import CallerDependency, ContextDependency
 from service.negotiation import JSON, PNG, accepted, etag_matches
-from service.problems import documented
+from service.paging import PageQuery, page_headers
+from service.problems import documented, invalid_request
 from service.uploads import decode_image
 from service.views import iso
 
@@ -77,26 +77,9 @@ class ImageList(BaseModel):
     images: list[ImageView]
 
 
-class PageQuery(BaseModel):
-    """Which page to list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(50, ge=1, le=200, description="Most entries in one answer.")
-    cursor: str | None = Field(None, max_length=200, description="From the Link header of the page before.")
-
-
 def image_path(image_id: str) -> str:
     """Address of an image."""
     return f"/v1/images/{image_id}"
-
-
-def next_link(path: str, query: PageQuery, cursor: str | None) -> dict[str, str]:
-    """Headers of a page: the link to the next, if there is one."""
-    headers = {"Cache-Control": "no-cache"}
-    if cursor is not None:
-        headers["Link"] = f'<{path}?{urlencode({"limit": query.limit, "cursor": cursor})}>; rel="next"'
-    return headers
 
 
 def body_of(form: dict[str, Any], *raw: str) -> dict[str, Any]:
@@ -118,6 +101,21 @@ async def read_upload(request: Request, limits: BodyLimits, possible: tuple[str,
         types = ["multipart/form-data", *possible]
         raise ProblemError("unsupported-media-type", f"{kind[:100]} cannot be read here.", possible=types)
     return await read_raw(request, limits)
+
+
+def only_images(form: Form) -> None:
+    """Refuse a form that has more than files named `image`.
+
+    Raises:
+        ProblemError: `invalid-request`.
+    """
+    others = [name for name in (*(name for name, _ in form.fields), *(f.name for f in form.files)) if name != "image"]
+    if others or form.fields:
+        raise ProblemError(
+            "invalid-request",
+            "The form may have file parts `image` and nothing else.",
+            errors=[FieldError(f"/{(others or ['image'])[0][:80]}", "not known here, or without a file name")],
+        )
 
 
 @router.post(
@@ -149,16 +147,9 @@ async def upload_image(request: Request, context: ContextDependency, caller: Cal
     It is decoded to 8-bit sRGB at once; of an animation the first frame is kept, transparency lies on white.
     """
     async with await read_upload(request, BodyLimits.of(context.settings), RAW_TYPES) as form:
-        wrong = [
-            name for name in [*(name for name, _ in form.fields), *(f.name for f in form.files)] if name != "image"
-        ]
-        if wrong or form.fields or len(form.files) != 1:
-            field = (wrong or ["image"])[0][:80]
-            raise ProblemError(
-                "invalid-request",
-                "The form must have one file part `image` and nothing else.",
-                errors=[FieldError(f"/{field}", "not known here" if wrong else "one file is needed, with a file name")],
-            )
+        only_images(form)
+        if len(form.files) != 1:
+            raise invalid_request([FieldError("/image", "one file is needed, with a file name")])
         data = await form.read(form.files[0])
     decoded = await decode_image(data, megapixels=context.settings.megapixels)
     view = ImageView.of(await context.images.add(caller, decoded))
@@ -180,7 +171,7 @@ async def list_images(
     """The caller's images, last uploaded first."""
     records, cursor = await context.images.page(caller, limit=query.limit, cursor=query.cursor)
     body = ImageList(images=[ImageView.of(record) for record in records])
-    return Response(body.model_dump_json(), 200, next_link("/v1/images", query, cursor), media_type=JSON)
+    return Response(body.model_dump_json(), 200, page_headers("/v1/images", query, cursor), media_type=JSON)
 
 
 @router.get(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from convscope.protocol.jobs import Job, JobState
@@ -30,6 +29,7 @@ from service.answers import (
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
 from service.negotiation import JSON, NPY, PNG, SAFETENSORS, accepted, etag_matches
+from service.paging import PageQuery, page_headers
 from service.problems import documented
 from service.results import json_bytes, npy_header, safetensors_header, stored_array
 from service.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
@@ -43,15 +43,11 @@ _ONE = documented("not-found", "gone")
 _RESULT = documented("not-found", "gone", "not-acceptable", "invalid-request", "too-expensive", *_FAILURES)
 
 
-class ListQuery(BaseModel):
+class ListQuery(PageQuery):
     """Which jobs to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     state: JobState | None = None
     operation: str | None = Field(None, max_length=100)
-    limit: int = Field(50, ge=1, le=200, description="Most jobs in one answer.")
-    cursor: str | None = Field(None, max_length=200, description="From the Link header of the page before.")
 
 
 async def find(context: Context, caller: str, job_id: str) -> Job:
@@ -100,11 +96,7 @@ async def list_jobs(
     )
     online = await workers_online(context)
     body = {"jobs": [await job_view(context, job, online, result=False) for job in jobs]}
-    headers = {"Cache-Control": "no-cache"}
-    if cursor is not None:
-        given = query.model_dump(mode="json", exclude_none=True, exclude={"cursor"})
-        headers["Link"] = f'</v1/jobs?{urlencode({**given, "cursor": cursor})}>; rel="next"'
-    return Response(json_bytes(body), 200, headers, media_type=JSON)
+    return Response(json_bytes(body), 200, page_headers("/v1/jobs", query, cursor), media_type=JSON)
 
 
 @router.get(
