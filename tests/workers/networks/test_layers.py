@@ -87,7 +87,18 @@ def test_alexnet_by_its_names() -> None:
     assert names == [f"features.{k}" for k in (0, 1, 2, 10, 12)] + ["classifier.1", "classifier.6"]
 
 
-@pytest.mark.parametrize("model_id", ["vgg16", "alexnet", "vgg19_bn"])
+@pytest.mark.parametrize("model_id", ["zfnet", "alexnet_2012", "digits"])
+def test_our_own_architectures_have_alexnets_names(model_id: str) -> None:
+    """Five convolutions, pools after the first, second and fifth, then fully connected layers."""
+    layers = table(model_id).by_name()
+    named = {alias: layers[alias].kind for alias in (f"conv{k}" for k in range(1, 6))}
+    assert named == dict.fromkeys(named, "Conv2d")
+    assert [layers[f"pool{k}"].kind for k in (1, 2, 5)] == ["MaxPool2d"] * 3
+    assert layers["fc6"].kind == layers["fc7"].kind == "Linear"
+    assert layers["conv5"].order < layers["relu5"].order < layers["pool5"].order < layers["fc6"].order
+
+
+@pytest.mark.parametrize("model_id", ["vgg16", "alexnet", "vgg19_bn", "digits", "zfnet", "alexnet_2012"])
 def test_no_name_means_two_layers(model_id: str) -> None:
     layers = table(model_id).layers
     names = [name for layer in layers for name in (layer.name, *layer.aliases)]
