@@ -40,7 +40,7 @@ class Client:
         self._connection.request("POST", path, body, headers)
         answer = self._connection.getresponse()
         text = answer.read()
-        if answer.status not in (200, 201):
+        if answer.status not in (200, 201, 202):
             raise RuntimeError(f"{path} answered {answer.status}: {text[:500]!r}")
         return text, answer.headers.get("Content-Location", "")
 
