@@ -1,6 +1,6 @@
 """Class activation maps against pytorch-grad-cam: one request for six methods, Ablation-CAM, Score-CAM and its memory.
 
-Run: python -m bench.cam, with names of parts (gradient, ablation, score, memory) for some of them. `--cpu` counts
+Run: python -m bench.cam, with names of parts (gradient, ablation, score) for some of them. `--cpu` counts
 processor time on one thread instead of time, which a busy machine distorts less.
 
 Both sides get the same prepared inputs and random weights (the arithmetic is the same with any), and give maps at the
@@ -24,7 +24,7 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from bench.report import median_s, report
+from bench.report import alternating_s, report
 from workers.contract import Context, MethodError, Row, params
 from workers.methods.cam import METHOD
 from workers.networks.build import LoadedNetwork, load
@@ -39,6 +39,7 @@ SIX: dict[str, Any] = {
 }
 TARGET = 281
 CPU = "--cpu" in sys.argv
+CLOCK = "processor time, one thread" if CPU else "time"
 clock = time.process_time if CPU else time.perf_counter
 
 
@@ -93,14 +94,15 @@ def quiet() -> Any:
 
 
 def compare(work: str, mine: Callable[[], object], peer: Callable[[], object], target: float, repeats: int) -> Any:
-    """One row: the peer is `pytorch-grad-cam`."""
+    """One row: the peer is `pytorch-grad-cam`. Long work runs once, and needs no warming up."""
+    taken = alternating_s({"ours": mine, "peer": peer}, repeats, warmup=1 if repeats > 1 else 0, clock=clock)
     return {
         "work": work,
-        "ours_s": median_s(mine, repeats, clock=clock),
+        "ours_s": taken["ours"],
         "peer": "pytorch-grad-cam",
-        "peer_s": median_s(peer, repeats, warmup=1 if repeats > 1 else 0, clock=clock),
+        "peer_s": taken["peer"],
         "target": target,
-        "clock": "processor time, one thread" if CPU else "time",
+        "clock": CLOCK,
     }
 
 
@@ -124,49 +126,53 @@ def ablation() -> list[dict[str, Any]]:
     return rows
 
 
-def score() -> list[dict[str, Any]]:
-    """Score-CAM on VGG16's 512 channels, exact and fast."""
+def _score(side: str, queue: Any) -> None:
+    """One Score-CAM in this process: seconds, and the peak of memory beyond the loaded network, MiB."""
+    if CPU:
+        torch.set_num_threads(1)
     network = load("vgg16-random")
-    row = compare(
-        "scorecam exact, vgg16 features.29",
-        ours(network, ["scorecam"], "features.29"),
-        theirs(network, [peers.ScoreCAM], "features.29"),
-        1.0,
-        1,
-    )
-    fast = median_s(ours(network, ["scorecam"], "features.29", "fast"), 1, warmup=0, clock=clock)
-    return [row, row | {"work": "scorecam fast, vgg16 features.29", "ours_s": fast, "target": 2.5}]
-
-
-def _peak(side: str, queue: Any) -> None:
-    network = load("vgg16-random")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if side == "fast":
+        network.fast_module()  # cast once when first asked for, not a part of each request
     work = (
-        ours(network, ["scorecam"], "features.29")
-        if side == "ours"
-        else theirs(network, [peers.ScoreCAM], "features.29")
+        theirs(network, [peers.ScoreCAM], "features.29")
+        if side == "peer"
+        else ours(network, ["scorecam"], "features.29", side)
     )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = clock()
     work()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    queue.put((clock() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
 
 
-def memory() -> dict[str, Any]:
-    """Score-CAM's peak beyond the loaded network, MiB, each side in a process of its own."""
-    row: dict[str, Any] = {"work": "scorecam peak memory, vgg16 features.29", "peer": "pytorch-grad-cam"}
+def score() -> list[dict[str, Any]]:
+    """Score-CAM on VGG16's 512 channels, exact and fast, each side in a process of its own for the sake of its peak."""
     context = multiprocessing.get_context("spawn")
-    for side in ("ours", "peer"):
+    found: dict[str, tuple[float, float]] = {}
+    for side in ("fast", "exact", "peer"):
         queue = context.Queue()
-        process = context.Process(target=_peak, args=(side, queue))
+        process = context.Process(target=_score, args=(side, queue))
         process.start()
-        row[f"{side}_MiB"] = queue.get(timeout=1800)
+        found[side] = queue.get(timeout=3600)
         process.join()
-    return row
+    return [
+        {
+            "work": f"scorecam {precision}, vgg16 features.29",
+            "ours_s": found[precision][0],
+            "peer": "pytorch-grad-cam",
+            "peer_s": found["peer"][0],
+            "target": target,
+            "clock": CLOCK,
+            "ours_peak_MiB": found[precision][1],
+            "peer_peak_MiB": found["peer"][1],
+        }
+        for precision, target in (("exact", 1.0), ("fast", 2.5))
+    ]
 
 
 def main() -> None:
     """Measure and report; names of parts as arguments run those only."""
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "gradient": gradient_methods, "ablation": ablation, "score": score, "memory": lambda: [memory()],
+        "gradient": gradient_methods, "ablation": ablation, "score": score,
     }  # fmt: skip
     if CPU:
         torch.set_num_threads(1)

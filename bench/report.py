@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,23 @@ def median_s(
         work()
         taken.append(clock() - began)
     return statistics.median(taken)
+
+
+def alternating_s(
+    works: Mapping[str, Callable[[], object]],
+    repeats: int = 3,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median seconds of each work, the works taking turns, so that a machine busy with others is so for all of them."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(warmup + repeats):
+        for name, work in works.items():
+            began = clock()
+            work()
+            if turn >= warmup:
+                taken[name].append(clock() - began)
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def machine() -> dict[str, Any]:
