@@ -142,7 +142,10 @@ class Shelf(Generic[R]):
         rank = cast(int | None, await self._redis.zrevrank(index, record_id))
         if rank is not None:
             return rank + 1
-        return int(await self._redis.zcount(index, f"({score}", "+inf"))
+        # It was deleted. Of its millisecond, those with greater ids came before it.
+        same = cast(list[str], await self._redis.zrangebyscore(index, score, score))
+        later = int(await self._redis.zcount(index, f"({score}", "+inf"))
+        return later + sum(other > record_id for other in same)
 
 
 def _write_cursor(score: int, record_id: str) -> str:

@@ -86,7 +86,7 @@ def toy_maps(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def png_bytes(width: int = 20, height: int = 16, value: int = 100) -> bytes:
-    """A PNG file of one colour."""
+    """A PNG file of one colour; each file of tests has its own, since one computation answers equal requests."""
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (value, value, value)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -20,7 +20,7 @@ MAPS = "/v1/feature-maps"
 
 
 def submit(client: httpx2.Client, seed: int, **headers: str) -> dict[str, Any]:
-    parts = [("image", ("a.png", png_bytes(), "image/png")), ("seed", (None, str(seed).encode()))]
+    parts = [("image", ("a.png", png_bytes(value=101), "image/png")), ("seed", (None, str(seed).encode()))]
     sent = {"Prefer": "respond-async", "Cache-Control": "no-cache", **headers}
     answer = client.post(MAPS, files=parts, headers=sent)
     assert answer.status_code == 202, answer.text
@@ -96,7 +96,7 @@ class TestReading:
                 update={"redis_url": server.url, "data": tmp_path, "card_wait_s": 0.2}
             )
             with Service(settings) as alone, alone.client() as other:
-                parts = [("image", ("a.png", png_bytes(), "image/png"))]
+                parts = [("image", ("a.png", png_bytes(value=101), "image/png"))]
                 answer = other.post(MAPS, files=parts)
                 problem = problem_of(answer, 503, "queue-unavailable")  # nobody has described the network yet
                 assert int(answer.headers["retry-after"]) == problem["retry_after_s"]
@@ -214,7 +214,7 @@ class TestCallers:
     def test_each_has_its_quota(self, guarded: Service) -> None:
         with self.as_(guarded, "alice") as alice, self.as_(guarded, "bob") as bob:
             held = submit(bob, HOLD)
-            parts = [("image", ("a.png", png_bytes(), "image/png"))]
+            parts = [("image", ("a.png", png_bytes(value=101), "image/png"))]
             answer = bob.post(MAPS, files=parts, headers={"Cache-Control": "no-cache"})
             assert problem_of(answer, 429, "quota-exceeded")["limit"] == 1
             assert int(answer.headers["retry-after"]) >= 1

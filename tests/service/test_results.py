@@ -56,7 +56,7 @@ class TestResult:
 
     def test_pending(self, client: httpx2.Client, worker: Worker) -> None:
         with worker.idle():
-            parts = [("image", ("a.png", png_bytes(), PNG)), ("seed", (None, b"61"))]
+            parts = [("image", ("a.png", png_bytes(value=102), PNG)), ("seed", (None, b"61"))]
             path = client.post(MAPS, files=parts, headers={"Prefer": "respond-async"}).headers["location"]
             for address in (f"{path}/result", f"{path}/arrays/maps/conv", f"{path}/pictures/conv"):
                 answer = client.get(address, headers={"Accept": "*/*"})

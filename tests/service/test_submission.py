@@ -16,7 +16,7 @@ MAPS = "/v1/feature-maps"
 
 def ask(client: httpx2.Client, seed: int, **headers: str) -> dict[str, Any]:
     """The job of a request for the maps of a grey picture, which must succeed."""
-    parts = [("image", ("grey.png", png_bytes(), "image/png")), ("seed", (None, str(seed).encode()))]
+    parts = [("image", ("grey.png", png_bytes(value=103), "image/png")), ("seed", (None, str(seed).encode()))]
     answer = client.post(MAPS, files=parts, headers=headers)
     assert answer.status_code == 200, answer.text
     job: dict[str, Any] = answer.json()

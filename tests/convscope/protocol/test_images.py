@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,7 +104,13 @@ async def test_deleting_forgets_the_record_and_leaves_pixels_to_their_other_user
     assert (await images.read_pixels((await images.get("bob", mine.id)).pixels)).shape == (2, 3, 3)
 
 
-async def test_pages_go_over_all_and_survive_deleting(images: Images) -> None:
+@pytest.mark.parametrize("same_moment", [False, True])
+async def test_pages_go_over_all_and_survive_deleting(
+    images: Images, monkeypatch: pytest.MonkeyPatch, same_moment: bool
+) -> None:
+    if same_moment:
+        now = time.time()
+        monkeypatch.setattr("convscope.protocol.shelf.time.time", lambda: now)
     made = [(await images.add("ann", decoded(value))).id for value in range(7)]
     seen: list[str] = []
     cursor = None
