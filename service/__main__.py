@@ -15,6 +15,7 @@ from convscope.parent import die_with_parent_if_asked
 from convscope.settings import Settings
 from service import logs
 from service.app import create_app
+from service.connections import Connection
 
 DRAIN_S = 8
 """How long requests may take to come to their end when the service stops; the process is gone within 10 s."""
@@ -39,6 +40,7 @@ def server(settings: Settings) -> Server:
     """A server of the application, not yet started; one of its own sockets has to be given to it."""
     config = uvicorn.Config(
         create_app(settings),
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,
