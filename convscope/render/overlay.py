@@ -169,7 +169,8 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
 
     numbers = [part for part in parts if not part.photograph]
     groups = [picture.tiles[part.tile].group for part in numbers]
-    scaled = scale_maps([part.array for part in numbers], groups, plan.normalize, plan.value_range)
+    arrays_of = [part.array for part in numbers]
+    scaled = scale_maps(arrays_of, groups, plan.normalize, plan.value_range, plan.outliers)
     colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
     one = shared_scale(scaled, plan)
     bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None

@@ -135,13 +135,15 @@ class Page:
             sheet.text(top + BAR_HEIGHT + 2, left, text, SMALL, ink=SOFT_INK)
 
 
-def notes_on_scale(normalize: Normalize, maps: int, groups: int) -> list[str]:
+def notes_on_scale(normalize: Normalize, maps: int, groups: int, outliers: float = 0.0) -> list[str]:
     """How levels were made of numbers, in words; nothing where the colour bar says it all."""
     if normalize == "map":
         return ["each map by its own minimum and maximum"] if maps > 1 else []
     if normalize == "standard":
         return ["each map by its own mean and standard deviation" if maps > 1 else "by its mean and standard deviation"]
     kind = "about zero, by the largest magnitude" if normalize == "symmetric" else "by the minimum and maximum"
+    if normalize == "symmetric" and outliers > 0:
+        kind = f"about zero, by the magnitude of {100 * (1 - outliers):g} % of the values"
     if groups > 1:
         return [f"{kind} of each of {groups} groups"]
-    return [f"{kind} of all" if maps > 1 else kind] if normalize == "layer" or maps > 1 else ["about zero"]
+    return [f"{kind} of all" if maps > 1 else kind] if normalize == "layer" or maps > 1 or outliers else ["about zero"]

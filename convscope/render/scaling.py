@@ -6,7 +6,8 @@ never a division by zero. Infinities are clipped to the ends of the scale, NaN i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,10 +110,27 @@ def _stats(rows: Floats, moments: bool) -> _Stats:
     return _Stats(low, high, mean, std, infinite)
 
 
+def _magnitude(maps: Sequence[NDArray[Any]], outliers: float) -> float:
+    """The magnitude that a share `outliers` of the finite values other than zero exceeds: one of theirs, by rank."""
+    found = np.concatenate([np.abs(_as_float(one)).ravel() for one in maps])
+    found = found[np.isfinite(found) & (found > 0)]
+    if not len(found):
+        return math.inf
+    rank = max(math.ceil((1 - outliers) * len(found)), 1) - 1
+    return float(np.partition(found, rank)[rank])
+
+
 def _ranges(
-    stats: _Stats, groups: Sequence[str], normalize: Normalize, value_range: tuple[float, float] | None
+    stats: _Stats,
+    groups: Sequence[str],
+    normalize: Normalize,
+    value_range: tuple[float, float] | None,
+    most: Mapping[str, float],
 ) -> list[tuple[float, float, bool]]:
-    """(vmin, vmax, clipped) of each map, by itself for `map` and over its group else."""
+    """(vmin, vmax, clipped) of each map, by itself for `map` and over its group else.
+
+    `most` bounds the ends of `symmetric`, by group.
+    """
     members: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(index if normalize == "map" else group, []).append(index)
@@ -128,7 +146,7 @@ def _ranges(
             high = high if fixed[1] is None else fixed[1]
             low, high = (low, max(low, high)) if fixed[0] is not None else (min(low, high), high)
         if normalize == "symmetric":
-            high = max(abs(low), abs(high))
+            high = min(max(abs(low), abs(high)), most.get(groups[chosen[0]], math.inf))
             low = -high
         clipped = data[0] < low or data[1] > high or bool(stats.infinite[chosen].any())
         for index in chosen:
@@ -172,6 +190,7 @@ def scale_maps(
     groups: Sequence[str],
     normalize: Normalize,
     value_range: tuple[float, float] | None = None,
+    outliers: float = 0.0,
 ) -> Scaled:
     """Levels of maps (H×W) and colour arrays (3×H×W), a colour array always jointly over its channels.
 
@@ -182,6 +201,7 @@ def scale_maps(
             standard deviation → 64, of each map, clipped; `symmetric`: zero → 128, the group's largest magnitude → 127
             levels away.
         value_range: fixed ends in place of the extremes; an infinite end stays the data's own.
+        outliers: for `symmetric`, the share of a group's values other than zero that may be drawn as the ends.
     """
     stacks: dict[tuple[tuple[int, ...], str], list[int]] = {}
     for index, array in enumerate(maps):
@@ -193,7 +213,11 @@ def scale_maps(
         part = _stats(joined[key].reshape(len(chosen), -1), normalize == "standard")
         for name in ("low", "high", "mean", "std", "infinite"):
             getattr(stats, name)[chosen] = getattr(part, name)
-    centres, spans, scales = _spans(stats, groups, normalize, value_range)
+    most: dict[str, float] = {}
+    if outliers > 0 and normalize == "symmetric":
+        for group in dict.fromkeys(groups):
+            most[group] = _magnitude([one for one, its in zip(maps, groups, strict=True) if its == group], outliers)
+    centres, spans, scales = _spans(stats, groups, normalize, value_range, most)
     levels: list[Bytes] = [np.empty(0, np.uint8)] * count
     nan: list[Mask | None] = [None] * count
     for key, chosen in stacks.items():
@@ -209,7 +233,11 @@ def scale_maps(
 
 
 def _spans(
-    stats: _Stats, groups: Sequence[str], normalize: Normalize, value_range: tuple[float, float] | None
+    stats: _Stats,
+    groups: Sequence[str],
+    normalize: Normalize,
+    value_range: tuple[float, float] | None,
+    most: Mapping[str, float],
 ) -> tuple[list[float], list[float], list[Scale]]:
     """For each map the value that levels are counted from, the span of its scale (0: flat), and the scale."""
     centres, spans, scales = [], [], []
@@ -223,7 +251,7 @@ def _spans(
             spans.append(span)
             scales.append(Scale(vmin, vmax, mean, std, bool(low < vmin or high > vmax)))
         return centres, spans, scales
-    for low, high, clipped in _ranges(stats, groups, normalize, value_range):
+    for low, high, clipped in _ranges(stats, groups, normalize, value_range, most):
         if normalize == "symmetric":
             centre, span = 0.0, high
         else:

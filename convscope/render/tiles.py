@@ -146,7 +146,7 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
     if not numbers:
         return []
     groups = len({picture.tiles[part.tile].group for part in numbers})
-    notes = notes_on_scale(plan.normalize, len(numbers), groups)
+    notes = notes_on_scale(plan.normalize, len(numbers), groups, plan.outliers)
     if any(part.flattened for part in numbers):
         notes.insert(0, "sum over colour" if picture.signed else "largest magnitude over colour")
     if any(part.array.ndim == 3 for part in numbers):
@@ -299,7 +299,8 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     grid = lay_grid(titles, captions, sizes, plan.columns)
     check_size(grid.height, grid.width, picture.name)
 
-    scaled = scale_maps([part.array for part in numbers], groups, plan.normalize, plan.value_range)
+    arrays_of = [part.array for part in numbers]
+    scaled = scale_maps(arrays_of, groups, plan.normalize, plan.value_range, plan.outliers)
     colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
     indexed = all(part.array.ndim == 2 and not part.photograph for part in parts)
     palette = palette_of(colours, nan, scaled) if indexed else None

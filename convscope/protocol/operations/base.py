@@ -67,6 +67,8 @@ class Picture:
         image: which of the request's images the picture is about.
         transform: facts of `workers.contract.Transform` for overlays: where the network's input lies in the upload.
         value_name: what the colour bar measures.
+        outliers: with `symmetric`, which share of a group's values other than zero may lie beyond the ends of its
+            scale: a gradient has a few values so large that against them all others would be grey.
         image_id: of an uploaded-like image that the picture equals, if it does.
     """
 
@@ -86,6 +88,7 @@ class Picture:
     transform: Mapping[str, Any] | None = None
     value_name: str = ""
     value_range: tuple[float, float] | None = None
+    outliers: float = 0.0
     image_id: str | None = None
 
 

@@ -28,6 +28,11 @@ BENT_GATES = frozenset({"silu", "gelu", "hardswish", "mish", "elu", "selu", "cel
 """Activations without a flat negative side: deconvnet and guided rules are not defined for them."""
 
 
+OUTLIERS = 0.005
+"""Share of a projection's values that are drawn as the ends of its scale: a guided projection's largest values are
+five and fifteen times the 99.5th percentile, and would leave the rest of it grey."""
+
+
 class DeconvRequest(ImagesRequest):
     """Which units to project, and by which rule."""
 
@@ -148,6 +153,7 @@ class Deconv(Operation[DeconvRequest]):
                 signed=True,
                 image=0,
                 value_name="projection",
+                outliers=OUTLIERS,
             )
             for layer in facts["layers"]
         ]

@@ -60,6 +60,39 @@ class TestOneMap:
         levels = grey_levels([-4, 0, 2], fields={"value_range": (0.0, INF)}, normalize="symmetric")
         assert levels == [0, 128, int(table("gray", True)[192, 0])]
 
+    def test_outliers_are_drawn_as_the_ends(self) -> None:
+        # Magnitudes other than zero: 1, 2, 4, 100; a quarter may lie beyond, so 4 is the end: 127/4 levels for each 1.
+        values = [-100, -2, 0, 0, 1, 4]
+        gray = table("gray", True)[:, 0]
+        expected = [int(gray[level]) for level in (1, 65, 128, 128, 160, 255)]
+        assert grey_levels(values, fields={"normalize": "symmetric", "outliers": 0.25}) == expected
+        # A share too small for one of four values clips nothing.
+        fine = grey_levels(values, fields={"normalize": "symmetric", "outliers": 0.24})
+        assert fine == grey_levels(values, fields={"normalize": "symmetric"})
+
+    def test_outliers_are_counted_over_the_group_and_said(self) -> None:
+        maps = np.array([[[1.0, 2.0]], [[3.0, 90.0]]], np.float32)
+        before = maps.copy()
+        scaled = scale_maps(list(maps), ["a", "a"], "symmetric", outliers=0.25)
+        assert [(scale.vmax, scale.clipped) for scale in scaled.scales] == [(3.0, True)] * 2
+        apart = scale_maps(list(maps), ["a", "b"], "symmetric", outliers=0.25)
+        assert [scale.vmax for scale in apart.scales] == [2.0, 90.0]
+        assert np.array_equal(maps, before)
+        png = draw(maps, fields={"normalize": "symmetric", "outliers": 0.25})
+        assert (png.scale["vmax"], png.scale["clipped"]) == (3.0, True)
+        assert draw(maps, fields={"normalize": "symmetric", "outliers": 0.25}).pixels.tobytes() == png.pixels.tobytes()
+
+    def test_outliers_of_nothing_but_zeros_and_of_values_that_are_not_finite(self) -> None:
+        zeros = np.zeros((2, 2), np.float32)
+        strange = np.array([[NAN, -INF], [0.0, 2.0]], np.float32)
+        for one, end in ((zeros, 0.0), (strange, 2.0)):
+            (scale,) = scale_maps([one], ["a"], "symmetric", outliers=0.01).scales
+            assert scale.vmax == end
+
+    def test_another_normalisation_has_no_outliers(self) -> None:
+        fields = {"normalize": "symmetric", "outliers": 0.5}
+        assert grey_levels([0, 1, 2, 10], fields=fields, normalize="layer") == [0, 26, 51, 255]
+
     @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float32, np.float64, np.bool_])
     def test_every_type_of_number(self, dtype: type) -> None:
         assert grey_levels([0, 1], dtype=dtype) == [0, 255]
