@@ -1,34 +1,46 @@
 """Class pictures by maximize and by Lucent in equal time, judged by networks that neither has seen.
 
-Run: python -m bench.lucent_quality [preset] [classes]; the peers' packages as in bench.maximize.
+Run: python -m bench.lucent_quality [--cpu] [lucid] [smooth] [maco] [lucent]; the peers' packages as in bench.maximize.
 
-Both climb EfficientNet-Lite0's logits at 224 px. Ours takes its preset's numbers with 256 steps; Lucent, with all its
-defaults, takes as many steps as fit into the same time. EfficientNet-Lite1 and Lite2 say whether they recognise the
-8-bit pictures, which are also written to bench/results as one sheet.
+All climb EfficientNet-Lite0's logits at 224 px. `lucid` takes its preset's numbers with 256 steps, `smooth` and `maco` as
+many views of what RECIPES says, Lucent with its defaults as many steps as fit into `lucid`'s time. EfficientNet-Lite1 and Lite2 say whether they recognise the 8-bit pictures. What
+was made stays in the folder that CONVSCOPE_PICTURES names, so that parts can be made one at a time, and for
+bench.contact_sheet. `--cpu` counts processor time on one thread, which a busy machine distorts less.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-import time
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from bench.maximize import clock, lucent_pictures, request
-from bench.report import RESULTS, report
+from bench.report import report
 from workers.contract import Context, Row, params
 from workers.mathematics.ascent import current_picture
 from workers.methods.maximize import METHOD
 from workers.networks.build import LoadedNetwork, load
 
-CLASSES = (1, 33, 71, 88, 130, 207, 281, 292, 340, 409, 417, 508, 574, 717, 817, 963)
-"""Goldfish to pizza, spread over animals and things; none of them stands in the photographs that tests use."""
-STEPS = 256
+CLASSES = (1, 71, 130, 281, 340, 417, 574, 817)
+"""Goldfish to sports car, spread over animals and things; none of them stands in the photographs that tests use."""
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lucid": ("lucid", {"steps": 256}),
+    "smooth": (
+        "lucid",
+        {"steps": 256, "learning_rate": 0.015, "decay_power": 1.5, "jitter": 32, "jitter_after": 16, "scale": 0.3}
+        | {"rotate": 15, "noise": 0.05},
+    ),
+    "maco": ("maco", {"steps": 64, "crops": 4, "size": [256, 256], "crop_from": 0.95, "crop_to": 0.5}),
+}
+"""Preset and what is changed of it. `smooth` moves low frequencies more and the picture further about; `maco` takes as
+many views as `lucid`, each of most of the picture."""
+KEPT = Path(os.environ.get("CONVSCOPE_PICTURES", str(Path(tempfile.gettempdir()) / "convscope-pictures")))
 
 
 class Normalized(nn.Module):
@@ -45,73 +57,82 @@ class Normalized(nn.Module):
         return logits
 
 
-def ours(network: LoadedNetwork, preset: str, classes: tuple[int, ...]) -> tuple[Tensor, float]:
-    """Pictures K×H×W×3 and seconds a picture."""
-    asked = request(preset, [{"class": index} for index in classes], steps=STEPS)
+def ours(network: LoadedNetwork, recipe: str, objectives: list[dict[str, Any]], **more: Any) -> tuple[Any, Tensor]:
+    """Finished states and their pictures K×H×W×3."""
+    preset, changes = RECIPES[recipe]
+    asked = request(preset, objectives, **(changes | more))
     states = METHOD.start(network, Row(params(asked)), Context())
     assert isinstance(states, list)
-    began = clock()
-    for state in states:
+    for number, state in enumerate(states):
         while not METHOD.done(state):
             METHOD.step(network, [state], Context())
-    return torch.stack([current_picture(state) for state in states]), (clock() - began) / len(classes)
+        print(f"{recipe} {number + 1}/{len(states)}: {state.losses[0]:.3g} → {state.losses[-1]:.3g}", flush=True)
+    return states, torch.stack([current_picture(state) for state in states])
 
 
-def lucents(network: LoadedNetwork, classes: tuple[int, ...], seconds: float) -> tuple[Tensor, float]:
-    """As `ours`, in about as much time."""
+def lucents(network: LoadedNetwork, seconds: float) -> tuple[Tensor, int]:
+    """Pictures in about so many seconds each, and the steps that this allowed."""
     model = Normalized(network)
+    lucent_pictures(model, CLASSES[0], 224, 1)
     began = clock()
-    lucent_pictures(model, classes[0], 224, 4)
-    step = (clock() - began) / 4
-    began = clock()
-    made = [lucent_pictures(model, index, 224, max(1, int(seconds / step))) for index in classes]
-    return torch.stack(made), (clock() - began) / len(classes)
+    lucent_pictures(model, CLASSES[0], 224, 6)
+    steps = max(1, int(seconds / ((clock() - began) / 6)))
+    made = []
+    for index in CLASSES:
+        made.append(lucent_pictures(model, index, 224, steps))
+        print(f"lucent {len(made)}/{len(CLASSES)}, {steps} steps", flush=True)
+    return torch.stack(made), steps
 
 
-def recognised(judge: LoadedNetwork, pictures: Tensor, classes: tuple[int, ...]) -> tuple[int, int, float]:
+def recognised(judge: LoadedNetwork, pictures: Tensor) -> tuple[int, int, float]:
     """How many a network names first, how many among its first five, and its mean log-probability."""
     with torch.no_grad():
         logits = torch.cat([judge.module(judge.prepare([picture])[0]) for picture in pictures])
-    wanted = logits.gather(1, torch.tensor(classes)[:, None])
-    ranks = (logits > wanted).sum(1)
-    chances = logits.log_softmax(1).gather(1, torch.tensor(classes)[:, None])
-    return int((ranks == 0).sum()), int((ranks < 5).sum()), float(chances.mean())
+    indices = torch.tensor(CLASSES)[:, None]
+    ranks = (logits > logits.gather(1, indices)).sum(1)
+    return int((ranks == 0).sum()), int((ranks < 5).sum()), float(logits.log_softmax(1).gather(1, indices).mean())
 
 
-def sheet(pictures: Tensor, path: Path, side: int = 128) -> None:
-    """The pictures, eight in a row."""
-    rows = [np.concatenate(list(part.numpy()), 1) for part in pictures.split(8)]
-    whole = Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape]))
-    factor = side / pictures.shape[1]
-    whole.resize((int(whole.width * factor), int(whole.height * factor)), Image.Resampling.LANCZOS).save(path)
+def make(maker: str, network: LoadedNetwork) -> None:
+    """Make and keep one maker's pictures."""
+    budget = float(np.load(KEPT / "lucid.npz")["seconds"]) if maker == "lucent" else 0.0
+    began = clock()
+    if maker == "lucent":
+        pictures, steps = lucents(network, budget)
+    else:
+        states, pictures = ours(network, maker, [{"class": index} for index in CLASSES])
+        steps = int(states[0].steps)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    seconds = (clock() - began) / len(CLASSES)
+    np.savez(KEPT / f"{maker}.npz", pictures=pictures.numpy(), seconds=seconds, steps=steps)
 
 
 def main() -> None:
-    """Make, judge and report."""
-    arguments = [word for word in sys.argv[1:] if not word.startswith("-")]
-    preset = arguments[0] if arguments else "lucid"
-    classes = CLASSES[: int(arguments[1])] if len(arguments) > 1 else CLASSES
+    """Make what is asked for, judge everything that is there, and report."""
     network, judges = load("efficientnet_lite0"), [load("efficientnet_lite1"), load("efficientnet_lite2")]
-    makers: dict[str, Any] = {preset: lambda _: ours(network, preset, classes)}
-    makers["lucent"] = lambda seconds: lucents(network, classes, seconds)
-    rows: list[dict[str, Any]] = []
-    spent = 0.0
-    for name, make in makers.items():
+    makers = (*RECIPES, "lucent")
+    for maker in [word for word in sys.argv[1:] if word in makers]:
         try:
-            pictures, spent = make(spent)
+            make(maker, network)
         except ImportError as error:
-            print(f"{name} is left out: {error}")
+            print(f"{maker} is left out: {error}")
+    rows: list[dict[str, Any]] = []
+    for maker in makers:
+        if not (KEPT / f"{maker}.npz").exists():
             continue
-        row: dict[str, Any] = {"work": name, "pictures": len(classes), "seconds a picture": spent}
+        kept = np.load(KEPT / f"{maker}.npz")
+        row: dict[str, Any] = {"work": maker, "pictures": len(CLASSES), "steps": int(kept["steps"])}
+        row["seconds a picture"] = float(kept["seconds"])
+        row["changed from the preset"] = RECIPES[maker][1] if maker in RECIPES else {}
         for judge in judges:
-            row[f"{judge.id[-5:]} top-1"], row[f"{judge.id[-5:]} top-5"], row[f"{judge.id[-5:]} log p"] = recognised(
-                judge, pictures, classes
-            )
+            name = judge.id[-5:]
+            found = recognised(judge, torch.from_numpy(kept["pictures"]))
+            row[f"{name} top-1"], row[f"{name} top-5"], row[f"{name} log p"] = found
         rows.append(row)
-        sheet(pictures, RESULTS / f"maximize-{name}.png")
     report("lucent_quality", rows)
 
 
 if __name__ == "__main__":
-    print(time.strftime("%H:%M"))
+    if "--cpu" in sys.argv:
+        torch.set_num_threads(1)
     main()
