@@ -3,10 +3,10 @@
 Run: python -m bench.lucent_quality [--cpu] [lucid] [smooth] [maco] [lucent]; the peers' packages as in bench.maximize.
 
 All climb EfficientNet-Lite0's logits at 224 px. `lucid` takes its preset's numbers with 256 steps, `smooth` and `maco`
-as many views of what RECIPES says, Lucent with its defaults as many steps as fit into `lucid`'s time. EfficientNet-Lite1
-and Lite2 say whether they recognise the 8-bit pictures. What was made stays in the folder that CONVSCOPE_PICTURES names,
-so that parts can be made one at a time, and for bench.contact_sheet. `--cpu` counts processor time on one thread, which
-a busy machine distorts less.
+as many views of what RECIPES says, Lucent with its defaults as many steps as fit into `lucid`'s time. Two networks that
+took no part say whether they recognise the 8-bit pictures. What was made stays in folder CONVSCOPE_PICTURES, so that
+parts can be made one at a time, and for bench.contact_sheet. `--cpu` counts processor time on one thread, which a busy
+machine distorts less.
 """
 
 from __future__ import annotations
