@@ -23,7 +23,7 @@ from workers.contract import Context, Outcome, Row, params
 from workers.methods.maximize import METHOD
 from workers.networks.build import load
 
-LAYER, CHANNELS, STEPS, CROPS = "blocks.3", 64, 48, 2000
+LAYER, CHANNELS, STEPS, CROPS = "blocks.3", 64, 40, 2000
 ABOVE = 99.9
 SHOWN = tuple(range(0, CHANNELS, 8))
 """Channels whose pictures the other recipes make as well, for the contact sheet."""

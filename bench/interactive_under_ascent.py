@@ -24,7 +24,7 @@ from bench.report import report
 from bench.serving import served
 
 JOBS = 16
-IDLE, BUSY = 60, 200
+IDLE, BUSY = 40, 150
 WATCH_S = 15.0
 TARGET_SLICES = 2.0
 START_DEADLINE_S = 120.0

@@ -29,7 +29,7 @@ from workers.methods.maximize import METHOD
 from workers.networks.build import LoadedNetwork, load
 
 FILTERS, STEPS, PIECES = 4, 30, 3
-PIECE_STEPS = 3
+PIECE_STEPS = 2
 """Steps of a filter in one turn; what is said is for STEPS of them."""
 FAST_ROWS = 4
 
