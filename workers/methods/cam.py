@@ -307,8 +307,8 @@ class _Pace:
         return self._take(min(self._fit, 64))
 
     def rows_above(self) -> int:
-        """For forwards that run one row up to the layer and many above: the larger the cheaper."""
-        return self._take(self._fit_above, least=min(self._fit_above, 128))
+        """For forwards that run one row up to the layer and many above: each pays for the way up to it once more."""
+        return self._take(self._fit_above, least=min(self._fit_above, 256))
 
     def _take(self, most: int, least: int = 1) -> int:
         if self._seconds_a_row:

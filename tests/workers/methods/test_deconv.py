@@ -27,6 +27,9 @@ def row(picture: Tensor, **wanted: Any) -> Row:
     return Row(SimpleNamespace(**{**DEFAULTS, **wanted}), [picture])
 
 
+RECTIFICATIONS = (nn.ReLU, nn.ReLU6, nn.PReLU)
+
+
 def chain(layers: list[nn.Module], x: Tensor, seed: Tensor, rule: str, switches: str) -> Tensor:
     """Forward through `layers`, then the seed back through them: the deconvnet written out, layer by layer."""
     inputs, places = [], []
@@ -47,11 +50,6 @@ def chain(layers: list[nn.Module], x: Tensor, seed: Tensor, rule: str, switches:
             full = [(signal.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + kernel[i] for i in (0, 1)]
             extra = (height - full[0], width - full[1])
             signal = F.conv_transpose2d(signal, layer.weight, None, stride, padding, extra, layer.groups)
-        elif isinstance(layer, nn.ReLU):
-            if rule in ("deconvnet", "guided"):
-                signal = F.relu(signal)
-            if rule in ("gradient", "guided"):
-                signal = signal * (given > 0)
         elif isinstance(layer, nn.MaxPool2d):
             if switches == "last":
                 how = (layer.kernel_size, layer.stride, layer.padding)
@@ -60,11 +58,46 @@ def chain(layers: list[nn.Module], x: Tensor, seed: Tensor, rule: str, switches:
                 flat = torch.zeros(*given.shape[:2], given.shape[2] * given.shape[3])
                 flat.scatter_add_(2, indices.flatten(2), signal.flatten(2))
                 signal = flat.view_as(given)
-        elif isinstance(layer, nn.LocalResponseNorm):
+        elif isinstance(layer, RECTIFICATIONS):
+            signal = signal * gate(layer, given, signal, rule)
+        elif isinstance(layer, nn.BatchNorm2d):
+            signal = signal * (layer.weight / torch.sqrt(layer.running_var + layer.eps)).view(1, -1, 1, 1)
+        elif isinstance(layer, (nn.LocalResponseNorm, nn.AvgPool2d)):
             _, signal = torch.autograd.functional.vjp(layer, given, signal)
         else:
             raise TypeError(type(layer))
     return signal
+
+
+def gate(layer: nn.Module, x: Tensor, g: Tensor, rule: str) -> Tensor:
+    """By what a signal g is multiplied where the forward input was x."""
+    slope = layer.weight.view(1, -1, 1, 1) if isinstance(layer, nn.PReLU) else torch.zeros(())
+    limit = 6.0 if isinstance(layer, nn.ReLU6) else float("inf")
+    forward = torch.where(x > 0, 1.0, slope) * (x < limit)
+    backward = torch.where(g > 0, 1.0, slope)
+    return {"gradient": forward, "deconvnet": backward, "guided": forward * backward}[rule]
+
+
+def rnet() -> nn.Sequential:
+    """The convolutions of MTCNN's refinement network: PReLU and overlapping pools in ceiling mode."""
+    return nn.Sequential(
+        nn.Conv2d(3, 28, 3), nn.PReLU(28, 0.2), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.Conv2d(28, 48, 3), nn.PReLU(48, 0.1), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(48, 64, 2), nn.PReLU(64),
+    )  # fmt: skip
+
+
+def mobile() -> nn.Sequential:
+    """A chain in the manner of MobileNet: strides, groups, batch normalisation, ReLU6 that saturates, average pools."""
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU6(inplace=True),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.BatchNorm2d(16), nn.ReLU6(), nn.AvgPool2d(2),
+        nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24), nn.ReLU6(inplace=True), nn.MaxPool2d(2), nn.Conv2d(24, 8, 3),
+    )  # fmt: skip
+    for layer in module:
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 10, 40)
+            nn.init.normal_(layer.running_mean, 0, 0.1)
+    return module
 
 
 TOPOLOGIES = {
@@ -73,6 +106,8 @@ TOPOLOGIES = {
     "zfnet": (lambda: zfnet.build(10).features, 96),
     "alexnet_2012": (lambda: alexnet_2012.build(10).features, 99),
     "digits": (lambda: digits.build(10).features, 32),
+    "rnet": (rnet, 24),
+    "mobile": (mobile, 40),
 }
 
 
@@ -104,22 +139,35 @@ def test_every_convolution_equals_the_chain_written_out(name: str, switches: str
             assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
             before = part[:-1]
             assert unit["switches"] == sum(isinstance(layer, nn.MaxPool2d) for layer in before)
-            assert unit["rectifications"] == sum(isinstance(layer, nn.ReLU) for layer in before)
+            assert unit["rectifications"] == sum(isinstance(layer, RECTIFICATIONS) for layer in before)
 
 
 @pytest.mark.parametrize("rule", ["gradient", "guided"])
-def test_other_rules_equal_the_chain_too(rule: str) -> None:
+@pytest.mark.parametrize(("name", "last"), [("digits", 10), ("rnet", 6), ("mobile", 11)])
+def test_other_rules_equal_the_chain_too(name: str, last: int, rule: str) -> None:
     torch.manual_seed(4)
-    network = FakeNetwork(digits.build(10).features, (32, 32))
-    picture = image((32, 32), seed=1)
-    found = outcome(METHOD, network, row(picture, layers=["11"], rule=rule, channels=[5], seed_unit="channel"))
+    build, size = TOPOLOGIES[name]
+    network = FakeNetwork(build(), (size, size))
+    picture = image((size, size), seed=1)
+    found = outcome(METHOD, network, row(picture, layers=[str(last)], rule=rule, channels=[5], seed_unit="channel"))
     x, _ = network.prepare([picture])
-    part = list(network.module.children())[:12]
+    part = list(network.module.children())[: last + 1]
     with torch.no_grad():
-        seed = torch.zeros(1, 32, 8, 8)
-        seed[0, 5] = nn.Sequential(*part)(x)[0, 5]
+        activation = nn.Sequential(*part)(x.clone())
+        seed = torch.zeros_like(activation)
+        seed[0, 5] = activation[0, 5].clamp(min=0)
         expected = chain(part, x, seed, rule, "sum")
-    torch.testing.assert_close(found.arrays["projection/11"], expected, rtol=1e-5, atol=1e-8)
+    assert float(expected.abs().max()) > 0
+    got = found.arrays[f"projection/{last}"]
+    assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_a_saturated_relu6_is_on_the_mobile_chain() -> None:
+    """What makes that chain a test of ReLU6 and not of another ReLU."""
+    torch.manual_seed(3)
+    network = FakeNetwork(mobile(), (40, 40))
+    x, _ = network.prepare([image((40, 40), seed=5)])
+    assert float((network.module[:3](x) == 6).float().mean()) > 0.01
 
 
 def test_by_hand() -> None:

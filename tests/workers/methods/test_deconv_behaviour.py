@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import Deconvolution, GuidedBackprop
+from skimage import data
 from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, digit, finish, image, outcome, traces
 from tests.workers.methods.test_deconv import plain_net, row
 from workers.contract import Context, MethodError
+from workers.mathematics.calls import capture
 from workers.mathematics.rules import RuleMode
 from workers.methods.deconv import METHOD
 from workers.networks.build import load
@@ -128,6 +130,52 @@ def test_captum_agrees_where_it_is_right_and_not_where_it_is_wrong() -> None:
         for rule in ("guided", "gradient")
     }
     assert not torch.allclose(found["guided"].arrays["projection/2"], found["gradient"].arrays["projection/2"])
+
+
+def test_a_projection_is_homogeneous_in_its_seed() -> None:
+    """D(3s) = 3 D(s): three times the seed by a kernel of 3 above, whose transpose gives a factor 3 again."""
+    tripled = nn.Sequential(*plain_net(), nn.Conv2d(6, 6, 1, groups=6, bias=False))
+    with torch.no_grad():
+        tripled[8].weight.fill_(3.0)
+    wanted = row(image((24, 24), 2), layers=["7", "8"], channels="all", seed_unit="top:2")
+    found = outcome(METHOD, FakeNetwork(tripled, (24, 24)), wanted)
+    assert bool(found.arrays["projection/7"].any())
+    torch.testing.assert_close(found.arrays["projection/8"], 9 * found.arrays["projection/7"], rtol=1e-6, atol=1e-7)
+
+
+def test_the_patch_in_other_surroundings_gives_the_activation_again() -> None:
+    """The box is all that the unit sees: with noise everywhere else its activation stays what it was."""
+    network = FakeNetwork(plain_net(), (24, 24))
+    picture = image((24, 24), 5)
+    found = outcome(METHOD, network, row(picture, layers=["7"], channels="top:6"))
+    noise = torch.randint(0, 256, (24, 24, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    for unit in found.facts["layers"][0]["projections"]:
+        top, left, bottom, right = unit["box"]
+        assert (bottom - top) * (right - left) < 24 * 24
+        other = noise.clone()
+        other[top:bottom, left:right] = picture[top:bottom, left:right]
+        with torch.no_grad():
+            again = network.module(network.prepare([other])[0])[0, unit["channel"], unit["y"], unit["x"]]
+        assert float(again) == pytest.approx(unit["activation"], rel=1e-5)
+
+
+def test_the_default_network_without_pools_and_with_relu6() -> None:
+    """Two photographs, one unit and signal: bitwise equal by the deconvnet; the guided rule is not the gradient."""
+    network = load("efficientnet_lite0")
+    found: dict[str, list[Tensor]] = {}
+    for rule in ("deconvnet", "guided", "gradient"):
+        for photograph in (data.chelsea(), data.coffee()):
+            x = network.prepare([torch.from_numpy(photograph.copy())])[0][:, :, :96, :96].clone().requires_grad_(True)
+            mode = RuleMode(rule)
+            with mode:
+                seen, _ = capture(network.module, x, ["blocks.3"])
+            with mode.from_unit(seen["blocks.3"]):
+                found.setdefault(rule, []).append(torch.autograd.grad(seen["blocks.3"][0, 5, 3, 3], x)[0])
+    assert bool(found["deconvnet"][0].any())
+    assert torch.equal(*found["deconvnet"])
+    assert not torch.equal(*found["guided"])
+    for guided, gradient in zip(found["guided"], found["gradient"], strict=True):
+        assert float((guided - gradient).norm() / gradient.norm()) > 0.1
 
 
 def test_digits_projections_follow_the_strokes_and_differ() -> None:
