@@ -24,7 +24,7 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from bench.report import alternating_s, report
+from bench.report import PROCESSOR_TIME, alternating_s, report
 from workers.contract import Context, MethodError, Row, params
 from workers.methods.cam import METHOD
 from workers.networks.build import LoadedNetwork, load
@@ -39,7 +39,7 @@ SIX: dict[str, Any] = {
 }
 TARGET = 281
 CPU = "--cpu" in sys.argv
-CLOCK = "processor time, one thread" if CPU else "time"
+CLOCK = PROCESSOR_TIME if CPU else "time"
 clock = time.process_time if CPU else time.perf_counter
 
 

@@ -1,6 +1,6 @@
 """Integrated gradients, 50 steps, VGG16 at 224 px: ours exact and fast against Captum, in one run.
 
-python -m bench.integrated_gradients [--steps 50] [--model vgg16-random]
+python -m bench.integrated_gradients [--steps 50] [--model vgg16-random] [--cpu]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 from captum.attr import IntegratedGradients
 
-from bench.report import report
+from bench.report import PROCESSOR_TIME, alternating_best_s, report
 from workers.contract import Context, MethodError, Row
 from workers.methods.saliency import METHOD
 from workers.networks.build import load
@@ -41,8 +41,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--model", default="vgg16-random")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true", help="count processor time, on one thread")
     wanted = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if wanted.cpu else 2)
     network = load(wanted.model)
     network.fast_module()  # cast once when first asked for, not a part of each request
     picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
@@ -54,15 +55,7 @@ def main() -> None:
         "fast": lambda: ours(network, picture, wanted.steps, "fast"),
         "captum": lambda: peer.attribute(x, baselines=black, target=0, n_steps=wanted.steps),
     }
-    best = dict.fromkeys(works, float("inf"))
-    cpu = dict.fromkeys(works, float("inf"))
-    results = {}
-    for _ in range(wanted.rounds):  # interleaved, so that a busy machine is busy for all
-        for name, work in works.items():
-            began, busy = time.perf_counter(), time.process_time()
-            results[name] = work()
-            best[name] = min(best[name], time.perf_counter() - began)
-            cpu[name] = min(cpu[name], time.process_time() - busy)
+    best, results = alternating_best_s(works, wanted.rounds, time.process_time if wanted.cpu else time.perf_counter)
     theirs = results["captum"].float()
     rows = []
     for name, target in (("exact", 1.5), ("fast", 4.0)):
@@ -75,7 +68,7 @@ def main() -> None:
                 "peer": "captum",
                 "peer_s": best["captum"],
                 "target": target,
-                "ratio_of_cpu_time": cpu["captum"] / cpu[name],
+                "clock": PROCESSOR_TIME if wanted.cpu else "time",
                 "relative_difference": difference,
                 "correlation": correlation,
             }

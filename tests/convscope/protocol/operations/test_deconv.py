@@ -59,6 +59,26 @@ def test_refusals_say_why_and_what_would_be_possible(model: str, wanted: Any, pr
     assert words in refusal.value.detail
 
 
+@pytest.mark.parametrize(
+    ("model", "layer", "kind"),
+    [
+        ("efficientnet_b0-random", "features.5", "silu"),
+        ("convnext_tiny-random", "features.3", "gelu"),
+        ("mobilenet_v3_small-random", "features.5", "hardswish"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_smooth_gates_are_refused_with_what_would_be_possible(model: str, layer: str, kind: str, rule: str) -> None:
+    own = card(model)
+    with pytest.raises(ProblemError) as refusal:
+        resolve(own, layer=layer, rule=rule)
+    assert (refusal.value.name, refusal.value.status) == ("not-applicable", 422)
+    assert kind in refusal.value.detail
+    assert refusal.value.extra["possible"] == ["rule=gradient", "nonstandard_gate=true"]
+    for possible in ({"rule": "gradient"}, {"rule": rule, "nonstandard_gate": True}):
+        assert resolve(own, layer=layer, **possible).layers == [layer]
+
+
 def test_bent_gates_on_request_and_the_gradient_always() -> None:
     model = card("efficientnet_b0-random")
     assert resolve(model, layer="features.5", nonstandard_gate=True).nonstandard_gate
