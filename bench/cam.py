@@ -13,10 +13,10 @@ import contextlib
 import copy
 import io
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_grad_cam as peers
@@ -126,6 +126,14 @@ def ablation() -> list[dict[str, Any]]:
     return rows
 
 
+def resident_mib(field: str) -> float:
+    """Memory of this process by the kernel: VmRSS now, VmHWM at most (getrusage's peak is the parent's after a spawn)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"the kernel says no {field}")
+
+
 def _score(side: str, queue: Any) -> None:
     """One Score-CAM in this process: seconds, and the peak of memory beyond the loaded network, MiB."""
     if CPU:
@@ -138,10 +146,10 @@ def _score(side: str, queue: Any) -> None:
         if side == "peer"
         else ours(network, ["scorecam"], "features.29", side)
     )
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_mib("VmRSS")
     began = clock()
     work()
-    queue.put((clock() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    queue.put((clock() - began, resident_mib("VmHWM") - before))
 
 
 def score() -> list[dict[str, Any]]:
