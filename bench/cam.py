@@ -127,7 +127,7 @@ def ablation() -> list[dict[str, Any]]:
 
 
 def resident_mib(field: str) -> float:
-    """Memory of this process by the kernel: VmRSS now, VmHWM at most (getrusage's peak is the parent's after a spawn)."""
+    """Memory of this process: VmRSS now, VmHWM at most. (After a spawn, getrusage's peak is the parent's.)"""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
