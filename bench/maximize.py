@@ -28,7 +28,7 @@ from workers.contract import Context, Row, params
 from workers.methods.maximize import METHOD
 from workers.networks.build import LoadedNetwork, load
 
-FILTERS, STEPS, PIECES = 4, 30, 3
+FILTERS, STEPS, PIECES = 4, 30, 2
 PIECE_STEPS = 2
 """Steps of a filter in one turn; what is said is for STEPS of them."""
 FAST_ROWS = 4
@@ -162,7 +162,7 @@ def against_lucent() -> list[dict[str, Any]]:
         "fast": ours(network, asked | {"precision": "fast"}, FAST_ROWS, 4),
         "peer": lucent_step(network.module, "features_24", 0, 224, 4),
     }
-    seconds = taking_turns(works, 5)
+    seconds = taking_turns(works, 3)
     seconds["fast"] /= FAST_ROWS
     return [
         {
@@ -180,7 +180,7 @@ def in_company(precision: str) -> dict[str, Any]:
     """16 one-picture jobs on EfficientNet-Lite0: tiles of 8 against one after another."""
     network = load("efficientnet_lite0")
     asked = request("lucid", channels("blocks.4", 16), steps=10_000, precision=precision)
-    seconds = taking_turns({"together": ours(network, asked, 8, 1), "in turn": ours(network, asked, 1, 1)}, 5)
+    seconds = taking_turns({"together": ours(network, asked, 8, 1), "in turn": ours(network, asked, 1, 1)}, 3)
     return {
         "work": f"16 jobs, a lucid step each, Lite0 blocks.4, {precision}, tiles of 8",
         "ours_s": seconds["together"],
