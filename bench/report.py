@@ -72,13 +72,10 @@ def alternating_best_s(
 def machine() -> dict[str, Any]:
     """The machine a figure was measured on: processor, cores, Python, torch where there is one, commit."""
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-        ).stdout.strip()
+        commit = _git("describe", "--always")
+        # Figures of another run, or the first of this one's, are no change of what is measured.
+        if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results"):
+            commit += "-dirty"
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     facts: dict[str, Any] = {
@@ -94,6 +91,12 @@ def machine() -> dict[str, Any]:
         return facts
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {**facts, "torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+
+
+def _git(*words: str) -> str:
+    command = ["git", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    return done.stdout.strip()
 
 
 def _processor() -> str:
