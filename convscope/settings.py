@@ -85,7 +85,11 @@ class Settings(BaseSettings):
 
     # Jobs.
     lane_depth: int = Field(1000, ge=1, description="Most queued jobs of one lane.")
-    caller_jobs: int = Field(100, ge=1, description="Most unfinished jobs of one caller.")
+    caller_jobs: int = Field(
+        100,
+        ge=1,
+        description="Most unfinished jobs of one caller; without API keys there is no such bound, only the lanes' depth.",
+    )
     keep_jobs_s: int = Field(86_400, ge=60, description="How long finished jobs and their results are kept, seconds.")
     keep_images_s: int = Field(604_800, ge=60, description="How long uploaded images are kept, seconds.")
     lease_s: float = Field(

@@ -1,4 +1,5 @@
-"""Who is calling: names, SHA-256 of keys and quotas in the operator's file; without it everyone is `anonymous`.
+"""Who is calling: names, SHA-256 of keys and quotas in the operator's file; without it everyone is `anonymous`,
+and nobody has a quota.
 
 The file is TOML:
 
@@ -24,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from convscope.protocol.problems import ProblemError
 
 ANONYMOUS = "anonymous"
+NO_QUOTA = 2**31 - 1
+"""More unfinished jobs than any queue holds."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -100,5 +103,9 @@ class Callers:
         return found[0].caller
 
     def quota(self, caller: str) -> int | None:
-        """Most unfinished jobs of that caller; None where the setting holds."""
-        return self._quotas.get(caller)
+        """Most unfinished jobs of that caller; None where the setting holds.
+
+        Without a key file everybody is the one caller, and a quota would let one client's batch jobs lock out all
+        others; then the depth of each lane is the bound.
+        """
+        return NO_QUOTA if self._keys is None else self._quotas.get(caller)
