@@ -25,6 +25,7 @@ from service import problems, routes
 from service.auth import Callers
 from service.context import Context
 from service.logs import RequestLog
+from service.methods import HeadAndOptions
 from service.metrics import Metrics
 from service.openapi import document
 from service.rendering import Renderer
@@ -66,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for router in routers():
         app.include_router(router)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(HeadAndOptions)
+    app.add_middleware(RequestLog, metrics=metrics)  # the last one added is the outermost
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app
 

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.exceptions import OutOfMemoryError, RedisError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -167,14 +168,15 @@ def from_redis(error: RedisError) -> ProblemError:
     return ProblemError("queue-unavailable", "The queue's server cannot be reached.", retry_after_s=RETRY_AFTER_S)
 
 
-def _allowed(request: Request) -> list[str]:
-    """Every method that some route has for this path."""
+def allowed(app: Starlette, path: str) -> list[str]:
+    """Every method that some route has for this path, and those that methods.HeadAndOptions adds."""
     methods: set[str] = set()
-    for route in iter_route_contexts(request.app.routes):
+    for route in iter_route_contexts(app.routes):
         regex = getattr(route, "path_regex", None)
-        if regex is not None and regex.match(request.url.path):
+        if regex is not None and regex.match(path):
             methods.update(getattr(route, "methods", None) or ())
-    return sorted(methods)
+    added = {"OPTIONS", "HEAD"} if "GET" in methods else {"OPTIONS"} if methods else set()
+    return sorted(methods | added)
 
 
 def _from_http(request: Request, error: HTTPException) -> tuple[ProblemError, dict[str, str]]:
@@ -182,7 +184,7 @@ def _from_http(request: Request, error: HTTPException) -> tuple[ProblemError, di
     if error.status_code == 404:
         return ProblemError("not-found", f"There is nothing at {path}."), {}
     if error.status_code == 405:
-        possible = _allowed(request)
+        possible = allowed(request.app, path)
         detail = f"{request.method} is not possible at {path}; {', '.join(possible)} is."
         return ProblemError("method-not-allowed", detail, possible=possible), {"Allow": ", ".join(possible)}
     by_status = {408: "request-timeout", 413: "body-too-large", 415: "unsupported-media-type"}

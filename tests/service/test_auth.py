@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
+
+import httpx2
 
 from convscope.settings import Settings
 from service.auth import ANONYMOUS, NO_QUOTA, Callers
@@ -36,5 +39,9 @@ def test_many_long_jobs_of_everybody_do_not_lock_out_a_quick_one(service_setting
         quick = client.post("/v1/feature-maps", files=files, headers=fresh)
         for answer in held:
             client.delete(answer.headers["location"])
-            wait_for(lambda at=answer.headers["location"]: client.get(at).json()["finished_at"], "the cancellation")
+            wait_for(partial(_finished, client, answer.headers["location"]), "the cancellation")
         assert quick.status_code == 200, quick.text
+
+
+def _finished(client: httpx2.Client, path: str) -> bool:
+    return client.get(path).json()["finished_at"] is not None

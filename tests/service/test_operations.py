@@ -343,6 +343,12 @@ class TestTheNetworkDecides:
         problem = problem_of(client.post(MAPS, json=body), 422, "too-expensive")
         assert problem["cost_bytes"] == 64 * 64 * 200 * 200 * 4 and problem["limit_bytes"] == 256 << 20
 
+    def test_a_large_input_costs_as_much_more_as_it_has_more_pixels(self, client: httpx2.Client) -> None:
+        inline = {"base64": base64.b64encode(png_bytes()).decode()}
+        body = {"images": [inline], "layers": ["conv"], "channels": [0], "preprocess": {"size": [1024, 1024]}}
+        problem = problem_of(client.post(MAPS, json=body | {"images": [inline] * 2}), 422, "too-expensive")
+        assert problem["cost_forwards"] == 2 * 1024 * 1024 / (8 * 8)
+
 
 class TestIdempotency:
     def test_same_key_same_request(self, client: httpx2.Client, image_part: Part) -> None:
@@ -461,10 +467,10 @@ def test_the_list_of_operations(client: httpx2.Client) -> None:
 
 def test_wrong_method_and_wrong_address(client: httpx2.Client) -> None:
     answer = client.get(MAPS)
-    assert problem_of(answer, 405, "method-not-allowed")["possible"] == ["POST"]
-    assert answer.headers["allow"] == "POST"
+    assert problem_of(answer, 405, "method-not-allowed")["possible"] == ["OPTIONS", "POST"]
+    assert answer.headers["allow"] == "OPTIONS, POST"
     answer = client.put("/v1/jobs/x")
-    assert problem_of(answer, 405, "method-not-allowed")["possible"] == ["DELETE", "GET"]
+    assert problem_of(answer, 405, "method-not-allowed")["possible"] == ["DELETE", "GET", "HEAD", "OPTIONS"]
     problem_of(client.post("/v1/feature-map"), 404, "not-found")
     problem_of(client.get("/"), 404, "not-found")
     problem_of(client.get("/v1/jobs/"), 404, "not-found")
