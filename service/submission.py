@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -269,15 +270,24 @@ def _check_cost(
             limit_bytes=limit,
         )
     settings = context.settings
+    forwards = cost.forwards * _relative_size(resolved, card)
     most = settings.interactive_forwards if operation.lane == "interactive" else settings.batch_forwards
-    if cost.forwards > most:
+    if forwards > most:
         raise ProblemError(
             "too-expensive",
-            f"The request would cost about {cost.forwards:,.0f} forward passes of one image; {most:,} are allowed for "
+            f"The request would cost about {forwards:,.0f} forward passes of one image; {most:,} are allowed for "
             f"{operation.name}. Ask for fewer images, targets, samples, steps or places.",
-            cost_forwards=round(cost.forwards),
+            cost_forwards=round(forwards),
             limit_forwards=most,
         )
+
+
+def _relative_size(resolved: CommonRequest, card: ModelCard) -> float:
+    """How many times the pixels of the network's own input size the request asks for."""
+    preprocess = getattr(resolved, "preprocess", None)
+    if preprocess is None or preprocess.size is None:
+        return 1.0
+    return float(math.prod(preprocess.size) / math.prod(card.preprocess.size))
 
 
 async def _result_is_there(context: Context, job: Job) -> bool:

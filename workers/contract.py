@@ -196,6 +196,7 @@ class OneShotMethod(ABC):
     `run` is a generator: it yields Progress after each slice (one forward and backward, about `context.slice_s`), so
     that the engine can serve others in between, and returns one Result a row, in order. Short methods yield nothing.
     The engine closes the generator when every row is cancelled; whatever it holds must be released in `finally`.
+    Nothing of the thread's state (`torch.no_grad`, a mode) may be set while it yields: others compute meanwhile.
     """
 
     @abstractmethod

@@ -55,6 +55,15 @@ def pickles(tree: ast.AST) -> Iterator[str]:
             yield f"{node.value.lineno}: allow_pickle"
 
 
+def suspended_modes(tree: ast.AST) -> Iterator[str]:
+    """Generators that yield inside a mode of torch, which then holds for whoever computes meanwhile."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.With) or "torch." not in ast.unparse(node.items[0].context_expr):
+            continue
+        if any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node)):
+            yield f"{node.lineno}: yields inside {ast.unparse(node.items[0].context_expr)}"
+
+
 def unused_comparisons(tree: ast.AST) -> Iterator[str]:
     """A comparison of arrays whose answer is thrown away: a check that cannot fail."""
     for node in ast.walk(tree):
@@ -75,7 +84,7 @@ def missing_docstring(tree: ast.AST) -> Iterator[str]:
         yield "1: the module has no docstring"
 
 
-SOURCE_RULES: tuple[Rule, ...] = (swallowed_errors, pickles, unused_comparisons, missing_docstring)
+SOURCE_RULES: tuple[Rule, ...] = (swallowed_errors, pickles, unused_comparisons, suspended_modes, missing_docstring)
 TEST_RULES: tuple[Rule, ...] = (swallowed_errors, unused_comparisons)
 
 CASES: list[tuple[Rule, str, int]] = [
@@ -96,6 +105,8 @@ CASES: list[tuple[Rule, str, int]] = [
     (pickles, "import pickletools_of_ours", 0),
     (pickles, "from pickle import UnpicklingError", 0),
     (pickles, "from pickle import UnpicklingError, loads", 1),
+    (suspended_modes, "with torch.no_grad():\n  for x in y:\n    yield x", 1),
+    (suspended_modes, "for x in y:\n  with torch.no_grad():\n    f(x)\n  yield x", 0),
     (unused_comparisons, "np.allclose(a, b)", 1),
     (unused_comparisons, "torch.equal(a, b)", 1),
     (unused_comparisons, "a == b", 1),

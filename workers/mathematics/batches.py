@@ -90,12 +90,11 @@ def slices(network: Network, inputs: Tensor, context: Context, kept: Sequence[st
         context: what the engine grants.
         kept: names of layers whose whole output is kept until the slice is done.
     """
-    own = network.input_size[0] * network.input_size[1]
-    scale = inputs.shape[2] * inputs.shape[3] / own if own else 1.0
+    scale = relative_size(network, inputs)
     sizes = {name: _numbers(layer.shape) for name, layer in network.layers.items()}
     numbers = _WORKING_COPIES * max(sizes.values(), default=0) + sum(sizes[name] for name in kept)
     fitting = max(1, min(MOST_IMAGES, int(context.memory_bytes / (4 * max(numbers, 1) * scale))))
-    take, start = min(fitting, 8), 0
+    take, start = max(1, min(fitting, int(8 / scale))), 0
     while start < len(inputs):
         began = time.perf_counter()
         part = inputs[start : start + take]
@@ -103,6 +102,16 @@ def slices(network: Network, inputs: Tensor, context: Context, kept: Sequence[st
         start += len(part)
         seconds_an_image = (time.perf_counter() - began) / len(part)
         take = max(1, min(fitting, int(context.slice_s / max(seconds_an_image, 1e-6))))
+
+
+def relative_size(network: Network, inputs: Tensor) -> float:
+    """How many times the pixels of the network's own input size an image has, which is about what it costs.
+
+    Args:
+        inputs: N×C×h×w.
+    """
+    own = network.input_size[0] * network.input_size[1]
+    return inputs.shape[2] * inputs.shape[3] / own if own else 1.0
 
 
 def _numbers(shape: Sequence[int]) -> int:

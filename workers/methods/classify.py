@@ -33,17 +33,17 @@ class Classify(OneShotMethod):
         batch = gather(network, rows)
         logits: list[Tensor] = []
         module = module_for(network, rows[0].request)
-        with torch.no_grad():
-            for part in slices(network, batch.inputs, context):
+        for part in slices(network, batch.inputs, context):
+            with torch.no_grad():
                 found = module(part)
-                if not isinstance(found, Tensor) or found.dim() != 2:
-                    error = MethodError(
-                        "not-applicable", f"{network.id} gives no one number a class, so it classifies nothing"
-                    )
-                    return [error for _ in rows]
-                logits.extend(found.float().cpu())
-                if len(logits) < len(batch.inputs):
-                    yield Progress(len(logits), len(batch.inputs), "images")
+            if not isinstance(found, Tensor) or found.dim() != 2:
+                error = MethodError(
+                    "not-applicable", f"{network.id} gives no one number a class, so it classifies nothing"
+                )
+                return [error for _ in rows]
+            logits.extend(found.float().cpu())
+            if len(logits) < len(batch.inputs):
+                yield Progress(len(logits), len(batch.inputs), "images")
         return [
             batch.errors[row]
             or self._outcome(network, request.request, [logits[i] for i in batch.of(row)], batch.transforms_of(row))

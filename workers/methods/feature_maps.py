@@ -41,15 +41,15 @@ class FeatureMaps(OneShotMethod):
         module = module_for(network, rows[0].request)
         owners = [row for row in range(len(rows)) for _ in batch.of(row)]
         images: list[dict[str, _Chosen]] = []
-        with torch.no_grad():
-            for part in slices(network, batch.inputs, context, names):
+        for part in slices(network, batch.inputs, context, names):
+            with torch.no_grad():
                 seen, _ = capture(module, part, names)
                 for k in range(len(part)):
                     request = rows[owners[len(images)]].request
                     images.append({name: _look(seen[name][k], request) for name in names})
                 del seen
-                if len(images) < len(batch.inputs):
-                    yield Progress(len(images), len(batch.inputs), "images")
+            if len(images) < len(batch.inputs):
+                yield Progress(len(images), len(batch.inputs), "images")
         return [
             batch.errors[row] or self._outcome(names, [images[i] for i in batch.of(row)], batch.transforms_of(row))
             for row in range(len(rows))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.mathematics.batches import relative_size
 from workers.mathematics.calls import capture
 from workers.mathematics.incremental import Tape
 from workers.mathematics.recording import NoTape
@@ -146,10 +147,11 @@ class _Occluder:
 
     def _tile(self, incremental: bool) -> int:
         """Places at a time, within the memory granted; more where only a part is computed."""
-        numbers = sum(torch.Size(layer.shape).numel() for layer in self._network.layers.values())
-        wish = _WINDOWS_CPU if self._network.device.type == "cpu" else _WINDOWS_GPU
+        scale = relative_size(self._network, self._x)
+        numbers = scale * sum(torch.Size(layer.shape).numel() for layer in self._network.layers.values())
+        wish = (_WINDOWS_CPU if self._network.device.type == "cpu" else _WINDOWS_GPU) / scale
         share = 2 if incremental else 1
-        return max(1, min(wish * share, int(self._context.memory_bytes // max(4 * numbers, 1))))
+        return max(1, int(min(wish * share, self._context.memory_bytes / max(4 * numbers, 1))))
 
     def _hidden(self, corners: Sequence[tuple[int, int]]) -> Tensor:
         """The input with the square at each place."""

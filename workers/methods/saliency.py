@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.mathematics.batches import relative_size, slices
 from workers.mathematics.path_integral import blurred, gauss_legendre
 from workers.mathematics.rules import PathReport, RuleMode
 from workers.mathematics.targets import Target, Unit, logits, read_target, scores
@@ -79,12 +80,12 @@ class Saliency(OneShotMethod):
         Arrays: attribution, N×3×H×W float32, signed, in pixels of the network's input.
         """
         fast = rows[0].request.precision == "fast"
-        work = _Work(network, network.fast_module() if fast else network.module, _tile(network, context))
+        work = _Work(network, network.fast_module() if fast else network.module, context)
         results: list[Result | None] = [None] * len(rows)
         items: list[_Item] = []
         for number, row in enumerate(rows):
             try:
-                items.extend(work.prepare(number, row))
+                items.extend((yield from work.prepare(number, row)))
             except MethodError as error:
                 results[number] = error
         yield from work.integrate(items)
@@ -97,20 +98,25 @@ class Saliency(OneShotMethod):
 class _Work:
     """The points of all items, differentiated tile by tile on one network."""
 
-    def __init__(self, network: Network, module: nn.Module, tile: int) -> None:
+    def __init__(self, network: Network, module: nn.Module, context: Context) -> None:
         self._network = network
         self._module = module
-        self._tile = tile
+        self._context = context
+        self._tile = 1
 
-    def prepare(self, number: int, row: Row) -> list[_Item]:
+    def prepare(self, number: int, row: Row) -> Generator[Progress, None, list[_Item]]:
         """The row's images with their targets and baselines."""
         request = row.request
         inputs, transforms = self._network.prepare(row.images, request.preprocess)
+        self._tile = _tile(self._network, self._context, relative_size(self._network, inputs))
         target = read_target(request.target)
-        targets: list[Target]
+        targets: list[Target] = []
         if target is None:
-            with torch.no_grad():
-                targets = [int(index) for index in logits(self._module, inputs).argmax(1).tolist()]
+            for part in slices(self._network, inputs, self._context):
+                with torch.no_grad():
+                    targets += [int(index) for index in logits(self._module, part).argmax(1).tolist()]
+                if len(targets) < len(inputs):
+                    yield Progress(0, 1, "predicting")
         else:
             targets = [self._canonical(target)] * len(inputs)
         items = []
@@ -133,17 +139,16 @@ class _Work:
 
     def integrate(self, items: list[_Item]) -> Generator[Progress, None, None]:
         """Differentiate at every point, then again with more steps where an integral is not complete."""
-        with torch.no_grad():
-            for chosen in _chunks([item for item in items if not _at_image(item)], self._tile):
-                values, _ = scores(self._module, torch.cat([item.x for item in chosen]), [one.target for one in chosen])
-                for item, value in zip(chosen, values.tolist(), strict=True):
-                    item.value = value
-            integrals = [item for item in items if item.baseline is not None]
-            for chosen in _chunks(integrals, self._tile):
-                starts = torch.cat([item.baseline for item in chosen if item.baseline is not None])
-                values, _ = scores(self._module, starts, [one.target for one in chosen])
-                for item, value in zip(chosen, values.tolist(), strict=True):
-                    item.baseline_value = value
+        for chosen in _chunks([item for item in items if not _at_image(item)], self._tile):
+            for item, value in zip(chosen, self._scores([item.x for item in chosen], chosen), strict=True):
+                item.value = value
+            yield Progress(0, 1, "forward passes")
+        integrals = [item for item in items if item.baseline is not None]
+        for chosen in _chunks(integrals, self._tile):
+            starts = [item.baseline for item in chosen if item.baseline is not None]
+            for item, value in zip(chosen, self._scores(starts, chosen), strict=True):
+                item.baseline_value = value
+            yield Progress(0, 1, "forward passes")
         todo, done = items, 0.0
         while todo:
             total = done + sum(_count(item) for item in todo)
@@ -155,6 +160,13 @@ class _Work:
             for item in todo:
                 item.steps = min(2 * item.steps, item.request.max_steps)
                 item.total = torch.zeros_like(item.total)
+
+    @torch.no_grad()
+    def _scores(self, inputs: list[Tensor], items: list[_Item]) -> list[float]:
+        """The items' targets at some inputs."""
+        values, _ = scores(self._module, torch.cat(inputs), [item.target for item in items])
+        found: list[float] = values.tolist()
+        return found
 
     def _differentiate(self, tile: list[_Point]) -> None:
         """One forward and backward of a tile of points, added to their items' sums."""
@@ -181,11 +193,15 @@ class _Work:
                 point.item.value = value
 
 
-def _tile(network: Network, context: Context) -> int:
-    """Points in one forward and backward: few on a CPU, where more only costs memory traffic."""
-    numbers = sum(torch.Size(layer.shape).numel() for layer in network.layers.values())
-    wish = 4 if network.device.type == "cpu" else 32
-    return max(1, min(wish, context.memory_bytes // max(8 * numbers, 1)))
+def _tile(network: Network, context: Context, scale: float) -> int:
+    """Points in one forward and backward: few on a CPU, where more only costs memory traffic.
+
+    Args:
+        scale: times the network's own input size, in pixels.
+    """
+    numbers = scale * sum(torch.Size(layer.shape).numel() for layer in network.layers.values())
+    wish = (4 if network.device.type == "cpu" else 32) / scale
+    return max(1, int(min(wish, context.memory_bytes / max(8 * numbers, 1))))
 
 
 def _chunks(points: Any, size: int) -> Iterator[list[Any]]:

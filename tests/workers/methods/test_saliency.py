@@ -303,3 +303,20 @@ def test_a_tiny_memory_grant_changes_nothing_but_the_tiles() -> None:
     torch.testing.assert_close(
         small.arrays["attribution"], outcome(METHOD, network, wanted).arrays["attribution"], rtol=1e-4, atol=1e-6
     )
+
+
+def test_large_inputs_are_computed_in_short_slices() -> None:
+    rows: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rows.append(len(x))
+            return x.mean((2, 3))
+
+    network = FakeNetwork(Counting(), SIZE)
+    rows.clear()
+    pictures = [image((64, 64), seed=n) for n in range(4)]
+    preprocess = SimpleNamespace(size=(64, 64))
+    finish(METHOD.run(network, [row(pictures, preprocess=preprocess)], Context()))
+    # One picture of sixteen times the network's own size first; more of the predictions where they proved to be quick.
+    assert sum(rows) == 8 and rows[0] == 1 and rows[-4:] == [1] * 4
