@@ -87,6 +87,7 @@ def plan(picture: Picture, options: RenderOptions) -> Plan:
 
     A signed picture, and one whose normalisation the caller changes, gets a colour map that suits unless the caller
     names one: diverging about zero for `symmetric`, sequential else, since a neutral middle that is not zero misleads.
+    Numbers that are names have neither scale nor colour map, so that both options pass such a picture by.
 
     Raises:
         ProblemError: `invalid-request`: the picture has no such view or title, or the view no such scale.
@@ -101,9 +102,10 @@ def plan(picture: Picture, options: RenderOptions) -> Plan:
         refuse("title", f"{picture.name} has no title {title}; possible are {', '.join(possible)}.", possible)
     if options.scale is not None and view != "overlay" and options.scale != int(options.scale):
         refuse("scale", f"scale={options.scale:g}: {view} needs a whole number of pixels for each cell.")
-    normalize = options.normalize or picture.normalize
+    named = picture.categories is not None
+    normalize = (None if named else options.normalize) or picture.normalize
     changed = normalize != picture.normalize
-    colormap = options.colormap or picture.colormap
+    colormap = (None if named else options.colormap) or picture.colormap
     if (
         (changed or picture.signed)
         and options.colormap is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ from PIL import Image
 
 from convscope.protocol.operations.base import Picture
 from convscope.protocol.problems import ProblemError
-from convscope.render.colors import nan_colour, table
+from convscope.render.categories import colour_maps
 from convscope.render.options import Plan
-from convscope.render.page import Page, colour_bar
-from convscope.render.scaling import MIDDLE, scale_maps
+from convscope.render.page import Page, colour_bar, number, own_range_bar
+from convscope.render.scaling import MIDDLE, Scale
 from convscope.render.sheet import check_size
 from convscope.render.tiles import (
     PART_GAP,
@@ -100,6 +100,8 @@ class _Layer:
     colours: Bytes | None
     nan: tuple[int, int, int]
     signed: bool
+    nearest: bool
+    """Each place has the colour of the cell it lies in; between two names there is no third."""
 
     def at(
         self, rows: NDArray[np.float64], columns: NDArray[np.float64], alpha: float
@@ -112,7 +114,10 @@ class _Layer:
         nearest = np.ix_(np.rint(rows).astype(int), np.rint(columns).astype(int))
         if self.colours is None:
             return np.asarray(self.cells[nearest], np.float32), alpha
-        levels = np.floor(interpolate(self.cells, rows, columns) + 0.5).astype(np.uint8)
+        if self.nearest:
+            levels = self.cells[nearest]
+        else:
+            levels = np.floor(interpolate(self.cells, rows, columns) + 0.5).astype(np.uint8)
         above = np.asarray(self.colours[levels], np.float32)
         if self.missing is not None:
             above[self.missing[nearest]] = self.nan
@@ -148,6 +153,14 @@ def lay_over(photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alp
     return result
 
 
+def _with_ranges(titles: Sequence[str], tiles: Sequence[int], scales: Sequence[Scale]) -> list[str]:
+    """Titles with the range of each tile's first map, where the maps have each their own."""
+    ranges: dict[int, str] = {}
+    for tile, scale in zip(tiles, scales, strict=True):
+        ranges.setdefault(tile, f"{number(scale.vmin)} to {number(scale.vmax)}")
+    return ["  ".join(filter(None, (title, ranges.get(tile, "")))) for tile, title in enumerate(titles)]
+
+
 def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: Plan) -> Drawn:
     """Each tile's first part over the upload; further parts beside it likewise.
 
@@ -164,21 +177,25 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     height, width = (max(1, round(side * factor)) for side in upload.shape[:2])
     sizes = [(height, max(1, n * (width + PART_GAP) - PART_GAP)) for n in per_tile]
     titles, captions = tile_texts(picture, plan)
-    grid = lay_grid(titles, captions, sizes, plan.columns)
-    check_size(grid.height, grid.width, picture.name)
+    check_size(height, width, picture.name)
 
     numbers = [part for part in parts if not part.photograph]
     groups = [picture.tiles[part.tile].group for part in numbers]
     arrays_of = [part.array for part in numbers]
-    scaled = scale_maps(arrays_of, groups, plan.normalize, plan.value_range, plan.outliers)
-    colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
+    colouring = colour_maps(picture, plan, arrays_of, groups)
+    scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
     one = shared_scale(scaled, plan)
     bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
+    if one is None and plan.normalize == "map" and scaled.scales:
+        bar = own_range_bar(picture.value_name)
+        titles = _with_ranges(titles, [part.tile for part in numbers], scaled.scales)
+    grid = lay_grid(titles, captions, sizes, plan.columns)
+    check_size(grid.height, grid.width, picture.name)
     notes = common_notes(picture, plan, parts, scaled)
     signed = plan.normalize == "symmetric"
     if signed and numbers:
         notes.append("zero is transparent")
-    page = Page(grid.height, grid.width, picture.heading, notes, bar)
+    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend)
     sheet = page.draw(None, colours, picture.name)
 
     photograph = _resized(upload, height, width)
@@ -187,15 +204,17 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     number_of_part = iter(range(len(numbers)))
     for part in parts:
         if part.photograph:
-            layer = _Layer(part.array, None, None, nan, False)
+            layer = _Layer(part.array, None, None, nan, False, nearest=True)
         else:
             index = next(number_of_part)
-            layer = _Layer(scaled.levels[index], scaled.nan[index], colours, nan, signed)
+            layer = _Layer(
+                scaled.levels[index], scaled.nan[index], colours, nan, signed, picture.categories is not None
+            )
         top, left = grid.corner(part.tile)
         top += page.top + grid.title_height
         left += page.left + drawn_in_tile[part.tile] * (width + PART_GAP)
         drawn_in_tile[part.tile] += 1
         sheet.put(top, left, lay_over(photograph, layer, transform, plan.alpha))
     write_texts(sheet, page, grid, titles, captions)
-    facts = scale_facts(picture, plan, scaled, len(set(groups))) | {"alpha": plan.alpha}
+    facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts() | {"alpha": plan.alpha}
     return Drawn(sheet, facts, repeated=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convscope.protocol.operations.base import Normalize
 from convscope.render.colors import FRAME, SOFT_INK, Palette
 from convscope.render.scaling import Scale
-from convscope.render.sheet import HEADING, LABEL, SMALL, Sheet, elide, line_height, text_width, wrap
+from convscope.render.sheet import HEADING, LABEL, SMALL, Sheet, elide, line_height, text_width, wrap, wrap_words
 
 Bytes = NDArray[np.uint8]
 
@@ -22,6 +22,11 @@ BAR_WIDTH, BAR_HEIGHT = 240, 12
 MOST_TEXT_WIDTH = 520
 """A page is made wider than its body for its heading and notes, but not wider than this."""
 MINUS = "−"
+MOST_HEADING_LINES = 3
+MOST_LEGEND_LINES = 6
+SWATCH = 10
+"""Side of a legend's samples of colour, pixels."""
+_SAMPLE, _ENTRY_GAP = SWATCH + 4, 14
 
 
 def number(value: float) -> str:
@@ -44,6 +49,12 @@ class Bar:
     ticks: tuple[tuple[float, str], ...]
     name: str
     levels: Bytes
+
+
+def own_range_bar(name: str) -> Bar:
+    """The bar of maps that have each a range of their own."""
+    levels = np.linspace(0, 255, BAR_WIDTH).round().astype(np.uint8)
+    return Bar(((0.0, "minimum"), (1.0, "maximum")), clean(f"{name} of each map" if name else "each map"), levels)
 
 
 def colour_bar(scale: Scale, normalize: Normalize, name: str, own_moments: bool) -> Bar:
@@ -70,6 +81,52 @@ def colour_bar(scale: Scale, normalize: Normalize, name: str, own_moments: bool)
     return Bar(((0.0, texts[0]), (0.5, texts[1]), (1.0, texts[2])), clean(name), levels)
 
 
+@dataclass(frozen=True)
+class LegendEntry:
+    """A name that a colour stands for.
+
+    Attributes:
+        level: whose colour it is, 0 to 255.
+        share: of the cells that have it, 0 to 1.
+    """
+
+    name: str
+    level: int
+    share: float
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A text of the legend on its line, with its colour's level before it unless it is None."""
+
+    line: int
+    left: int
+    text: str
+    level: int | None
+
+
+def lay_legend(entries: Sequence[LegendEntry], width: int) -> list[_Placed]:
+    """As many entries as fit into `MOST_LEGEND_LINES` lines of this width; then how many more there are."""
+    placed: list[_Placed] = []
+    line = left = 0
+    for entry in entries:
+        text = elide(f"{entry.name} {100 * entry.share:.2g} %", SMALL, width - _SAMPLE)
+        if left and left + _SAMPLE + text_width(text, SMALL) > width:
+            line, left = line + 1, 0
+        if line == MOST_LEGEND_LINES:
+            break
+        placed.append(_Placed(line, left, text, entry.level))
+        left += _SAMPLE + text_width(text, SMALL) + _ENTRY_GAP
+    while len(placed) < len(entries):
+        more = f"{len(entries) - len(placed)} more"
+        before = placed[-1]
+        left = before.left + _SAMPLE + text_width(before.text, SMALL) + _ENTRY_GAP
+        if left + text_width(more, SMALL) <= width or len(placed) == 1:
+            return [*placed, _Placed(before.line, left, more, None)]
+        placed.pop()
+    return placed
+
+
 @dataclass
 class Page:
     """The measures of a page around a body of H×W pixels; `draw` makes the sheet with all but the body on it."""
@@ -79,6 +136,7 @@ class Page:
     heading: str
     notes: Sequence[str] = ()
     bar: Bar | None = None
+    legend: Sequence[LegendEntry] = ()
     height: int = field(init=False)
     width: int = field(init=False)
     top: int = field(init=False)
@@ -90,13 +148,16 @@ class Page:
         bar = 0 if self.bar is None else BAR_WIDTH + GAP + text_width(self.bar.name, LABEL)
         inner = max(self.body_width, min(max(wanted, bar), MOST_TEXT_WIDTH), BAR_WIDTH if self.bar else 0)
         self.width = inner + 2 * MARGIN
-        self._heading = elide(self.heading, HEADING, inner)
+        self._heading = wrap_words(self.heading, HEADING, inner, MOST_HEADING_LINES)
         self._lines = wrap(self.notes, SMALL, inner)
-        self.top = MARGIN + (line_height(HEADING) + 2 if self._heading else 0) + line_height(SMALL) * len(self._lines)
+        self.top = MARGIN + line_height(SMALL) * len(self._lines)
+        self.top += line_height(HEADING) * len(self._heading) + 2 if self._heading else 0
         self.top += GAP if self.top > MARGIN else 0
         self._bar_top = self.top + self.body_height + GAP + 2
         bar_height = GAP + 2 + BAR_HEIGHT + 3 + line_height(SMALL) if self.bar else 0
-        self.height = self.top + self.body_height + bar_height + MARGIN
+        self._legend = lay_legend(self.legend, inner)
+        legend_height = GAP + line_height(SMALL) * (self._legend[-1].line + 1) if self._legend else 0
+        self.height = self.top + self.body_height + bar_height + legend_height + MARGIN
 
     def draw(self, palette: Palette | None, colours: Bytes, what: str) -> Sheet:
         """The page with its heading, notes and bar.
@@ -111,15 +172,30 @@ class Page:
         """
         sheet = Sheet(self.height, self.width, palette, what)
         top = MARGIN
-        if self._heading:
-            sheet.text(top, self.left, self._heading, HEADING)
-            top += line_height(HEADING) + 2
+        for line in self._heading:
+            sheet.text(top, self.left, line, HEADING)
+            top += line_height(HEADING)
+        top += 2 if self._heading else 0
         for line in self._lines:
             sheet.text(top, self.left, line, SMALL, ink=SOFT_INK)
             top += line_height(SMALL)
         if self.bar is not None:
             self._draw_bar(sheet, self.bar, palette, colours)
+        for entry in self._legend:
+            self._draw_entry(sheet, entry, palette, colours)
         return sheet
+
+    def _draw_entry(self, sheet: Sheet, entry: _Placed, palette: Palette | None, colours: Bytes) -> None:
+        line = line_height(SMALL)
+        lines = self._legend[-1].line + 1
+        top = self.height - MARGIN - line * (lines - entry.line)
+        left = self.left + entry.left
+        if entry.level is not None:
+            colour: Any = colours[entry.level] if palette is None else palette.levels[entry.level]
+            sheet.pixels[top + 1 : top + 1 + SWATCH, left : left + SWATCH] = colour
+            sheet.frame(top + 1, left, SWATCH, SWATCH, FRAME)
+            left += _SAMPLE
+        sheet.text(top, left, entry.text, SMALL, ink=SOFT_INK)
 
     def _draw_bar(self, sheet: Sheet, bar: Bar, palette: Palette | None, colours: Bytes) -> None:
         top = self._bar_top
@@ -127,21 +203,37 @@ class Page:
         sheet.put(top, self.left, np.repeat(strip[None], BAR_HEIGHT, 0))
         sheet.frame(top, self.left, BAR_HEIGHT, BAR_WIDTH, FRAME)
         room = self.width - MARGIN - self.left - BAR_WIDTH - GAP
-        name = elide(bar.name, LABEL, room)
-        sheet.text(top - 1, self.left + BAR_WIDTH + GAP, name, LABEL, ink=SOFT_INK)
+        # The bar with its numbers is two lines high.
+        for line, text in enumerate(wrap_words(bar.name, LABEL, room, 2)):
+            sheet.text(top - 1 + line * line_height(LABEL), self.left + BAR_WIDTH + GAP, text, LABEL, ink=SOFT_INK)
         for place, text in bar.ticks:
             width = text_width(text, SMALL)
             left = self.left + round(place * BAR_WIDTH - place * width)
             sheet.text(top + BAR_HEIGHT + 2, left, text, SMALL, ink=SOFT_INK)
 
 
-def notes_on_scale(normalize: Normalize, maps: int, groups: int, outliers: float = 0.0) -> list[str]:
+def _fixed(value_range: tuple[float, float]) -> str:
+    """The ends of a scale that its operation fixes, in words; an infinite end is the data's own."""
+    low = number(value_range[0]) if np.isfinite(value_range[0]) else "the minimum"
+    high = number(value_range[1]) if np.isfinite(value_range[1]) else "the maximum"
+    return f"from {low} to {high}"
+
+
+def notes_on_scale(
+    normalize: Normalize,
+    maps: int,
+    groups: int,
+    outliers: float = 0.0,
+    value_range: tuple[float, float] | None = None,
+) -> list[str]:
     """How levels were made of numbers, in words; nothing where the colour bar says it all."""
     if normalize == "map":
         return ["each map by its own minimum and maximum"] if maps > 1 else []
     if normalize == "standard":
         return ["each map by its own mean and standard deviation" if maps > 1 else "by its mean and standard deviation"]
     kind = "about zero, by the largest magnitude" if normalize == "symmetric" else "by the minimum and maximum"
+    if value_range is not None and normalize == "layer":
+        kind = _fixed(value_range)
     if normalize == "symmetric" and outliers > 0:
         kind = f"about zero, by the magnitude of {100 * (1 - outliers):g} % of the values"
     if groups > 1:

@@ -6,6 +6,7 @@ Imports numpy and Pillow (for glyphs and for PNG).
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -83,6 +84,20 @@ def wrap(phrases: Sequence[str], size: int, width: int) -> list[str]:
         else:
             lines.append(elide(phrase, size, width))
     return [line for line in lines if line]
+
+
+def wrap_words(text: str, size: int, width: int, most: int) -> list[str]:
+    """The text in at most so many lines, broken at spaces; what does not fit into the last is elided."""
+    lines: list[str] = []
+    rest = text.strip()
+    while rest and len(lines) < most - 1 and text_width(rest, size) > width:
+        ends = [match.start() for match in re.finditer(r"(?<=\S) ", rest)]
+        fitting = [end for end in ends if text_width(rest[:end], size) <= width]
+        if not fitting:
+            break
+        lines.append(rest[: fitting[-1]])
+        rest = rest[fitting[-1] :].strip()
+    return [*lines, elide(rest, size, width)] if rest else lines
 
 
 @lru_cache(maxsize=4096)

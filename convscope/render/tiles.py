@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.protocol.operations.base import Picture, Slice
-from convscope.render.colors import FRAME, SOFT_INK, Palette, fit_palette, nan_colour, table
+from convscope.render.categories import colour_maps
+from convscope.render.colors import FRAME, SOFT_INK, Palette, fit_palette, nan_colour
 from convscope.render.options import Plan
 from convscope.render.page import Page, clean, colour_bar, notes_on_scale, number
-from convscope.render.scaling import Scale, Scaled, scale_maps
+from convscope.render.scaling import Scale, Scaled
 from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, elide, line_height, text_width
 
 Arrays = Callable[[str], NDArray[Any]]
@@ -145,8 +146,10 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
         return ["nothing to draw"]
     if not numbers:
         return []
+    if picture.categories is not None:
+        return ["a colour for each class, most frequent first below"]
     groups = len({picture.tiles[part.tile].group for part in numbers})
-    notes = notes_on_scale(plan.normalize, len(numbers), groups, plan.outliers)
+    notes = notes_on_scale(plan.normalize, len(numbers), groups, plan.outliers, plan.value_range)
     if any(part.flattened for part in numbers):
         notes.insert(0, "sum over colour" if picture.signed else "largest magnitude over colour")
     if any(part.array.ndim == 3 for part in numbers):
@@ -300,14 +303,14 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     check_size(grid.height, grid.width, picture.name)
 
     arrays_of = [part.array for part in numbers]
-    scaled = scale_maps(arrays_of, groups, plan.normalize, plan.value_range, plan.outliers)
-    colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
+    colouring = colour_maps(picture, plan, arrays_of, groups)
+    scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
     indexed = all(part.array.ndim == 2 and not part.photograph for part in parts)
     palette = palette_of(colours, nan, scaled) if indexed else None
     notes = common_notes(picture, plan, parts, scaled)
     one = shared_scale(scaled, plan) if any(part.array.ndim == 2 for part in numbers) else None
     bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
-    page = Page(grid.height, grid.width, picture.heading, notes, bar)
+    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend)
     sheet = page.draw(palette, colours, picture.name)
 
     corners = [grid.corner(tile) for tile in range(count)]
@@ -325,7 +328,8 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
             sheet.frame(top, left, height, width, FRAME)
         lefts[part.tile] += width + PART_GAP
     write_texts(sheet, page, grid, titles, captions)
-    return Drawn(sheet, scale_facts(picture, plan, scaled, len(set(groups))), repeated=max(factors, default=1) > 1)
+    facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts()
+    return Drawn(sheet, facts, repeated=max(factors, default=1) > 1)
 
 
 def _tile_sizes(parts: Sequence[Part], factors: Sequence[int], count: int) -> list[tuple[int, int]]:

@@ -70,6 +70,8 @@ class Picture:
         outliers: with `symmetric`, which share of a group's values other than zero may lie beyond the ends of its
             scale: a gradient has a few values so large that against them all others would be grey.
         image_id: of an uploaded-like image that the picture equals, if it does.
+        categories: for arrays whose numbers are names (class indices): each number's name. Such maps are drawn with a
+            colour for each number that occurs and a legend, and never interpolated.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Picture:
     value_range: tuple[float, float] | None = None
     outliers: float = 0.0
     image_id: str | None = None
+    categories: Mapping[int, str] | None = None
 
 
 @dataclass(frozen=True)
