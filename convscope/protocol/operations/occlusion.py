@@ -125,12 +125,18 @@ class Occlusion(Operation[OcclusionRequest]):
             whole = UnitTarget(layer=layer.name, channel=unit.channel, y=unit.y, x=unit.x)
             resolve_unit(whole, card, "/unit")
         window = request.window or (max(size[0] // WINDOW_SHARE, 1), max(size[1] // WINDOW_SHARE, 1))
+        if window[0] > size[0] or window[1] > size[1]:
+            detail = (
+                f"A window of {window[0]}×{window[1]} does not fit into the input of {card.id}, {size[0]}×{size[1]} "
+                f"pixels (/window). Possible: up to {size[0]},{size[1]}; without it a quarter of each side."
+            )
+            raise ProblemError("invalid-request", detail, errors=[FieldError("/window", detail)])
         return request.model_copy(
             update={
                 "model": card.id,
                 "target": target,
                 "unit": unit.model_copy(update={"layer": layer.name}),
-                "window": (min(window[0], size[0]), min(window[1], size[1])),
+                "window": window,
                 "stride": request.stride or (max(size[0] // STRIDE_SHARE, 1), max(size[1] // STRIDE_SHARE, 1)),
                 "image": None,
                 "images": request.all_images(),
@@ -155,6 +161,9 @@ class Occlusion(Operation[OcclusionRequest]):
             "activation": f"activation of {target_text(unit)}",
             "top_class": "most probable class",
         }
+        names = {
+            int(index): (name or f"class {index}").partition(",")[0] for index, name in facts["top_classes"].items()
+        }
         sides = "×".join(map(str, facts["window"]))
         return [
             Picture(
@@ -163,11 +172,11 @@ class Occlusion(Operation[OcclusionRequest]):
                 views=("overlay", "tiles", "picture"),
                 tiles=(Tile(parts=(Slice(name, (0,)),), titles={"index": meaning}, group=name),),
                 normalize="map",
-                colormap="tab20" if name == "top_class" else "viridis",
                 title="none",
                 image=0,
                 transform=_transform_of_places(facts),
                 value_name=meaning,
+                categories=names if name == "top_class" else None,
             )
             for name, meaning in values.items()
         ]

@@ -55,12 +55,21 @@ def test_a_unit_as_target_is_watched() -> None:
         ({"unit": {"layer": "conv5", "y": 1, "x": 1}}, "invalid-request"),
         ({"unit": {"layer": "conv5", "channel": 1, "y": 9, "x": 1}}, "invalid-request"),
         ({"target": 10}, "invalid-request"),
+        ({"window": 1024}, "invalid-request"),
+        ({"window": [32, 33]}, "invalid-request"),
     ],
 )
 def test_refusals(wanted: Any, problem: str) -> None:
     with pytest.raises(ProblemError) as refusal:
         resolve("digits", **wanted)
     assert refusal.value.name == problem
+
+
+def test_a_window_larger_than_the_input_is_told_what_fits() -> None:
+    with pytest.raises(ProblemError, match="up to 32,32"):
+        resolve("digits", window=[33, 8])
+    assert resolve("digits", window=32).window == (32, 32)
+    assert resolve("vgg16-random", window=256, preprocess={"size": [256, 256]}).window == (256, 256)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,7 @@ def test_maps_are_drawn_where_the_middles_of_the_squares_were() -> None:
     """Window 8, stride 2, 13 places: cells of 2 px from 3 to 29 of 32 px, here doubled in the upload."""
     facts = {
         "target": 7, "target_name": None, "unit": {"layer": "l", "channel": 1, "y": None, "x": None},
-        "window": [8, 8], "stride": [2, 2], "grid": [13, 13],
+        "window": [8, 8], "stride": [2, 2], "grid": [13, 13], "top_classes": {"7": None, "9": "nine, a digit"},
         "transform": {"upload_size": [64, 64], "input_size": [32, 32], "scale": [2.0, 2.0], "offset": [0.0, 0.0]},
     }  # fmt: skip
     pictures = OPERATION.pictures({"model": "digits"}, facts, {})
@@ -84,3 +93,4 @@ def test_maps_are_drawn_where_the_middles_of_the_squares_were() -> None:
         "upload_size": [64, 64], "input_size": [26, 26], "scale": [2.0, 2.0], "offset": [6.0, 6.0],
     }  # fmt: skip
     assert pictures[0].views[0] == "overlay"
+    assert [one.categories for one in pictures] == [None, None, {7: "class 7", 9: "nine"}]
