@@ -35,7 +35,8 @@ class Maximize(IterativeMethod):
     `workers.mathematics.recipes.Recipe`; `steps`, `stop_at`, `start`, `seed`. Images: the start image first where
     `start` is `image`; the others are photographs that the pictures are compared with.
 
-    Arrays: images, K×H×W×3 uint8; loss, K×steps, the objective's value at each step, NaN after a picture's end;
+    Arrays: images, K×H×W×3 uint8; loss, K×steps, the objective's value at each step (larger is better), NaN after
+    a picture's end;
     channel_means, K×C, of the target's layer on the final 8-bit picture; with `maco` also alpha, K×H×W.
     """
 
@@ -70,11 +71,11 @@ class Maximize(IterativeMethod):
     def progress(self, states: Sequence[Any], preview: bool) -> Progress:
         total = float(states[0].steps)
         done = sum(total if state.stopped_by else state.step for state in states) / len(states)
-        losses = [state.losses[-1] for state in states if state.losses]
+        values = [state.losses[-1] for state in states if state.losses]
         running = sum(state.stopped_by is None for state in states)
-        message = f"{running} of {len(states)} pictures moving"
-        if losses:
-            message += f", mean loss {sum(losses) / len(losses):.4g}"
+        message = f"{running} of {len(states)} pictures moving" if running else f"all {len(states)} pictures done"
+        if values:
+            message += f", mean objective {sum(values) / len(values):.4g}"
         picture = montage([current_picture(state) for state in states[:16]], PREVIEW_SIDE) if preview else None
         return Progress(done, total, message, picture)
 

@@ -132,8 +132,8 @@ class PictureFacts(BaseModel):
     kind: str = Field(description="class, channel, unit, layer, direction or sum.")
     layer: str | None = Field(description="Of the target; null for a class.")
     channel: int | None = Field(description="The target channel or class.")
-    loss_first: float = Field(description="The objective's value at the first step.")
-    loss_last: float
+    loss_first: float = Field(description="The objective's value at the first step; larger is better.")
+    loss_last: float = Field(description="The same at the last step.")
     steps: int = Field(description="Steps run.")
     stopped_by: Literal["steps", "stop_at", "dead", "saturated"]
     dead: bool = Field(description="Nothing was found that excites it; its picture is withheld (black).")
@@ -277,7 +277,7 @@ def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int) -> T
     if told["dead"]:
         dead = f"{short}: dead"
         return Tile((Slice("images", (number,)),), {"index": dead, "loss": dead, "mean": dead, "max": dead})
-    last, value = f"{short}: {told['loss_last']:.4g}", f"{short}: {told['value']:.4g}"
+    last, value = f"{short}: objective {told['loss_last']:.4g}", f"{short}: value {told['value']:.4g}"
     return Tile((Slice("images", (number,)),), {"index": short, "loss": last, "mean": value, "max": value})
 
 

@@ -45,7 +45,7 @@ async def test_a_life_in_full(redis: Redis) -> None:
     assert await jobs.finish(run.run, run.epoch, manifest="results/1", computed_ms=12.5) is Verdict.GO_ON
     done = await jobs.get(job.id, ME)
     assert (done.state, done.manifest, done.computed_ms, done.error) == (JobState.SUCCEEDED, "results/1", 12.5, None)
-    assert done.progress == JobProgress(done=8, total=8, message="step 2")
+    assert done.progress == JobProgress(done=8, total=8, message="done")
     assert done.finished_ms is not None and done.expires_ms == done.finished_ms + 86_400_000
     assert done.revision > running.revision > job.revision
     assert await events_of(redis, job) == [

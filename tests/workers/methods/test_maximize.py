@@ -294,10 +294,14 @@ def test_progress_and_previews() -> None:
     said = METHOD.progress(states, True)
     assert said.done == pytest.approx(2 / 3)
     assert said.total == 4
-    assert "loss" in said.message
+    mean = sum(state.losses[-1] for state in states[:2]) / 2
+    assert said.message == f"3 of 3 pictures moving, mean objective {mean:.4g}"
     assert said.preview is not None
     assert said.preview.shape == (64, 64, 3)
     assert said.preview.dtype == torch.uint8
+    for state in states:
+        state.stopped_by = "steps"
+    assert METHOD.progress(states, False).message == f"all 3 pictures done, mean objective {mean:.4g}"
     assert METHOD.progress(states, False).preview is None
 
 

@@ -204,7 +204,7 @@ def test_tiles_are_titled_with_channel_and_loss() -> None:
     told = {"kind": "channel", "layer": "conv", "channel": 3, "loss_last": 1.25, "value": 1.5, "dead": False}
     facts = {"pictures": [told, {**told, "channel": 5, "dead": True}]}
     (picture,) = OPERATION.pictures(resolve(channels=[3, 5]), facts, {})
-    assert [tile.titles["loss"] for tile in picture.tiles] == ["3: 1.25", "5: dead"]
+    assert [tile.titles["loss"] for tile in picture.tiles] == ["3: objective 1.25", "5: dead"]
     assert picture.title == "loss"
     assert [tile.parts[0].index for tile in picture.tiles] == [(0,), (1,)]
     several = resolve(objective=[{"class": 1}, {"sum": [{"weight": -1, "of": {"layer": "conv", "channel": 0}}]}])
