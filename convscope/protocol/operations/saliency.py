@@ -34,6 +34,12 @@ class SaliencyRequest(ImagesRequest):
     nonstandard_gate: bool = Field(False, description="guided: treat SiLU, GELU and their like as ReLUs.")
 
     @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if self.method == "vargrad" and self.samples < 2:
+            raise ValueError("vargrad is a variance over samples: samples must be at least 2")
+        return self
+
+    @model_validator(mode="after")
     def _steps_in_order(self) -> Self:
         if self.max_steps < self.steps and self.max_steps != 400:
             raise ValueError("max_steps must not be below steps")

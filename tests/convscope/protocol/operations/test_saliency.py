@@ -54,6 +54,13 @@ def test_guided_needs_rectifications_with_a_rule() -> None:
     assert resolve("efficientnet_b0-random", method="integrated-gradients").method == "integrated-gradients"
 
 
+def test_a_variance_needs_two_samples() -> None:
+    with pytest.raises(ValueError, match="samples must be at least 2"):
+        resolve("digits", method="vargrad", samples=1)
+    assert resolve("digits", method="vargrad", samples=2).samples == 2
+    assert resolve("digits", method="smoothgrad", samples=1).samples == 1
+
+
 def test_steps_and_cost() -> None:
     found = resolve("digits", method="integrated-gradients", steps=500)
     assert (found.steps, found.max_steps) == (500, 500)
