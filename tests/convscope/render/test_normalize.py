@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from convscope.render.colors import nan_colour, table
+from convscope.render.page import notes_on_scale
 from convscope.render.scaling import scale_maps
 from tests.convscope.render.helpers import draw, grey_levels
 
@@ -202,3 +203,9 @@ def test_any_numbers_become_levels_without_a_warning(maps: list[np.ndarray], nor
         assert (np.zeros_like(levels, bool) if missing is None else missing).tolist() == np.isnan(values).tolist()
         order = np.argsort(values[~np.isnan(values)], kind="stable")
         assert (np.diff(levels[~np.isnan(values)][order].astype(int)) >= 0).all(), "larger values have no lower levels"
+
+
+def test_the_note_says_the_ends_that_are_fixed() -> None:
+    assert notes_on_scale("layer", 1, 1, value_range=(0.0, INF)) == ["from 0 to the maximum"]
+    assert notes_on_scale("layer", 3, 1, value_range=(-INF, 1.0)) == ["from the minimum to 1 of all"]
+    assert notes_on_scale("layer", 1, 1) == ["by the minimum and maximum"]
