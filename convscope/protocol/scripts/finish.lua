@@ -27,7 +27,8 @@ for _, job in ipairs(members(args.run)) do
   if args.manifest ~= '' then
     local total = redis.call('HGET', key('job', job), 'total')
     -- What was told last may be some steps old: reports are sent twice a second at most.
-    end_job(job, 'succeeded', { manifest = args.manifest, computed_ms = args.computed_ms, done = total, message = 'done' })
+    local told = { manifest = args.manifest, computed_ms = args.computed_ms, done = total, message = 'done' }
+    end_job(job, 'succeeded', told)
   else
     end_job(job, 'failed', { error = args.error, computed_ms = args.computed_ms })
   end
