@@ -6,12 +6,16 @@ in the service, because the command line, the service and the worker share it an
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from platformdirs import user_data_path
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SETTINGS_REFUSED = 2
+"""Exit status of a part that cannot start with its settings; starting it again would not help."""
 
 
 class Settings(BaseSettings):
@@ -88,7 +92,7 @@ class Settings(BaseSettings):
     caller_jobs: int = Field(
         100,
         ge=1,
-        description="Most unfinished jobs of one caller; without API keys there is no such bound, only the lanes' depth.",
+        description="Most unfinished jobs of one caller; without API keys only the lanes' depth bounds.",
     )
     keep_jobs_s: int = Field(86_400, ge=60, description="How long finished jobs and their results are kept, seconds.")
     keep_images_s: int = Field(604_800, ge=60, description="How long uploaded images are kept, seconds.")
@@ -134,6 +138,20 @@ class Settings(BaseSettings):
     )
     api_key: str | None = Field(None, description="Key that `run` and `models` send as `Authorization: Bearer`.")
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+            raise ValueError(f"possible are auto, cpu, cuda and cuda:N, not {device!r}")
+        return device
+
+    @property
+    def catalogue_trouble(self) -> str | None:
+        """Why the operator's catalogue cannot be there at all; what is wrong inside it hurts nothing else."""
+        if self.catalogue is None or self.catalogue.is_file():
+            return None
+        return f"--catalogue or CONVSCOPE_CATALOGUE: there is no file {self.catalogue}"
+
     @property
     def artifacts_location(self) -> str:
         """The artifact store that is in force."""
@@ -143,3 +161,9 @@ class Settings(BaseSettings):
     def weights_location(self) -> Path:
         """The folder of weights that is in force."""
         return self.weights_folder or self.data / "weights"
+
+
+def said(error: ValidationError) -> str:
+    """What is wrong with settings, in one line, by their flags and variables."""
+    wrong = [(str(one["loc"][0]), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    return "; ".join(f"--{name.replace('_', '-')} or CONVSCOPE_{name.upper()}: {message}" for name, message in wrong)

@@ -12,7 +12,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from convscope.parent import die_with_parent_if_asked
-from convscope.settings import Settings
+from convscope.settings import SETTINGS_REFUSED, Settings, said
 from service import logs
 from service.app import create_app
 from service.connections import Connection
@@ -78,9 +78,12 @@ def main() -> int:
     try:
         settings = Settings()
         serving = server(settings)
-    except (ValidationError, ValueError, OSError) as error:
+    except ValidationError as error:
+        print(f"convscope api: {said(error)}", file=sys.stderr)
+        return SETTINGS_REFUSED
+    except (ValueError, OSError) as error:
         print(f"convscope api: {error}", file=sys.stderr)
-        return 2
+        return SETTINGS_REFUSED
     logs.configure(settings)
 
     def stop(*_: object) -> None:

@@ -20,7 +20,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from convscope.protocol.problems import ProblemError
 
@@ -69,7 +69,13 @@ class Callers:
         """
         if path is None:
             return cls(None)
-        entries = _KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).callers
+        try:
+            entries = _KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).callers
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        except ValueError as error:  # not TOML, or not UTF-8
+            raise ValueError(f"{path} is not TOML: {error}") from error
         keys = []
         for name, entry in entries.items():
             if not _NAME.fullmatch(name):

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from convscope.parent import die_with_parent_if_asked
 from convscope.protocol.artifacts import Artifacts
 from convscope.protocol.connection import connect
-from convscope.settings import Settings
+from convscope.settings import SETTINGS_REFUSED, Settings, said
 from workers.engine.config import EngineConfig
 from workers.supervision import logs
+from workers.supervision.publishing import NoDefaultModelError
 from workers.supervisor import Supervisor
 
 log = structlog.get_logger("workers")
@@ -66,14 +67,20 @@ def main(config: EngineConfig | None = None) -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        print(f"convscope worker: {error}", file=sys.stderr)
-        return 2
+        print(f"convscope worker: {said(error)}", file=sys.stderr)
+        return SETTINGS_REFUSED
     if settings.redis_url is None:
         print("convscope worker: CONVSCOPE_REDIS_URL is needed", file=sys.stderr)
-        return 2
+        return SETTINGS_REFUSED
+    if (trouble := settings.catalogue_trouble) is not None:
+        print(f"convscope worker: {trouble}", file=sys.stderr)
+        return SETTINGS_REFUSED
     logs.configure(settings.log_level, settings.log_format)
     try:
         uvloop.run(work(settings, config or engine_config(settings)))
+    except NoDefaultModelError as error:
+        print(f"convscope worker: {error}", file=sys.stderr)
+        return SETTINGS_REFUSED
     except Exception:
         log.exception("worker_failed")
         return 1

@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from convscope.settings import Settings
+from convscope.settings import Settings, said
 
 PREFIX = "CONVSCOPE_"
 
@@ -138,9 +138,7 @@ def choose(given: Mapping[str, str | None]) -> Chosen:
     try:
         settings = Settings(**flags)  # type: ignore[arg-type]  # pydantic converts the text
     except ValidationError as error:
-        wrong = [(str(one["loc"][0]), one["msg"]) for one in error.errors()]
-        lines = [f"{flag(name)} or {variable(name)}: {message}" for name, message in wrong]
-        raise typer.BadParameter("; ".join(lines)) from None
+        raise typer.BadParameter(said(error)) from None
     return Chosen(settings, {variable(name): value for name, value in flags.items()})
 
 

@@ -22,6 +22,8 @@ LONGEST_BACKOFF_S = 30.0
 STEADY_S = 60.0
 """A child that lived this long starts again at the first backoff."""
 LINE_LIMIT_BYTES = 1 << 20
+REFUSED = 2
+"""Exit status of a part that cannot start as it is told to (settings.SETTINGS_REFUSED): it is not started again."""
 
 Output = Callable[[str, str], None]
 """Called with a child's name and one line of its output, or of what the launcher has to say about it."""
@@ -53,6 +55,8 @@ class Child:
     ) -> None:
         self.name = name
         self.deaths = 0
+        self.refused = False
+        self.last_line = ""
         self.last_status: int | None = None
         self._command = list(command)
         self._environment = dict(environment)
@@ -97,7 +101,10 @@ class Child:
             self._lines = os.fdopen(reading_end, "rb", buffering=0)
 
     async def keep_running(self) -> None:
-        """Pass on the program's output, and start it again, after a pause that grows, whenever it ends."""
+        """Pass on the program's output, and start it again, after a pause that grows, whenever it ends.
+
+        Returns only when it was told to stop, or where the program at its first start refuses what it was told.
+        """
         backoff_s = FIRST_BACKOFF_S
         while True:
             started = monotonic()
@@ -108,6 +115,9 @@ class Child:
             if self._stopping.is_set():
                 return
             self.deaths += 1
+            if self.deaths == 1 and self.last_status == REFUSED:
+                self.refused = True
+                return
             backoff_s = FIRST_BACKOFF_S if monotonic() - started > STEADY_S else backoff_s
             self._output(self.name, f"ended ({describe_status(self.last_status)}); starts again in {backoff_s:g} s")
             await asyncio.sleep(backoff_s)
@@ -161,7 +171,8 @@ class Child:
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), lines)
         try:
             while line := await _read_line(stream):
-                self._output(self.name, line.decode(errors="replace").rstrip("\r\n"))
+                self.last_line = line.decode(errors="replace").rstrip("\r\n")
+                self._output(self.name, self.last_line)
         finally:
             transport.close()
 

@@ -52,6 +52,8 @@ def serve(chosen: Chosen) -> int:
     console = Console()
     try:
         _check_installed(embedded=settings.redis_url is None)
+        if settings.catalogue_trouble is not None:
+            raise StartError(settings.catalogue_trouble)
         with DataFolder(settings.data) as folder:
             port = _usable_port(settings.host, settings.port)
             address = address_of(settings.host, port)
@@ -63,7 +65,7 @@ def serve(chosen: Chosen) -> int:
             f"{error}.\nStop that one, or choose another data folder with --data.", markup=False, highlight=False
         )
     except (StartError, EmbeddedServerError, OSError) as error:
-        console.print(f"convscope serve: {error}", markup=False, highlight=False)
+        console.print(f"convscope serve: {error}", markup=False, highlight=False, soft_wrap=True)
     return 1
 
 
@@ -111,6 +113,7 @@ class Launcher:
             if not self._stop.is_set():
                 self._say_ready()
             await self._stop.wait()
+            self._raise_where_refused()
             return 0
         finally:
             await self._stop_all()
@@ -176,7 +179,15 @@ class Launcher:
             await asyncio.gather(task, stopped, return_exceptions=True)
 
     def _keep(self, child: Child) -> None:
-        self._keepers.append(asyncio.create_task(child.keep_running()))
+        keeper = asyncio.create_task(child.keep_running())
+        # A worker knows its networks only a moment after it is ready, and may refuse its settings only then.
+        keeper.add_done_callback(lambda _: self._stop.set() if child.refused else None)
+        self._keepers.append(keeper)
+
+    def _raise_where_refused(self) -> None:
+        for child in (self._service, self._worker):
+            if child.refused:
+                raise StartError(f"the {child.name} cannot start: {child.last_line.partition(': ')[2]}")
 
     def _told_to_stop(self) -> None:
         if self._stop.is_set():

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from convscope.settings import Settings
 from service.auth import ANONYMOUS, NO_QUOTA, Callers
@@ -20,6 +21,19 @@ def test_without_keys_nobody_has_a_quota_and_with_them_the_setting_or_the_entry_
     path.write_text(f'[callers.a]\nkey_sha256 = "{digest}"\n[callers.b]\nkey_sha256 = []\nunfinished_jobs = 3\n')
     callers = Callers.read(path)
     assert (callers.quota("a"), callers.quota("b")) == (None, 3)
+
+
+def test_a_bad_key_file_is_named_with_its_trouble_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    for text, trouble in (
+        ("[callers", "is not TOML"),
+        ("[callers.a]\nkey = 1\n", "callers.a"),
+        ('[callers.a]\nkey_sha256 = "xyz"\n', "key_sha256 of a is not a SHA-256"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=trouble) as said:
+            Callers.read(path)
+        assert str(path) in str(said.value) and "\n" not in str(said.value)
 
 
 def test_many_long_jobs_of_everybody_do_not_lock_out_a_quick_one(service_settings: Settings, worker: Worker) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from difflib import get_close_matches
 
 import structlog
 from pydantic import ValidationError
@@ -19,6 +20,10 @@ RELIST_S = 5.0
 """How soon a change of the operator's catalogue, or a file that came into the folder of weights, is published."""
 
 log = structlog.get_logger(__name__)
+
+
+class NoDefaultModelError(Exception):
+    """The default network is not in the catalogue: the setting is mistaken, and every plain request would fail."""
 
 
 class Publisher:
@@ -36,7 +41,9 @@ class Publisher:
         self._send = send
         self._environment = ""
         self._catalogue: list[ModelSummary] | None = None
+        self._seen = False
         self._asked: set[str] = set()
+        self._warned: set[str] = set()
         self._listed_at = 0.0
         self._answers: list[Frame] = []
 
@@ -61,6 +68,7 @@ class Publisher:
 
         Raises:
             ProblemError: `queue-unavailable`; nothing is lost, the next call goes on.
+            NoDefaultModelError: from the first catalogue.
         """
         while self._answers:
             await self._store(self._answers[0])
@@ -87,7 +95,11 @@ class Publisher:
             if frame.type == "catalogue":
                 found = [ModelSummary.model_validate(line) for line in header["catalogue"]]
                 if found != self._catalogue:
+                    if not self._seen:
+                        self._check_default(found)
+                    self._seen = True
                     self._catalogue = found
+                    self._warn(found)
                     await self._publish_catalogue()
             else:
                 await self._cards.publish(ModelCard.model_validate(header["card"]))
@@ -98,6 +110,23 @@ class Publisher:
             self._asked.discard(header["model"])
             if header["model"]:
                 await self._cards.publish_problem(header["model"], "Its card cannot be read.")
+
+    def _check_default(self, found: list[ModelSummary]) -> None:
+        """The first catalogue must have the default network, unless the operator's file could not be read."""
+        name, ids = self._default_model, [summary.id for summary in found]
+        if name in ids or name.startswith("timm:") or any(summary.problem and not summary.source for summary in found):
+            return
+        near = get_close_matches(name, ids, n=3, cutoff=0.4)
+        raise NoDefaultModelError(
+            f"--default-model or CONVSCOPE_DEFAULT_MODEL: there is no network {name!r} in the catalogue"
+            + (f"; near: {', '.join(near)}" if near else "")
+        )
+
+    def _warn(self, found: list[ModelSummary]) -> None:
+        for summary in found:
+            if summary.problem is not None and summary.problem not in self._warned:
+                self._warned.add(summary.problem)
+                log.warning("catalogue_entry_unusable", model=summary.id, problem=summary.problem)
 
     async def _publish_catalogue(self) -> None:
         await self._cards.publish_catalogue(self._catalogue or [], self._environment, self._default_model)

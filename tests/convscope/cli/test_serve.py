@@ -118,6 +118,24 @@ def test_a_part_that_never_comes_up_ends_the_start_and_says_why(tmp_path: Path) 
         assert not server.living()
 
 
+def test_a_part_that_refuses_its_settings_ends_the_start_at_once_in_one_line(tmp_path: Path) -> None:
+    with Launched(tmp_path / "data", STANDIN_SERVICE="refuses") as server:
+        assert server.wait() == 1
+        assert server.lines[-1] == "convscope serve: the service cannot start: keys.toml is not TOML"
+        assert "starts again" not in server.output
+        assert not server.living()
+
+
+def test_settings_that_cannot_be_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    missing = tmp_path / "none.toml"
+    with Launched(tmp_path / "data", "--catalogue", str(missing)) as server:
+        assert server.wait() == 1
+        assert f"there is no file {missing}" in server.output
+    with Launched(tmp_path / "data", "--device", "tpu", COLUMNS="200") as server:
+        assert server.wait() == 2
+        assert "possible are auto, cpu, cuda and cuda:N, not 'tpu'" in server.output
+
+
 def test_it_does_not_say_that_it_listens_before_the_worker_can_compute(tmp_path: Path) -> None:
     with Launched(tmp_path / "data", STANDIN_WORKER="never ready") as server:
         wait_until(lambda: "standin worker: living" in server.output)

@@ -10,6 +10,10 @@ import redis
 if os.environ.get("STANDIN_SERVICE") == "dies":
     sys.exit("standin service: told to die")
 
+if os.environ.get("STANDIN_SERVICE") == "refuses":
+    print("convscope api: keys.toml is not TOML", flush=True)
+    sys.exit(2)
+
 queue = redis.Redis.from_url(os.environ["CONVSCOPE_REDIS_URL"])
 
 
