@@ -354,7 +354,7 @@ def _timm_entry(model_id: str) -> Entry:
 
 
 def as_summary(
-    entry: Entry, default_model: str, available: bool | None, digest: str | None = None
+    entry: Entry, default_model: str, available: bool | None, digest: str | None, problem: str | None
 ) -> Mapping[str, Any]:
     """A line of the catalogue as JSON (`convscope.protocol.cards.ModelSummary`)."""
     return {
@@ -364,6 +364,6 @@ def as_summary(
         "weights": entry.weights if entry.weights != "random" else f"random (seed {entry.seed})",
         "default": entry.id == default_model,
         "available": available,
-        "problem": entry.problem,
+        "problem": problem,
         "entry_digest": digest,
     }

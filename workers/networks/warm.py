@@ -65,7 +65,7 @@ class Networks:
     def catalogue(self) -> list[dict[str, Any]]:
         """Every entry as JSON (`ModelSummary`), the operator's first, bad ones with their reason."""
         lines = [
-            dict(as_summary(entry, self._default, self._available(entry), self._digest(entry)))
+            dict(as_summary(entry, self._default, self._available(entry), self._digest(entry), self._trouble(entry)))
             for entry in self._catalogue.entries()
         ]
         if self._catalogue.problem is not None and self._catalogue.path is not None:
@@ -171,17 +171,20 @@ class Networks:
         except MethodError:
             return None
 
-    def _available(self, entry: Entry) -> bool | None:
-        """Whether the entry's weights are at hand, by a look at the disk only."""
-        if entry.problem is not None:
-            return False
-        if entry.weights == "random":
-            return True
-        if entry.weights.startswith("file:"):
+    def _trouble(self, entry: Entry) -> str | None:
+        """Why the entry cannot be used, where a look at the disk tells; a download that is not here yet can be had."""
+        if entry.problem is None and entry.weights.startswith("file:"):
             try:
                 entry.local_file(self._folder)
-            except MethodError:
-                return False
+            except MethodError as error:
+                return error.detail.rstrip(".")
+        return entry.problem
+
+    def _available(self, entry: Entry) -> bool | None:
+        """Whether the entry's weights are at hand, by a look at the disk only."""
+        if self._trouble(entry) is not None:
+            return False
+        if entry.weights == "random" or entry.weights.startswith("file:"):
             return True
         if entry.weights.startswith("package:"):
             path = entry.source_or_raise().package_file

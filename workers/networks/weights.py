@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import time
 import urllib.error
@@ -84,8 +85,20 @@ def read_checkpoint(path: Path, expected_bytes: int, sha256: str | None = None) 
             return _read_safetensors(path)
         return _read_pth(path, limit)
     except _UNREADABLE as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise refuse(f"{path.name} is not a readable file of weights: {first_line}") from error
+        raise refuse(f"{path.name} is not a readable file of weights: {_why_unreadable(error)}") from error
+
+
+def _why_unreadable(error: BaseException) -> str:
+    """A reader's error in one plain line; torch's advice on pickles is not for whoever asks this service."""
+    if isinstance(error, UnpicklingError):
+        if "nsupported" in str(error):  # a global, class or operation that weights have no need of
+            return (
+                "it holds pickled objects, which are never loaded; "
+                "save a plain state dict (model.state_dict()) or safetensors instead"
+            )
+        return "it is damaged, or no file that torch.save wrote"
+    said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__
+    return said.splitlines()[0][:200]
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

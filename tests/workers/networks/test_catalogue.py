@@ -157,6 +157,7 @@ def test_a_bad_entry_is_listed_with_its_reason_and_hurts_nothing_else(tmp_path: 
     assert lines["vgg16"].problem is None
     assert "letters, digits" in str(lines["sp ace"].problem)
     assert lines["no-file"].available is False
+    assert "neither in the folder of weights nor beside the catalogue" in str(lines["no-file"].problem)
     with pytest.raises(MethodError, match="neither in the folder of weights nor beside the catalogue"):
         networks.get("no-file")
     assert lines["good"].problem is None
@@ -169,6 +170,7 @@ def test_files_outside_the_folders_are_refused(tmp_path: Path, name: str) -> Non
     inner.mkdir()
     (tmp_path / "secret.safetensors").write_bytes(b"x")
     networks = catalogue_of(inner, f"[networks.n]\nsource = 'torchvision:alexnet'\nweights = 'file:{name}'\n")
+    assert "outside the folder" in networks.catalogue()[0]["problem"]
     with pytest.raises(MethodError, match="outside the folder"):
         networks.get("n")
     (inner / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
@@ -182,6 +184,7 @@ def test_pth_files_need_a_digest(tmp_path: Path) -> None:
     torch.save(factory(3).state_dict(), tmp_path / "w.pth")
     entry = "[networks.n]\nsource = 'python:tests.workers.networks.test_catalogue:factory'\nclasses = ['a', 'b', 'c']\n"
     networks = catalogue_of(tmp_path, entry + "weights = 'file:w.pth'\n")
+    assert "w.pth needs sha256" in networks.catalogue()[0]["problem"]
     with pytest.raises(MethodError, match="needs sha256"):
         networks.get("n")
     digest = file_sha256(tmp_path / "w.pth")

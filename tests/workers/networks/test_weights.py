@@ -77,7 +77,10 @@ class Payload:
 def test_a_pickled_payload_is_not_run(tmp_path: Path, state: dict[str, torch.Tensor], zipped: bool) -> None:
     mark = tmp_path / "mark"
     torch.save({**state, "0.bias": Payload(mark)}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    assert "not a readable file of weights" in refused(tmp_path / "w.pth", state)
+    said = refused(tmp_path / "w.pth", state)
+    assert "not a readable file of weights" in said
+    assert "holds pickled objects, which are never loaded; save a plain state dict" in said
+    assert said.isprintable() and "two options" not in said
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Payload(mark)))
     assert "not a readable file of weights" in refused(tmp_path / "plain.pth", state)
     assert not mark.exists()
