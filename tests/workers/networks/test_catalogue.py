@@ -275,3 +275,11 @@ def test_changed_weights_change_the_digest_of_the_entry(tmp_path: Path) -> None:
     os.utime(tmp_path / "w.safetensors", ns=(1, 1))
     assert networks.card("n")["entry_digest"] != before
     assert networks.get("n").weights_sha256 != network.weights_sha256
+
+
+def test_a_title_says_either_trained_or_random() -> None:
+    for name in ("digits", "zfnet", "alexnet_2012", "efficientnet_lite0"):
+        assert "random" not in find_entry(name).title
+        title = find_entry(f"{name}-random").title
+        assert title.endswith(", random weights")
+        assert "trained" not in title
