@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from convscope import __version__
 from convscope.cli.flags import Chosen, with_settings
@@ -95,7 +94,7 @@ def list_settings(
     elif as_markdown:
         print(settings_table.as_markdown(), end="")
     else:
-        Console().print(settings_table.as_table())
+        settings_table.show_table()
 
 
 @with_settings("api")

@@ -14,10 +14,10 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from convscope.cli.client import ServiceClient, ServiceProblemError, UnreachableError
 from convscope.cli.flags import Chosen
+from convscope.cli.listing import show
 from convscope.cli.processes import python_module
 
 
@@ -66,12 +66,12 @@ def list_models(chosen: Chosen, as_json: bool) -> int:
     if as_json:
         print(json.dumps(models, indent=2, ensure_ascii=False))
         return 0
-    table = Table("id", "weights", "source", "at hand", "")
+    rows = []
     for model in models:
         at_hand = {True: "yes", False: "no"}.get(model.get("available"), "–")  # type: ignore[arg-type]
         name = f"{model['id']} (default)" if model.get("default") else str(model["id"])
-        table.add_row(name, model.get("weights"), model.get("source"), at_hand, model.get("problem") or "")
-    Console().print(table)
+        rows.append((name, str(model["weights"]), str(model["source"]), at_hand, model.get("problem") or ""))
+    show(("id", "weights", "source", "at hand", "problem"), rows)
     return 0
 
 

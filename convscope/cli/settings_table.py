@@ -1,6 +1,6 @@
 """The table of every setting, for a terminal, as JSON, and as docs/settings.md.
 
-Imports convscope.settings through convscope.cli.flags only.
+Imports convscope.cli and convscope.settings only.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
-
 from convscope.cli.flags import PARTS, default_text, flag, kind, used_by, variable
+from convscope.cli.listing import show
 from convscope.settings import Settings
 
 _COMMANDS = {"serve": "serve", "api": "api", "worker": "worker", "client": "run, models"}
@@ -58,12 +57,13 @@ def as_json() -> list[dict[str, Any]]:
     return [asdict(line) for line in setting_lines()]
 
 
-def as_table() -> Table:
-    """The table for a terminal."""
-    table = Table("variable, flag", "default", "unit", "meaning", "commands", show_lines=True)
-    for line in setting_lines():
-        table.add_row(f"{line.variable}\n{line.flag}", line.default, line.unit, line.meaning, line.commands)
-    return table
+def show_table() -> None:
+    """The table for a terminal or a pipe."""
+    rows = [
+        (f"{line.variable}\n{line.flag}", line.default, line.unit, line.meaning, line.commands)
+        for line in setting_lines()
+    ]
+    show(("variable, flag", "default", "unit", "meaning", "commands"), rows, lines=True)
 
 
 def as_markdown() -> str:
