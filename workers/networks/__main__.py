@@ -28,11 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("check", help="check entries").add_argument("models", nargs="*")
     wish = parser.parse_args(arguments)
     settings = Settings()
+    if (trouble := settings.catalogue_trouble) is not None:
+        print(f"convscope models: {trouble}", file=sys.stderr)
+        return 1
     networks = Networks(
         weights_folder=settings.weights_location, catalogue=settings.catalogue, default_model=settings.default_model
     )
     if wish.command == "list":
         return _list(networks, wish.json)
+    # A service on this machine may use another data folder than whoever asks here.
+    print(f"folder of weights: {settings.weights_location}; catalogue: {settings.catalogue or 'none'}", file=sys.stderr)
     catalogue = Catalogue(settings.catalogue, settings.weights_location)
     if wish.command == "pull":
         return max([_pull(catalogue, model) for model in wish.models])
