@@ -46,14 +46,16 @@ def request_of(curl: Curl) -> CommonRequest:
 
 
 def written_objectives(text: str) -> list[Any]:
-    """JSON objects in a document's running text that are whole: without "…" and without names that lack a value."""
+    """Objectives in a document's running text that are whole: without "…" and without names that lack a value."""
     plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     found = []
     for inline in re.findall(r"`(\{[^`]*\})`", plain):
         try:
-            found.append(json.loads(inline))
+            value = json.loads(inline)
         except json.JSONDecodeError:
             continue
+        if value.keys() & {"class", "layer", "unit", "sum"}:
+            found.append(value)
     return found
 
 
@@ -87,6 +89,11 @@ def test_objectives_in_running_text_would_be_taken(document: Path) -> None:
     operation = operations()["maximize"]
     for objective in written_objectives(document.read_text(encoding="utf-8")):
         accepted("maximize", validate(operation, {"objective": objective}))
+
+
+def test_objectives_are_found() -> None:
+    text = 'a `{"class": 281}`, b `{"layer": …}`, c `{"state": "queued"}`\n```\n`{"class": 1}`\n```\n'
+    assert written_objectives(text) == [{"class": 281}]
 
 
 def test_every_operation_has_a_command_on_its_page() -> None:
