@@ -30,11 +30,9 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]], *, lines: bool = Fa
 def terminal_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, lines: bool = False) -> Table:
     """The table as a terminal shows it: names whole, everything else folded."""
     table = Table(show_lines=lines)
-    table.add_column(
-        head[0], no_wrap=True, min_width=max((len(word) for row in rows for word in row[0].split()), default=0)
-    )
-    for title in head[1:]:
-        table.add_column(title, overflow="fold")
+    longest = max((len(word) for row in rows for word in row[0].split()), default=0)
+    for column, title in enumerate(head):
+        table.add_column(title, overflow="fold", min_width=None if column else longest)
     for row in rows:
         table.add_row(*row)
     return table
