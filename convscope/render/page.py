@@ -73,8 +73,7 @@ def colour_bar(scale: Scale, normalize: Normalize, name: str, own_moments: bool)
         return Bar(((0.5, number(scale.vmin)),), clean(name), np.full(BAR_WIDTH, 128, np.uint8))
     else:
         low, high = number(scale.vmin), number(scale.vmax)
-        if scale.clipped:
-            low, high = f"≤ {low}", f"≥ {high}"
+        low, high = f"≤ {low}" if scale.below else low, f"≥ {high}" if scale.above else high
         texts = (low, number(scale.vmin / 2 + scale.vmax / 2), high)
     first = 1 if normalize == "symmetric" else 0
     levels = np.linspace(first, 255, BAR_WIDTH).round().astype(np.uint8)

@@ -35,14 +35,20 @@ class Scale:
 
     Level 0 is `vmin` and level 255 is `vmax` for `map` and `layer`; for `symmetric` levels 1 and 255 are ∓ the largest
     magnitude and 128 is zero; for `standard` 128 is `mean` and 64 levels are `std`, and vmin and vmax are what levels
-    0 and 255 stand for. `clipped` says that there are values outside, drawn as the ends.
+    0 and 255 stand for. `below` and `above` say that there are values outside, drawn as that end.
     """
 
     vmin: float
     vmax: float
     mean: float | None = None
     std: float | None = None
-    clipped: bool = False
+    below: bool = False
+    above: bool = False
+
+    @property
+    def clipped(self) -> bool:
+        """Whether there are values outside."""
+        return self.below or self.above
 
 
 @dataclass(frozen=True)
@@ -126,15 +132,15 @@ def _ranges(
     normalize: Normalize,
     value_range: tuple[float, float] | None,
     most: Mapping[str, float],
-) -> list[tuple[float, float, bool]]:
-    """(vmin, vmax, clipped) of each map, by itself for `map` and over its group else.
+) -> list[tuple[float, float, bool, bool]]:
+    """(vmin, vmax, below, above) of each map, by itself for `map` and over its group else.
 
     `most` bounds the ends of `symmetric`, by group.
     """
     members: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(index if normalize == "map" else group, []).append(index)
-    ranges: list[tuple[float, float, bool]] = [(0.0, 0.0, False)] * len(groups)
+    ranges: list[tuple[float, float, bool, bool]] = [(0.0, 0.0, False, False)] * len(groups)
     for chosen in members.values():
         lows, highs = stats.low[chosen], stats.high[chosen]
         known = ~np.isnan(lows)
@@ -148,9 +154,9 @@ def _ranges(
         if normalize == "symmetric":
             high = min(max(abs(low), abs(high)), most.get(groups[chosen[0]], math.inf))
             low = -high
-        clipped = data[0] < low or data[1] > high or bool(stats.infinite[chosen].any())
+        infinite = bool(stats.infinite[chosen].any())
         for index in chosen:
-            ranges[index] = (low, high, clipped)
+            ranges[index] = (low, high, data[0] < low or infinite, data[1] > high or infinite)
     return ranges
 
 
@@ -249,9 +255,9 @@ def _spans(
             vmin, vmax = mean - 128 / 64 * span, mean + 127 / 64 * span
             centres.append(mean)
             spans.append(span)
-            scales.append(Scale(vmin, vmax, mean, std, bool(low < vmin or high > vmax)))
+            scales.append(Scale(vmin, vmax, mean, std, bool(low < vmin), bool(high > vmax)))
         return centres, spans, scales
-    for low, high, clipped in _ranges(stats, groups, normalize, value_range, most):
+    for low, high, below, above in _ranges(stats, groups, normalize, value_range, most):
         if normalize == "symmetric":
             centre, span = 0.0, high
         else:
@@ -259,5 +265,5 @@ def _spans(
             centre, span = low, 0.0 if flat else high - low
         centres.append(centre)
         spans.append(span)
-        scales.append(Scale(low, high, clipped=clipped))
+        scales.append(Scale(low, high, below=below, above=above))
     return centres, spans, scales

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from convscope.render.colors import nan_colour, table
-from convscope.render.page import notes_on_scale
+from convscope.render.page import colour_bar, notes_on_scale
 from convscope.render.scaling import scale_maps
 from tests.convscope.render.helpers import draw, grey_levels
 
@@ -203,6 +203,12 @@ def test_any_numbers_become_levels_without_a_warning(maps: list[np.ndarray], nor
         assert (np.zeros_like(levels, bool) if missing is None else missing).tolist() == np.isnan(values).tolist()
         order = np.argsort(values[~np.isnan(values)], kind="stable")
         assert (np.diff(levels[~np.isnan(values)][order].astype(int)) >= 0).all(), "larger values have no lower levels"
+
+
+def test_the_bar_says_which_end_holds_more() -> None:
+    scaled = scale_maps([np.array([[-1.0, 2.0]])], ["a"], "layer", (0.0, INF))
+    bar = colour_bar(scaled.scales[0], "layer", "evidence", own_moments=False)
+    assert [text for _, text in bar.ticks] == ["≤ 0", "1", "2"]
 
 
 def test_the_note_says_the_ends_that_are_fixed() -> None:
