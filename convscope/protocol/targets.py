@@ -5,6 +5,8 @@ Imports nothing but the protocol.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 from convscope.protocol.cards import ModelCard
@@ -78,8 +80,16 @@ def _class_index(name: str, card: ModelCard, pointer: str) -> int:
     folded = {text.casefold(): index for index, text in reversed(list(enumerate(card.classes)))}
     found = folded.get(name.casefold())
     if found is None:
-        near = get_close_matches(name.casefold(), folded, n=5, cutoff=0.5)
+        near = _near(name.casefold(), folded)
         hint = f" Near names: {', '.join(card.classes[folded[one]] for one in near)}." if near else ""
         detail = f"{card.id} has no class {name!r}.{hint} GET /v1/models/{card.id} lists the classes."
         raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
     return found
+
+
+def _near(name: str, names: Iterable[str]) -> list[str]:
+    """Five near names at most: those that have the name as a word, shortest first, then those that read alike."""
+    names = list(names)
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    found = sorted((one for one in names if word.search(one)), key=len)
+    return list(dict.fromkeys([*found, *get_close_matches(name, names, n=5, cutoff=0.5)]))[:5]
