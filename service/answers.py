@@ -16,7 +16,7 @@ from starlette.responses import Response
 from convscope.protocol.jobs import Job
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Normalize, Operation, Title, View
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.problems import FieldError, ProblemError
 from convscope.protocol.results import Manifest
 from convscope.render import RenderOptions
 from service import rendering
@@ -184,6 +184,17 @@ async def arrays_answer(
         media_type=SAFETENSORS,
         headers=sent,
     )
+
+
+def known_operation(name: str, place: str) -> None:
+    """See that there is an operation of that name.
+
+    Raises:
+        ProblemError: `invalid-request`.
+    """
+    if name not in operations():
+        detail = f"there is no operation {name!r}; possible: {', '.join(operations())}"
+        raise ProblemError("invalid-request", detail, errors=[FieldError(place, detail)], possible=list(operations()))
 
 
 def operation_of(job: Job) -> Operation[Any]:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRouter
 
 from convscope import __version__
@@ -24,6 +24,7 @@ from convscope.settings import Settings
 from service import problems, routes
 from service.auth import Callers
 from service.context import Context
+from service.dependencies import no_repeats
 from service.logs import RequestLog
 from service.methods import HeadAndOptions
 from service.metrics import Metrics
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=partial(_lifespan, settings=settings, metrics=metrics, callers=callers),
         redirect_slashes=False,
+        dependencies=[Depends(no_repeats)],
         redoc_url=None,
         docs_url=None,
     )

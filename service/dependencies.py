@@ -7,11 +7,14 @@ A route module lies in service/routes, defines `router` and is found by that nam
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from convscope.protocol.problems import FieldError
 from service.context import Context
+from service.problems import invalid_request
 
 
 def context(request: Request) -> Context:
@@ -26,6 +29,22 @@ def caller(request: Request) -> str:
         ProblemError: `unauthenticated`.
     """
     return context(request).callers.identify(request.headers.get("authorization"))
+
+
+def no_repeats(request: Request) -> None:
+    """Every query parameter takes one value.
+
+    Raises:
+        ProblemError: `invalid-request` for one that is given twice.
+    """
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    errors = [
+        FieldError(f"/query/{name[:80]}", "given more than once, and takes one value")
+        for name, count in counts.items()
+        if count > 1
+    ]
+    if errors:
+        raise invalid_request(errors[:32])
 
 
 ContextDependency = Annotated[Context, Depends(context)]

@@ -16,6 +16,10 @@ _STYLE = (
 )
 
 
+ADDRESS = "http://service.invalid"
+"""Stands in the made page for the address that it was asked at, which each answer puts in."""
+
+
 def _page(title: str, body: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -40,7 +44,7 @@ def docs_page(document: Mapping[str, Any]) -> str:
     parts = [
         f"<p>{escape(document['info'].get('description', ''))}</p>",
         '<p>The same as a machine reads it: <a href="/openapi.json">openapi.json</a>.</p>',
-        "<pre>curl -F image=@cat.jpg -H 'Accept: image/png' http://localhost:8000/v1/feature-maps -o maps.png</pre>",
+        f"<pre>curl -F image=@YOUR.jpg -H 'Accept: image/png' {ADDRESS}/v1/feature-maps -o maps.png</pre>",
     ]
     tags: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():

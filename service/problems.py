@@ -28,6 +28,11 @@ CLIENT_GONE = 499
 """Status in our own log for a client that left; nobody receives it."""
 RETRY_AFTER_S = 2
 _MOST_FIELD_ERRORS = 32
+_OBJECTS = {
+    "ImageRef": "an object with `id` or `base64`",
+    "UnitTarget": "an object with `layer` and `channel`",
+}
+"""What takes the place of our classes' names where a request should have an object."""
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +131,30 @@ def _location(parts: Sequence[Any], kind: str, data: Any) -> tuple[Any, ...]:
     return tuple(here)
 
 
+def _of_fitting_members(
+    errors: Iterable[Mapping[str, Any]], data: Any
+) -> list[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+    """Each error with its place; where a member of a union fits the kind of value that was given, only its errors."""
+    placed = [(_location(error["loc"], error["type"], data), error) for error in errors]
+    kept = []
+    for place, error in placed:
+        in_union = len(place) < len(error["loc"])
+        # Another member got further: it says something about a part of the value, or other than of its kind.
+        others = (
+            len(other) > len(place) or not _of_kind(entry)
+            for other, entry in placed
+            if entry is not error and other[: len(place)] == place
+        )
+        if not (in_union and _of_kind(error) and any(others)):
+            kept.append((place, error))
+    return kept
+
+
+def _of_kind(error: Mapping[str, Any]) -> bool:
+    """Whether an error says that a value is of another kind than asked for: no list, no number, …"""
+    return str(error["type"]).endswith(("_type", "_parsing"))
+
+
 def field_errors(errors: Iterable[Mapping[str, Any]], data: Any, known: Sequence[str] = ()) -> list[FieldError]:
     """Validation errors as (pointer, sentence) pairs; what several union members say about one place is joined.
 
@@ -135,13 +164,16 @@ def field_errors(errors: Iterable[Mapping[str, Any]], data: Any, known: Sequence
         known: names of properties, for near names of one that is unknown.
     """
     found: dict[str, list[str]] = {}
-    for error in errors:
+    for place, error in _of_fitting_members(errors, data):
         message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        message = message.replace("a valid tuple", "a valid list")
+        if error["type"] in ("model_type", "model_attributes_type"):
+            message = f"Input should be {_OBJECTS.get(error.get('ctx', {}).get('class_name', ''), 'an object')}"
         if error["type"] == "extra_forbidden":
             name = str(error["loc"][-1])[:80]
             near = get_close_matches(name, known, n=3, cutoff=0.5)
             message = f"there is no property {name!r} here" + (f"; near: {', '.join(near)}" if near else "")
-        sentences = found.setdefault(pointer(_location(error["loc"], error["type"], data)), [])
+        sentences = found.setdefault(pointer(place), [])
         if message not in sentences:
             sentences.append(message)
     return [FieldError(place, "; or ".join(said)) for place, said in list(found.items())[:_MOST_FIELD_ERRORS]]

@@ -171,7 +171,7 @@ async def job_view(context: Context, job: Job, online: int, *, result: bool = Tr
         "operation": job.operation,
         "state": job.state.value,
         "attempt": job.attempt,
-        "progress": {"done": job.progress.done, "total": job.progress.total, "message": job.progress.message},
+        "progress": {"done": job.progress.done, "total": job.progress.total, "message": _message(job)},
         "workers_online": online,
         "request": job.request,
         "labels": job.labels,
@@ -184,6 +184,11 @@ async def job_view(context: Context, job: Job, online: int, *, result: bool = Tr
         "error": error_view(job),
         "links": _links(job),
     }
+
+
+def _message(job: Job) -> str:
+    """What a job does now; one that was cancelled and whose worker has not stopped yet says so."""
+    return "cancelling" if job.cancelling and job.state not in TERMINAL else job.progress.message
 
 
 def failure(job: Job) -> ProblemError | None:

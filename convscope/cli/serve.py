@@ -219,7 +219,7 @@ class Launcher:
         self._console.print(
             f"Convscope listens on {self._address}\n"
             f"data in {self._data}; documentation at {self._address}/docs; Ctrl-C stops it\n"
-            f"curl -F image=@cat.jpg -H 'Accept: image/png' {self._address}/v1/feature-maps -o maps.png",
+            f"curl -F image=@YOUR.jpg -H 'Accept: image/png' {self._address}/v1/feature-maps -o maps.png",
             markup=False,
             highlight=False,
             soft_wrap=True,

@@ -31,7 +31,7 @@ _TABLE: tuple[tuple[int, str, str, str], ...] = (
     (401, "unauthenticated", "A key is needed", "Send `Authorization: Bearer KEY` with a key from the operator's key file."),
     (403, "forbidden", "This key may not do that", "Ask the operator for a key with the right."),
     (404, "not-found", "Nothing here by that name", "Check the address; jobs and images of other callers do not exist for you."),
-    (410, "gone", "It was here, and its lifetime is over", "Submit the request again."),
+    (410, "gone", "It is not here any more", "Submit the request again."),
     (405, "method-not-allowed", "That method is not possible here", "Use one of the methods in the Allow header."),
     (406, "not-acceptable", "No representation that was accepted can be made", "Accept one of the media types listed in `possible`."),
     (415, "unsupported-media-type", "That content type cannot be read here", "Send one of the content types listed in `possible`."),

@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from convscope.protocol.jobs import QueueStats
 from convscope.protocol.keys import key
@@ -21,7 +21,7 @@ from service import openapi
 from service.context import Context
 from service.dependencies import ContextDependency
 from service.negotiation import JSON, accepted
-from service.pages import docs_page, problem_page
+from service.pages import ADDRESS, docs_page, problem_page
 from service.problems import documented
 
 router = APIRouter(tags=["health"])
@@ -157,7 +157,14 @@ async def docs(request: Request) -> HTMLResponse:
     """What there is, for people; made of the OpenAPI document, without anything from elsewhere."""
     if not hasattr(request.app.state, "docs_page"):
         request.app.state.docs_page = docs_page(request.app.openapi())
-    return HTMLResponse(request.app.state.docs_page)
+    page: str = request.app.state.docs_page
+    return HTMLResponse(page.replace(ADDRESS, escape(str(request.base_url).rstrip("/"))), headers={"Vary": "Host"})
+
+
+@router.get("/", include_in_schema=False)
+async def front() -> RedirectResponse:
+    """To the page for people."""
+    return RedirectResponse("/docs")
 
 
 @router.get(

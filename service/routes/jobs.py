@@ -22,6 +22,7 @@ from service.answers import (
     finished_answer,
     job_answer,
     job_headers,
+    known_operation,
     operation_of,
     picture_answer,
     representations,
@@ -90,6 +91,8 @@ async def list_jobs(
     context: ContextDependency, caller: CallerDependency, query: Annotated[ListQuery, Query()]
 ) -> Response:
     """The caller's jobs, newest first, without their results."""
+    if query.operation is not None:
+        known_operation(query.operation, "/query/operation")
     state = query.state.value if query.state is not None else None
     jobs, cursor = await context.jobs.page(
         caller, state=state, operation=query.operation, limit=query.limit, cursor=query.cursor

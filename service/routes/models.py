@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
-from convscope.protocol.operations import operations
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import ProblemError
+from service.answers import known_operation
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
 from service.problems import documented
@@ -72,11 +72,8 @@ async def list_layers(
 ) -> LayerTable:
     """A network's layers in execution order; with `method`, those where that operation applies."""
     del caller
-    if query.method is not None and query.method not in operations():
-        detail = f"there is no operation {query.method!r}; possible: {', '.join(operations())}"
-        raise ProblemError(
-            "invalid-request", detail, errors=[FieldError("/query/method", detail)], possible=list(operations())
-        )
+    if query.method is not None:
+        known_operation(query.method, "/query/method")
     card = await _card(context, model_id)
     layers = [
         layer for layer in card.layers if query.method is None or layer.methods.get(query.method, "unknown") is None

@@ -472,7 +472,8 @@ def test_wrong_method_and_wrong_address(client: httpx2.Client) -> None:
     answer = client.put("/v1/jobs/x")
     assert problem_of(answer, 405, "method-not-allowed")["possible"] == ["DELETE", "GET", "HEAD", "OPTIONS"]
     problem_of(client.post("/v1/feature-map"), 404, "not-found")
-    problem_of(client.get("/"), 404, "not-found")
+    front = client.get("/")
+    assert (front.status_code, front.headers["location"]) == (307, "/docs")
     problem_of(client.get("/v1/jobs/"), 404, "not-found")
 
 
