@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from tests.contract.curl import Curl, blocks, curls
@@ -44,6 +45,9 @@ def test_a_request_gives_what_its_file_is_named_for(server: Launched, curl: Curl
     assert answer.status_code == 200, answer.text + server.output
     if curl.output is None:
         assert answer.json()["state"] == "succeeded"
+    elif Path(curl.output).suffix == ".safetensors":
+        arrays = safetensors.numpy.load(answer.content)
+        assert arrays["maps/blocks.2.0"].shape[0] == 1 and arrays["maps/blocks.2.0"].ndim == 4
     else:
         picture = Image.open(io.BytesIO(answer.content))
         assert Path(curl.output).suffix == ".png" and picture.format == "PNG"
