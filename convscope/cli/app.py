@@ -15,6 +15,8 @@ import typer
 from convscope import __version__
 from convscope.cli.flags import Chosen, with_settings
 
+# The settings that matter to commands about networks and their weights.
+_OF_NETWORKS = ("data", "catalogue", "weights_folder", "default_model")
 # Loading every operation takes a moment that the other commands need not spend.
 _WITHOUT_OPERATIONS = frozenset({"serve", "api", "worker", "models", "settings", "health", "--version"})
 
@@ -115,7 +117,7 @@ def _models() -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, help="The networks of the catalogue and their weights.")
 
     @app.command("list")
-    @with_settings("worker", "client")
+    @with_settings("worker", "client", only=[*_OF_NETWORKS, "url", "api_key"])
     def list_models(
         chosen: Chosen, as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False
     ) -> None:
@@ -125,7 +127,7 @@ def _models() -> typer.Typer:
         raise typer.Exit(listing(chosen, as_json))
 
     @app.command("pull")
-    @with_settings("worker")
+    @with_settings("worker", only=_OF_NETWORKS)
     def pull(
         chosen: Chosen,
         models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="Catalogue ids.")],
@@ -136,7 +138,7 @@ def _models() -> typer.Typer:
         raise typer.Exit(networks(chosen, "pull", *models))
 
     @app.command("check")
-    @with_settings("worker")
+    @with_settings("worker", only=_OF_NETWORKS)
     def check(
         chosen: Chosen,
         models: Annotated[

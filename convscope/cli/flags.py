@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -108,11 +108,18 @@ def kind(field: FieldInfo) -> str:
     return known.get(annotation, "TEXT")
 
 
-def with_settings(*parts: Part) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates a command whose first parameter is `chosen: Chosen` with a flag for each setting that the parts use."""
+def with_settings(
+    *parts: Part, only: Collection[str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command whose first parameter is `chosen: Chosen` with a flag for each setting that the parts use.
+
+    `only` names those of them that matter to this command, where it does less than its part.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        names = [name for name in Settings.model_fields if set(parts) & set(used_by(name))]
+        names = [
+            name for name in Settings.model_fields if set(parts) & set(used_by(name)) and (only is None or name in only)
+        ]
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
         def with_flags(**values: Any) -> None:

@@ -88,3 +88,14 @@ def test_a_part_without_a_queue_says_what_is_missing(command: str) -> None:
     result = CliRunner().invoke(build([command]), [command])
     assert result.exit_code == 2
     assert "--redis-url" in result.output
+
+
+def test_commands_about_weights_have_only_the_flags_that_matter_to_them() -> None:
+    listed = {}
+    for command in ("list", "pull", "check"):
+        text = (
+            CliRunner().invoke(build(["models"]), ["models", command, "--help"], env={"TERMINAL_WIDTH": "300"}).output
+        )
+        listed[command] = {name for name in Settings.model_fields if f"[{variable(name)}]" in text}
+    assert listed["pull"] == listed["check"] == {"data", "catalogue", "weights_folder", "default_model"}
+    assert listed["list"] == listed["pull"] | {"url", "api_key"}
