@@ -93,7 +93,8 @@ def test_a_part_without_a_queue_says_what_is_missing(command: str) -> None:
 def test_commands_about_weights_have_only_the_flags_that_matter_to_them() -> None:
     listed = {}
     for command in ("list", "pull", "check"):
-        text = (
+        asked = ["models", command, "--help"]
+        text = CliRunner().invoke(build(["models"]), asked, env={"TERMINAL_WIDTH": "300"}).output
             CliRunner().invoke(build(["models"]), ["models", command, "--help"], env={"TERMINAL_WIDTH": "300"}).output
         )
         listed[command] = {name for name in Settings.model_fields if f"[{variable(name)}]" in text}
