@@ -95,8 +95,6 @@ def test_commands_about_weights_have_only_the_flags_that_matter_to_them() -> Non
     for command in ("list", "pull", "check"):
         asked = ["models", command, "--help"]
         text = CliRunner().invoke(build(["models"]), asked, env={"TERMINAL_WIDTH": "300"}).output
-            CliRunner().invoke(build(["models"]), ["models", command, "--help"], env={"TERMINAL_WIDTH": "300"}).output
-        )
         listed[command] = {name for name in Settings.model_fields if f"[{variable(name)}]" in text}
     assert listed["pull"] == listed["check"] == {"data", "catalogue", "weights_folder", "default_model"}
     assert listed["list"] == listed["pull"] | {"url", "api_key"}
