@@ -97,6 +97,7 @@ def test_every_address(case: schemathesis.Case, fuzzed: Service, real: dict[str,
         # Else no request would ever get as far as the network.
         for name in ("image", "images", "image_set"):
             case.body.pop(name, None)
+        case.body.pop("deadline_s", None)  # a deadline of no time at all is rightly answered 504, which is no failure
         case.body |= {"image": {"id": real["image_id"][0]}, "model": "toy"}
     response = case.call(base_url=fuzzed.url)
     case.validate_response(response, checks=list(CHECKS))
