@@ -225,7 +225,7 @@ async def test_damage_is_found_and_mended_by_the_next_put(tmp_path: Path) -> Non
 
 
 FULL = """
-import asyncio, pathlib, resource, signal, sys
+import asyncio, os, pathlib, resource, signal, sys
 from convscope.protocol.artifacts import Artifacts
 from convscope.protocol.problems import ProblemError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
@@ -240,6 +240,8 @@ async def main():
     key = await store.put("results", bytes(300_000))
     print(len(await store.get(key)))
 asyncio.run(main())
+sys.stdout.flush()
+os._exit(0)  # obstore's threads may abort an interpreter that is being taken down
 """
 
 
