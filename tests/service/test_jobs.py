@@ -73,7 +73,7 @@ class TestReading:
         answer = client.get(f"/v1/jobs/{uuid.uuid4()}", params={"wait": wait})
         assert problem_of(answer, 422, "invalid-request")["errors"][0]["pointer"] == "/query/wait"
 
-    @pytest.mark.parametrize("job_id", ["x", str(uuid.uuid4()), "a" * 1000, "%00", "..%2F..", "*"])
+    @pytest.mark.parametrize("job_id", ["x", "2f23c468-b0ca-4fc2-b173-f5dc137e44c6", "a" * 1000, "%00", "..%2F..", "*"])
     def test_no_such_job(self, client: httpx2.Client, job_id: str) -> None:
         for path in ("", "/result", "/arrays/maps", "/pictures/conv", "/events", f"/previews/{'0' * 64}"):
             problem_of(client.get(f"/v1/jobs/{job_id}{path}"), 404, "not-found")
