@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer import rich_utils
 from typer.testing import CliRunner
 
 from convscope.cli import flags
@@ -41,10 +42,11 @@ def test_a_wrong_variable_is_told_like_a_wrong_flag(monkeypatch: pytest.MonkeyPa
         choose({})
 
 
-def test_every_setting_is_a_flag_of_the_commands_that_use_it() -> None:
+def test_every_setting_is_a_flag_of_the_commands_that_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 300)
     commands = {"serve": ["serve"], "api": ["api"], "worker": ["worker"], "client": ["run", "feature-maps"]}
     for part in PARTS:
-        text = CliRunner().invoke(build(["run"]), [*commands[part], "--help"], env={"TERMINAL_WIDTH": "300"}).output
+        text = CliRunner().invoke(build(["run"]), [*commands[part], "--help"]).output
         for name in Settings.model_fields:
             assert (f"[{variable(name)}]" in text) == (part in used_by(name)), (part, name)
 
