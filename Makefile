@@ -8,7 +8,7 @@ SYSTEM := $(VENV)/.system-libraries
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-workers test-others lint lock openapi settings bench clean
+.PHONY: help install serve test lint lock openapi settings bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -16,15 +16,8 @@ help: ## this list
 serve: $(INSTALLED) ## run everything on this machine (flags in ARGS="--port 9000 …")
 	@$(BIN)/convscope serve $(ARGS)
 
-# Half of the suite waits for processes: its two parts at once take little more than the longer.
 test: lint $(SYSTEM) ## the checks and the whole test suite (pytest's arguments in ARGS)
-	@$(if $(ARGS),$(BIN)/pytest -q $(ARGS),$(MAKE) --no-print-directory --jobs 2 --keep-going test-workers test-others)
-
-test-workers: $(SYSTEM)
-	$(BIN)/pytest -q tests/workers
-
-test-others: $(SYSTEM)
-	$(BIN)/pytest -q --ignore tests/workers
+	$(BIN)/pytest -q $(ARGS)
 
 lint: $(INSTALLED) ## style, types and import directions
 	$(BIN)/ruff check .
