@@ -136,6 +136,13 @@ class Network(Protocol):
         """
         ...
 
+    def lean_module(self) -> nn.Module:
+        """The same network in float32 with fewer multiplications, for methods that run it hundreds of times.
+
+        Its values differ from those of `module` in the last digits: what is compared with plain PyTorch uses `module`.
+        """
+        ...
+
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, N×3×h×w, on the device) and transforms.
 

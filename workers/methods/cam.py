@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
-from workers.mathematics.batches import gather, module_for, preprocess_key, slices
+from workers.mathematics.batches import gather, module_for, preprocess_key, repeated_module_for, slices
 from workers.mathematics.calls import capture
 from workers.mathematics.cam_maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.mathematics.cam_masks import ablation_weights, linear_ablation_weights, score_weights
@@ -232,7 +232,13 @@ class _Perturbed:
         channels = one.activation.shape[1]
         if "scorecam" in request.methods:
             weights = yield from self._pace.timed(
-                score_weights(self._module, one.inputs, one.activation, self._classes, self._pace.rows)
+                score_weights(
+                    repeated_module_for(self._network, request),
+                    one.inputs,
+                    one.activation,
+                    self._classes,
+                    self._pace.rows,
+                )
             )
             for target, row in zip(self._classes, weights, strict=True):
                 self._keep(found, "scorecam", target, weighted(one.activation, row[None])[0], forwards=channels)

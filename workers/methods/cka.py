@@ -20,6 +20,7 @@ from torch import Tensor
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.mathematics import hsic
+from workers.mathematics.batches import module_for
 from workers.mathematics.calls import capture, reduce
 from workers.mathematics.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
 
@@ -72,7 +73,7 @@ class _Side:
         self.network, self.layers = network, layers
         self._request = request
         self._slice_s = context.slice_s
-        self._module = network.fast_module() if request.precision == "fast" else network.module
+        self._module = module_for(network, request)
         self._pace = 1
         self._maps: dict[str, list[Tensor]] = {}
         self._grams: dict[str, Tensor] = {}

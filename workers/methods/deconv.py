@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import Box, Context, Layer, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.mathematics.batches import module_for
 from workers.mathematics.calls import capture
 from workers.mathematics.rules import PathReport, RuleMode
 from workers.mathematics.units import choose_channels, strongest_units
@@ -74,7 +75,7 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
     layers = [network.layers[name] for name in request.layers]
     inputs, transforms = network.prepare(row.images[:1], request.preprocess)
     inputs.requires_grad_(True)
-    module = network.fast_module() if request.precision == "fast" else network.module
+    module = module_for(network, request)
     mode = RuleMode(request.rule, switches=request.switches, nonstandard_gate=request.nonstandard_gate)
     with torch.enable_grad(), mode:
         seen, _ = capture(module, inputs, [layer.name for layer in layers])

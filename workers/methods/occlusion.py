@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
-from workers.mathematics.batches import relative_size
+from workers.mathematics.batches import laid_out, module_for, relative_size, repeated_module_for
 from workers.mathematics.calls import capture
 from workers.mathematics.incremental import Tape
 from workers.mathematics.recording import NoTape
@@ -69,7 +69,7 @@ class _Occluder:
     def __init__(self, network: Network, row: Row, context: Context) -> None:
         request = row.request
         self._network, self._request, self._context = network, request, context
-        self._module: nn.Module = network.fast_module() if request.precision == "fast" else network.module
+        self._module: nn.Module = module_for(network, request)
         inputs, transforms = network.prepare(row.images[:1], request.preprocess)
         self._x, self._transform = inputs, transforms[0]
         self._layer = network.layers[request.unit.layer]
@@ -104,6 +104,8 @@ class _Occluder:
         target = int(clean.argmax()) if isinstance(target, str) else int(target)
         baseline = self._answers(clean, activation[:, channel], target)
         tape = self._tape(channel)
+        if tape is None:
+            self._module = repeated_module_for(self._network, self._request)
         tile = self._tile(tape is not None)
         found: list[_Answers] = []
         for start in range(0, len(self._corners), tile):
@@ -155,7 +157,7 @@ class _Occluder:
 
     def _hidden(self, corners: Sequence[tuple[int, int]]) -> Tensor:
         """The input with the square at each place."""
-        hidden = self._x.repeat(len(corners), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        hidden = laid_out(self._network, self._module, self._x.repeat(len(corners), 1, 1, 1))
         for n, (top, left) in enumerate(corners):
             hidden[n, :, top : top + self._window[0], left : left + self._window[1]] = self._patch
         return hidden

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
-from workers.mathematics.batches import relative_size, slices
+from workers.mathematics.batches import laid_out, module_for, relative_size, repeated_module_for, slices
 from workers.mathematics.path_integral import blurred, gauss_legendre
 from workers.mathematics.rules import PathReport, RuleMode
 from workers.mathematics.targets import Target, Unit, logits, read_target, scores
@@ -38,6 +38,10 @@ class _Item:
     baseline_value: float = 0.0
     steps: int = 0
     report: PathReport | None = None
+
+
+_REPEATED = frozenset({"smoothgrad", "vargrad", "integrated-gradients"})
+"""Methods that differentiate at many points for one attribution."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ class Saliency(OneShotMethod):
     """
 
     def group_key(self, request: Any) -> Hashable:
-        """Rows whose points may stand in one batch: equal input size, equal rule, and equal stopping layer."""
+        """Rows whose points may stand in one batch: equal input size, rule, module and stopping layer."""
         layer = getattr(request.target, "layer", None)
         size = repr(request.preprocess)
-        return (request.method == "guided" and ("guided", request.nonstandard_gate), layer, size)
+        rule = request.method == "guided" and ("guided", request.nonstandard_gate)
+        return (rule, request.method in _REPEATED, layer, size)
 
     def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
         """See the class.
@@ -79,8 +84,9 @@ class Saliency(OneShotMethod):
 
         Arrays: attribution, N×3×H×W float32, signed, in pixels of the network's input.
         """
-        fast = rows[0].request.precision == "fast"
-        work = _Work(network, network.fast_module() if fast else network.module, context)
+        request = rows[0].request
+        choose = repeated_module_for if request.method in _REPEATED else module_for
+        work = _Work(network, choose(network, request), context)
         results: list[Result | None] = [None] * len(rows)
         items: list[_Item] = []
         for number, row in enumerate(rows):
@@ -174,7 +180,7 @@ class _Work:
         rule = "guided" if request.method == "guided" else "gradient"
         inputs = torch.cat([_at(point) for point in tile])
         # Channels last is the quicker layout of float32 convolutions, backward above all, and changes no number's kind.
-        inputs = inputs.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+        inputs = laid_out(self._network, self._module, inputs).requires_grad_(True)
         mode = RuleMode(rule, nonstandard_gate=request.nonstandard_gate)
         with torch.enable_grad():
             with mode if rule == "guided" else nullcontext():

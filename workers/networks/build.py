@@ -20,6 +20,7 @@ from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
 from workers.networks.layers import Table, accepts, describe, meta_copy, without_initialisation
+from workers.networks.lean import make_lean
 from workers.networks.names import aliases_for
 from workers.networks.preprocess import Preprocess
 from workers.networks.sources import Source
@@ -56,6 +57,7 @@ class LoadedNetwork:
         self.classes: Sequence[str] = entry.class_names
         self.weights_sha256 = ""
         self._fast: nn.Module | None = None
+        self._lean: nn.Module | None = None
 
     @property
     def nbytes(self) -> int:
@@ -68,6 +70,12 @@ class LoadedNetwork:
         if self._fast is None:
             self._fast = make_fast(self.module, self.device)
         return self._fast
+
+    def lean_module(self) -> nn.Module:
+        """The network for methods that run it hundreds of times, made at first use; it shares the weights."""
+        if self._lean is None:
+            self._lean = make_lean(self.module, {layer.name: layer.shape for layer in self.table.layers})
+        return self._lean
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.

@@ -243,14 +243,15 @@ def test_targets() -> None:
 def test_rows_in_company_are_what_they_are_alone() -> None:
     network = FakeNetwork(small_net(), SIZE)
     rows = [
-        row([image(SIZE, 1), image(SIZE, 2), image(SIZE, 3)], target=1),
+        row([image(SIZE, 1), image(SIZE, 2), image(SIZE, 3)], method="smoothgrad", samples=2, target=1),
         row(image(SIZE, 4), method="smoothgrad", samples=5, seed=3, target=0),
         row([image(SIZE, 5), image(SIZE, 6)], method="integrated-gradients", steps=7, max_steps=7, target=2),
         row(image(SIZE, 7), method="vargrad", samples=6),
     ]
     assert len({METHOD.group_key(one.request) for one in rows}) == 1
+    assert METHOD.group_key(row(image(SIZE, 8)).request) != METHOD.group_key(rows[0].request), "another module"
     together, said = finish(METHOD.run(network, rows, Context()))
-    assert said[-1].done == said[-1].total == 3 + 5 + 14 + 6
+    assert said[-1].done == said[-1].total == 6 + 5 + 14 + 6
     for one, company in zip(rows, together, strict=True):
         alone = outcome(METHOD, network, one)
         assert not isinstance(company, MethodError)

@@ -1,0 +1,111 @@
+"""The copy for methods that run a network hundreds of times: the same function, the same names, nothing touched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.workers.fakes import traces
+from workers.mathematics.calls import capture
+from workers.networks import LoadedNetwork, load
+from workers.networks.lean import make_lean
+
+SHAPES = {"0": (96, 104, 101), "2": (96, 102, 99)}
+"""Outputs of `pair()` at 104×101: neither side a multiple of the tile of six."""
+
+
+def pair() -> nn.Sequential:
+    """Two convolutions, with padding and without, and between them what works in place and has no threshold."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(64, 96, 3, padding=1), nn.SiLU(inplace=True), nn.Conv2d(96, 96, 3, bias=False)]
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def pixels(images: int = 1) -> Tensor:
+    return torch.randn(images, 64, 104, 101, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def vgg11() -> LoadedNetwork:
+    return load("vgg11-random")
+
+
+def replaced(network: nn.Module, lean: nn.Module) -> list[str]:
+    kinds = {name: type(module) for name, module in network.named_modules()}
+    return [name for name, module in lean.named_modules() if type(module) is not kinds[name]]
+
+
+def test_values_and_slopes_are_those_of_the_convolutions_in_double_precision() -> None:
+    network, inputs = pair(), pixels()
+    lean = make_lean(network, SHAPES)
+    assert replaced(network, lean) == ["0", "2"]
+    exact = inputs.double().requires_grad_()
+    outputs_in_double = pair().double()(exact)
+    expected = outputs_in_double.detach()
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (slopes,) = torch.autograd.grad(outputs_in_double, exact, direction)
+    x = inputs.clone().requires_grad_()
+    outputs = lean(x)
+    (ours,) = torch.autograd.grad(outputs, x, direction.float())
+    found = outputs.detach()
+    assert float((found - expected).abs().max() / expected.abs().max()) < 3e-5
+    assert float((ours - slopes).abs().max() / slopes.abs().max()) < 3e-5
+
+
+def test_an_image_is_the_same_alone_and_in_company() -> None:
+    lean = make_lean(pair(), SHAPES)
+    images = pixels(3).requires_grad_()
+    together = lean(images)
+    (slopes,) = torch.autograd.grad(together.square().sum(), images)
+    for number in range(3):
+        alone = images[number : number + 1].detach().requires_grad_()
+        found = lean(alone)
+        assert torch.equal(found[0], together[number])
+        assert torch.equal(torch.autograd.grad(found.square().sum(), alone)[0][0], slopes[number])
+
+
+def test_the_network_keeps_its_weights_names_and_state(vgg11: LoadedNetwork) -> None:
+    before = traces(vgg11.module)
+    lean = vgg11.lean_module()
+    assert lean is vgg11.lean_module()
+    assert replaced(vgg11.module, lean) == ["features.3", "features.6", "features.8"]
+    assert all(a is b for a, b in zip(lean.parameters(), vgg11.module.parameters(), strict=True)), "no second copy"
+    names = [layer.name for layer in vgg11.table.layers]
+    inputs = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, _ = capture(lean, inputs, names)
+        plain, _ = capture(vgg11.module, inputs, names)
+    assert list(ours) == list(plain)
+    for name in names:
+        assert float((ours[name] - plain[name]).abs().max()) <= 1e-4 * float(plain[name].abs().max()), name
+    assert traces(vgg11.module) == before
+
+
+def test_small_maps_are_convolved_as_ever(vgg11: LoadedNetwork) -> None:
+    inputs = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(vgg11.lean_module()(inputs), vgg11.module(inputs))
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(64, 64, 3, stride=2, padding=1),
+        nn.Conv2d(64, 64, 3, padding=2, dilation=2),
+        nn.Conv2d(64, 64, 3, padding=1, groups=2),
+        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(64, 64, 3, padding="same"),
+        nn.Conv2d(64, 64, 5, padding=2),
+        nn.Conv2d(16, 512, 3, padding=1),
+    ],
+)
+def test_what_it_cannot_or_need_not_do_stays(convolution: nn.Conv2d) -> None:
+    network = nn.Sequential(convolution).eval()
+    assert make_lean(network, {"0": (64, 104, 104)}) is network
+
+
+def test_without_nnpack_the_network_itself_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "_nnpack_available", lambda: False)
+    network = pair()
+    assert make_lean(network, SHAPES) is network
