@@ -24,8 +24,9 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
+from bench.driving import outcome
 from bench.report import PROCESSOR_TIME, alternating_s, report
-from workers.contract import Context, MethodError, Row, params
+from workers.contract import Row, params
 from workers.methods.cam import METHOD
 from workers.networks.build import LoadedNetwork, load
 
@@ -56,19 +57,8 @@ def ours(network: LoadedNetwork, methods: list[str], layer: str, precision: str 
         "methods": methods, "layer": layer, "targets": [TARGET], "upsampled": True, "nonstandard_gate": False,
         "precision": precision, "preprocess": None, "seed": 0,
     }  # fmt: skip
-    row, context = Row(params(request), [photograph()]), Context()
-
-    def run() -> object:
-        work = METHOD.run(network, [row], context)
-        while True:
-            try:
-                next(work)
-            except StopIteration as stop:
-                if isinstance(stop.value[0], MethodError):
-                    raise stop.value[0] from None
-                return stop.value
-
-    return run
+    row = Row(params(request), [photograph()])
+    return lambda: outcome(METHOD, network, row)
 
 
 def theirs(network: LoadedNetwork, kinds: list[Any], layer: str) -> Callable[[], object]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.driving import returned
 from bench.lucent_quality import KEPT, ours
 from bench.maximize import channels, clock, request
 from bench.photographs import crops
@@ -32,11 +33,8 @@ SHOWN = tuple(range(0, CHANNELS, 8))
 def finished(network: Any, row: Row, states: Any) -> Outcome:
     """A job's outcome."""
     made = METHOD.finish(network, row, states, Context())
-    while isinstance(made, Generator):
-        try:
-            next(made)
-        except StopIteration as stop:
-            made = stop.value
+    if isinstance(made, Generator):
+        made = returned(made)
     assert isinstance(made, Outcome)
     return made
 

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import torch
 from captum.attr import NeuronDeconvolution
 
+from bench.driving import noise_picture, outcome
 from bench.report import PROCESSOR_TIME, report
-from workers.contract import Context, MethodError, Outcome, Row
+from workers.contract import Outcome, Row
 from workers.methods.deconv import METHOD
 from workers.networks.build import load
 
@@ -24,15 +25,7 @@ def ours(network: object, picture: torch.Tensor, layer: str, channels: list[int]
         layers=[layer], channels=channels, by="max", seed_unit="max", rule="deconvnet", switches="sum",
         nonstandard_gate=False, precision="exact", preprocess=None, seed=0,
     )  # fmt: skip
-    work = METHOD.run(network, [Row(request, [picture])], Context())  # type: ignore[arg-type]
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            if isinstance(stop.value[0], MethodError):
-                raise stop.value[0] from None
-            found: Outcome = stop.value[0]
-            return found
+    return outcome(METHOD, network, Row(request, [picture]))
 
 
 def main() -> None:
@@ -47,7 +40,7 @@ def main() -> None:
     clock = time.process_time if wanted.cpu else time.perf_counter
     network = load(wanted.model)
     layer = network.layers[wanted.layer].name
-    picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    picture = noise_picture()
     channels = list(range(wanted.units))
     x, _ = network.prepare([picture])
 

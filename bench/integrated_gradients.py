@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import torch
 from captum.attr import IntegratedGradients
 
+from bench.driving import noise_picture, outcome
 from bench.report import PROCESSOR_TIME, alternating_best_s, report
-from workers.contract import Context, MethodError, Row
+from workers.contract import Row
 from workers.methods.saliency import METHOD
 from workers.networks.build import load
 
@@ -24,15 +25,7 @@ def ours(network: object, picture: torch.Tensor, steps: int, precision: str) -> 
         method="integrated-gradients", target=0, samples=1, noise=0.0, steps=steps, max_steps=steps, tolerance=1.0,
         baseline="black", nonstandard_gate=False, precision=precision, preprocess=None, seed=0,
     )  # fmt: skip
-    work = METHOD.run(network, [Row(request, [picture])], Context())  # type: ignore[arg-type]
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            if isinstance(stop.value[0], MethodError):
-                raise stop.value[0] from None
-            found: torch.Tensor = stop.value[0].arrays["attribution"]
-            return found
+    return outcome(METHOD, network, Row(request, [picture])).arrays["attribution"]
 
 
 def main() -> None:
@@ -46,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(1 if wanted.cpu else 2)
     network = load(wanted.model)
     network.fast_module()  # cast once when first asked for, not a part of each request
-    picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    picture = noise_picture()
     x, _ = network.prepare([picture])
     black = network.normalize(torch.zeros_like(x))
     peer = IntegratedGradients(network.module)

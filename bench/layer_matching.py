@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.report import report
-from bench.train_digits import digits, shifted
+from bench.train_digits import digits
+from bench.training import accuracy, fit
 from workers.mathematics import hsic
 from workers.mathematics.calls import reduce
 from workers.mathematics.similarity import Comparison, Options, Samples
@@ -49,21 +49,9 @@ def tiny10() -> nn.Sequential:
 def trained(seed: int, inputs: Tensor, labels: Tensor, epochs: int = EPOCHS) -> nn.Sequential:
     """One network; the seed decides its start, the order of the digits and their shifts."""
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
     network = tiny10()
-    steps = epochs * (len(labels) // BATCH)
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=max(steps, 1))
-    for _ in range(epochs):
-        order = torch.randperm(len(labels), generator=generator)
-        for start in range(0, len(labels) - BATCH + 1, BATCH):
-            chosen = order[start : start + BATCH]
-            loss = F.cross_entropy(network(shifted(inputs[chosen], generator)), labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return network.eval()
+    fit(network, inputs, labels, epochs=epochs, rate=RATE, seed=seed, batch=BATCH)
+    return network
 
 
 def grams(network: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -111,8 +99,7 @@ def main() -> None:
     networks, right = [], []
     for seed in range(SEEDS):
         networks.append(trained(seed, inputs, labels))
-        with torch.no_grad():
-            right.append(float((networks[-1](fresh_inputs).argmax(1) == fresh_labels).float().mean()))
+        right.append(accuracy(networks[-1], fresh_inputs, fresh_labels))
         print(f"seed {seed}: {right[-1]:.1%} of the held-out pictures", flush=True)
     untrained = trained(SEEDS, inputs[:1], labels[:1], epochs=0)
     seen = [grams(network, fresh_inputs) for network in networks]

@@ -16,12 +16,13 @@ import numpy as np
 import skimage.data
 import torch
 
+from bench.driving import outcome
 from bench.photographs import crops
 from bench.report import report
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import ArrayInfo, Picture
 from convscope.render import RenderOptions, render, stack
-from workers.contract import Context, MethodError, OneShotMethod, Outcome, Row, params
+from workers.contract import Context, Outcome, Row, params
 from workers.methods.cam import METHOD as CAM
 from workers.methods.cka import METHOD as CKA
 from workers.methods.deconv import METHOD as DECONV
@@ -30,18 +31,6 @@ from workers.networks.build import load
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 LAYERS = ["bn1", *(f"blocks.{k}" for k in range(7)), "bn2"]
 CAM_METHODS = ["gradcam", "gradcam++", "layercam", "eigencam", "scorecam", "fullgrad"]
-
-
-def computed(method: OneShotMethod, network: Any, row: Row, context: Context) -> Outcome:
-    """The one row's outcome."""
-    work = method.run(network, [row], context)
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            if isinstance(stop.value[0], MethodError):
-                raise stop.value[0] from None
-            return stop.value[0]  # type: ignore[no-any-return]
 
 
 def declared(operation: str, request: dict[str, Any], found: Outcome) -> list[Picture]:
@@ -58,7 +47,7 @@ def cam_outcome(names: Sequence[str], methods: list[str]) -> tuple[list[Picture]
     }  # fmt: skip
     photographs = [np.asarray(getattr(skimage.data, name)()).copy() for name in names]
     rows = Row(params(request), [torch.from_numpy(photograph) for photograph in photographs])
-    found = computed(CAM, load("efficientnet_lite0"), rows, Context())
+    found = outcome(CAM, load("efficientnet_lite0"), rows)
     return declared("cam", request, found), found, photographs
 
 
@@ -89,7 +78,7 @@ def models() -> None:
     }  # fmt: skip
     other = load("efficientnet_lite1")
     row = Row(params(request), crops(200))
-    found = computed(CKA, load("efficientnet_lite0"), row, Context(networks={"efficientnet_lite1": other}))
+    found = outcome(CKA, load("efficientnet_lite0"), row, Context(networks={"efficientnet_lite1": other}))
     (picture,) = declared("cka", request, found)
     drawn = render(picture, lambda array: found.arrays[array].numpy(), None, RenderOptions())
     (IMAGES / "cka-lite0-lite1.png").write_bytes(drawn)
@@ -131,7 +120,7 @@ def projections() -> None:
         arrays: dict[str, np.ndarray] = {}
         for turn, photograph in enumerate(photographs):
             row = Row(params(request), [torch.from_numpy(photograph)])
-            found = computed(DECONV, load(model), row, Context())
+            found = outcome(DECONV, load(model), row)
             for picture in declared("deconv", request, found):
                 tiles = tuple(
                     replace(tile, parts=tuple(replace(part, array=f"{turn}/{part.array}") for part in tile.parts))

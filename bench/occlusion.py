@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import torch
 from captum.attr import Occlusion
 
+from bench.driving import noise_picture, outcome
 from bench.report import PROCESSOR_TIME, alternating_best_s, report
-from workers.contract import Context, MethodError, Row
+from workers.contract import Row
 from workers.methods.occlusion import METHOD
 from workers.networks.build import load
 
@@ -24,15 +25,7 @@ def ours(network: object, picture: torch.Tensor, unit: str, wanted: argparse.Nam
         window=[wanted.window] * 2, stride=[wanted.stride] * 2, fill="mean", target=0, seed=0, preprocess=None,
         unit=SimpleNamespace(layer=unit, channel=0, y=None, x=None), **how,
     )  # fmt: skip
-    work = METHOD.run(network, [Row(request, [picture])], Context())  # type: ignore[arg-type]
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            if isinstance(stop.value[0], MethodError):
-                raise stop.value[0] from None
-            found: torch.Tensor = stop.value[0].arrays["probability"]
-            return found
+    return outcome(METHOD, network, Row(request, [picture])).arrays["probability"]
 
 
 def main() -> None:
@@ -48,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(1 if wanted.cpu else 2)
     network = load(wanted.model)
     network.fast_module()  # cast once when first asked for, not a part of each request
-    picture = (torch.rand(224, 224, 3, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    picture = noise_picture()
     x, _ = network.prepare([picture])
 
     def probability(inputs: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from convscope.protocol.operations.cam import CamFacts, CamRequest
 from convscope.protocol.problems import ProblemError
 from service.forms import read_fields
 from tests.convscope.protocol.operations.real_cards import card_of
+from tests.convscope.protocol.operations.resolving import refused, resolved
 from tests.workers.fakes import image, outcome
 from workers.contract import Row, params
 from workers.methods.cam import METHOD
@@ -29,17 +30,11 @@ def lite0() -> ModelCard:
 
 
 def resolve(card: ModelCard, **body: Any) -> dict[str, Any]:
-    resolved = OPERATION.resolve(CamRequest.model_validate(IMAGE | body), card)
-    plain = resolved.model_dump(mode="json")
-    again = OPERATION.resolve(CamRequest.model_validate(plain), card)
-    assert again.model_dump(mode="json") == plain, "a resolved request resolves to itself"
-    return plain
+    return resolved("cam", card, IMAGE | body)
 
 
 def refusal(card: ModelCard, **body: Any) -> ProblemError:
-    with pytest.raises(ProblemError) as refused:
-        resolve(card, **body)
-    return refused.value
+    return refused("cam", card, IMAGE | body)
 
 
 def test_an_image_and_nothing_else_must_do(lite0: ModelCard) -> None:

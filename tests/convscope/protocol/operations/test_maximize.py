@@ -13,6 +13,7 @@ from convscope.protocol.operations.maximize import MaximizeRequest
 from convscope.protocol.presets import FIELDS, PRESETS
 from convscope.protocol.problems import ProblemError
 from service.forms import read_fields
+from tests.convscope.protocol.operations.resolving import refused, resolved
 
 OPERATION = operations()["maximize"]
 CARD = ModelCard(
@@ -34,17 +35,11 @@ CARD = ModelCard(
 
 
 def resolve(card: ModelCard = CARD, **body: Any) -> dict[str, Any]:
-    resolved = OPERATION.resolve(MaximizeRequest.model_validate(body), card)
-    plain = resolved.model_dump(mode="json")
-    again = OPERATION.resolve(MaximizeRequest.model_validate(plain), card)
-    assert again.model_dump(mode="json") == plain, "a resolved request resolves to itself"
-    return plain
+    return resolved("maximize", card, body)
 
 
 def refusal(**body: Any) -> ProblemError:
-    with pytest.raises(ProblemError) as refused:
-        resolve(**body)
-    return refused.value
+    return refused("maximize", CARD, body)
 
 
 def test_nothing_but_a_network_must_do() -> None:
