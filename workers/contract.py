@@ -136,10 +136,10 @@ class Network(Protocol):
         """
         ...
 
-    def lean_module(self) -> nn.Module:
-        """The same network in float32 with fewer multiplications, for methods that run it hundreds of times.
+    def lean_module(self, fast: bool) -> nn.Module:
+        """`module`, or `fast_module()`, with fewer multiplications, for methods that run it hundreds of times.
 
-        Its values differ from those of `module` in the last digits: what is compared with plain PyTorch uses `module`.
+        Its values differ in the last digits: what is compared with plain PyTorch number by number uses `module`.
         """
         ...
 

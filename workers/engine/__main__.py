@@ -64,8 +64,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # cuBLAS gives the same bits only with a workspace of its own; read when the library starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # OpenMP's idle threads would spin on the cores that NNPACK's threads need, see workers/networks/lean.py.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     from workers.engine.config import EngineConfig
     from workers.engine.outbox import Outbox

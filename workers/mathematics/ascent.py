@@ -234,7 +234,7 @@ def _forward(
     views = len(inputs) // len(states)
     layers = {layer for state in states for layer in state.objective.layers}
     mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
-    module = network.fast_module() if states[0].fast else network.lean_module()
+    module = network.lean_module(fast=states[0].fast)
     with mode:
         seen, output = capture(module, inputs, layers - {OUTPUT}, to_output=OUTPUT in layers)
     if output is not None:

@@ -83,14 +83,7 @@ def module_for(network: Network, request: Any) -> nn.Module:
 
 def repeated_module_for(network: Network, request: Any) -> nn.Module:
     """The network's module for the request's precision where the method runs it hundreds of times."""
-    return network.fast_module() if getattr(request, "precision", "exact") == "fast" else network.lean_module()
-
-
-def laid_out(network: Network, module: nn.Module, inputs: Tensor) -> Tensor:
-    """A batch in the layout that the module is quickest on: a lean one takes one plane after another."""
-    lean = network.lean_module()
-    layout = torch.contiguous_format if module is lean and lean is not network.module else torch.channels_last
-    return inputs.contiguous(memory_format=layout)
+    return network.lean_module(fast=getattr(request, "precision", "exact") == "fast")
 
 
 def slices(network: Network, inputs: Tensor, context: Context, kept: Sequence[str] = ()) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
-from workers.mathematics.batches import laid_out, module_for, relative_size, repeated_module_for
+from workers.mathematics.batches import module_for, relative_size, repeated_module_for
 from workers.mathematics.calls import capture
 from workers.mathematics.incremental import Tape
 from workers.mathematics.recording import NoTape
@@ -157,7 +157,7 @@ class _Occluder:
 
     def _hidden(self, corners: Sequence[tuple[int, int]]) -> Tensor:
         """The input with the square at each place."""
-        hidden = laid_out(self._network, self._module, self._x.repeat(len(corners), 1, 1, 1))
+        hidden = self._x.repeat(len(corners), 1, 1, 1).contiguous(memory_format=torch.channels_last)
         for n, (top, left) in enumerate(corners):
             hidden[n, :, top : top + self._window[0], left : left + self._window[1]] = self._patch
         return hidden

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
-from workers.mathematics.batches import laid_out, module_for, relative_size, repeated_module_for, slices
+from workers.mathematics.batches import module_for, relative_size, repeated_module_for, slices
 from workers.mathematics.path_integral import blurred, gauss_legendre
 from workers.mathematics.rules import PathReport, RuleMode
 from workers.mathematics.targets import Target, Unit, logits, read_target, scores
@@ -180,7 +180,7 @@ class _Work:
         rule = "guided" if request.method == "guided" else "gradient"
         inputs = torch.cat([_at(point) for point in tile])
         # Channels last is the quicker layout of float32 convolutions, backward above all, and changes no number's kind.
-        inputs = laid_out(self._network, self._module, inputs).requires_grad_(True)
+        inputs = inputs.contiguous(memory_format=torch.channels_last).requires_grad_(True)
         mode = RuleMode(rule, nonstandard_gate=request.nonstandard_gate)
         with torch.enable_grad():
             with mode if rule == "guided" else nullcontext():

@@ -20,7 +20,7 @@ from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
 from workers.networks.layers import Table, accepts, describe, meta_copy, without_initialisation
-from workers.networks.lean import make_lean
+from workers.networks.lean import factor_bytes, make_lean
 from workers.networks.names import aliases_for
 from workers.networks.preprocess import Preprocess
 from workers.networks.sources import Source
@@ -57,13 +57,14 @@ class LoadedNetwork:
         self.classes: Sequence[str] = entry.class_names
         self.weights_sha256 = ""
         self._fast: nn.Module | None = None
-        self._lean: nn.Module | None = None
+        self._lean: dict[bool, nn.Module] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights in memory, a cast copy included."""
+        """Bytes of weights in memory, a cast copy and the factors of lean ones included."""
         copies = [self.module] if self._fast is None else [self.module, self._fast]
-        return sum(weight_files.weight_bytes(copy.state_dict(keep_vars=True)) for copy in copies)
+        weights = sum(weight_files.weight_bytes(copy.state_dict(keep_vars=True)) for copy in copies)
+        return weights + sum(factor_bytes(lean) for lean in self._lean.values())
 
     def fast_module(self) -> nn.Module:
         """The network for precision `fast`, cast at first use; float32 at its edges."""
@@ -71,11 +72,12 @@ class LoadedNetwork:
             self._fast = make_fast(self.module, self.device)
         return self._fast
 
-    def lean_module(self) -> nn.Module:
+    def lean_module(self, fast: bool) -> nn.Module:
         """The network for methods that run it hundreds of times, made at first use; it shares the weights."""
-        if self._lean is None:
-            self._lean = make_lean(self.module, {layer.name: layer.shape for layer in self.table.layers})
-        return self._lean
+        if fast not in self._lean:
+            shapes = {layer.name: layer.shape for layer in self.table.layers}
+            self._lean[fast] = make_lean(self.fast_module() if fast else self.module, shapes)
+        return self._lean[fast]
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.
