@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     )
     interactive_runs: int = Field(32, ge=1, description="Most interactive jobs a worker holds at once.")
     batch_runs: int = Field(16, ge=1, description="Most batch jobs a worker holds at once.")
+    spare_engine: bool = Field(
+        True, description="Keep a second engine process, loaded and idle, that takes over at once when the first dies."
+    )
     stall_s: float = Field(
         60.0, gt=0, description="An engine without progress for this long is killed and restarted, seconds."
     )

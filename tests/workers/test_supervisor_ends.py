@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from redis.asyncio import Redis
 
@@ -112,3 +115,45 @@ async def test_two_workers_share_the_work_and_no_job_is_done_twice(
     finally:
         for worker in workers:
             worker.close()
+
+
+async def test_a_spare_engine_takes_over_at_once(valkey_url: str, redis: Redis, client: Client, tmp_path: Path):
+    worker = Worker(valkey_url, tmp_path, spare_engine=1)
+
+    def others(*known: int) -> list[psutil.Process]:
+        return [each for each in psutil.Process(worker.process.pid).children() if each.pid not in known]
+
+    async def when(what: Callable[[], object]) -> None:
+        async def now() -> object:
+            return what()
+
+        await until(now, 60.0)
+
+    async def loaded(known: int) -> psutil.Process:
+        """The spare beside a known engine, once it has imported torch and waits."""
+        await when(lambda: [each for each in others(known) if each.memory_info().rss > 150 * 2**20])
+        (spare,) = others(known)
+        return spare
+
+    try:
+        await client.end(await client.submit())
+        first = worker.engine_pid
+        spare = await loaded(first)
+        os.kill(first, signal.SIGKILL)
+        await when(lambda: worker.engine_pid == spare.pid)
+        await client.end(await client.submit())
+        assert worker.engine_pid == spare.pid
+
+        next_spare = await loaded(spare.pid)
+        next_spare.kill()
+        await when(lambda: not next_spare.is_running() or next_spare.status() == psutil.STATUS_ZOMBIE)
+        spare.kill()
+        await when(lambda: len(worker.lines("engine_ready")) == 3)
+        await client.end(await client.submit())
+        assert worker.engine_pid not in (first, spare.pid, next_spare.pid)
+        last = await loaded(worker.engine_pid)
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended(10.0) == 0
+        await when(lambda: not last.is_running())
+    finally:
+        worker.close()

@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="workers.engine", description=__doc__)
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor of the socket")
     parser.add_argument("--parent", type=int, required=True, help="process id of the supervisor")
+    parser.add_argument("--preload", action="store_true", help="import everything before waiting for the configuration")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     # Stopping is the supervisor's decision: Ctrl-C reaches the whole process group.
@@ -69,6 +70,8 @@ def main() -> None:
     from workers.engine.outbox import Outbox
     from workers.engine.wire import Channel
 
+    if arguments.preload:
+        preload()
     channel = Channel(socket.socket(fileno=arguments.socket))
     first = channel.receive()
     if first is None or first.type != "config":
@@ -89,6 +92,19 @@ def main() -> None:
     except BaseException:
         log.exception("the engine's loop ended")
         os._exit(4)
+
+
+def preload() -> None:
+    """Import what nearly every engine needs, which takes seconds, and touch no device."""
+    import timm
+    import torchvision
+
+    import workers.networks
+    from workers.engine.loop import Engine
+    from workers.engine.registry import find_methods
+
+    find_methods()
+    del timm, torchvision, workers.networks, Engine
 
 
 def start(config: Any, outbox: Any) -> tuple[Any, dict[str, Any]]:

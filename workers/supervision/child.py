@@ -60,11 +60,18 @@ class EngineChild:
         self._logging = asyncio.create_task(self._pass_on_log(), name="engine log")
 
     @classmethod
-    async def spawn(cls, config: Mapping[str, Any], heard: Callable[[Frame], None]) -> EngineChild:
-        """Start an engine and send it its configuration."""
+    async def spawn(cls, heard: Callable[[Frame], None], *, preload: bool = False) -> EngineChild:
+        """Start an engine's process, which waits for its configuration.
+
+        Args:
+            heard: see the class.
+            preload: whether it imports all that it may need before it waits.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             command = ["-m", "workers.engine", "--socket", str(theirs.fileno()), "--parent", str(os.getpid())]
+            if preload:
+                command.append("--preload")
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *command,
@@ -75,14 +82,22 @@ class EngineChild:
                 limit=LINE_LIMIT_BYTES,
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        child = cls(process, reader, writer, heard)
-        await child.send(Frame({"type": "config", "config": dict(config)}))
-        return child
+        return cls(process, reader, writer, heard)
+
+    async def configure(self, config: Mapping[str, Any]) -> None:
+        """Send it its configuration, upon which it becomes ready; from now on it must be heard."""
+        self.last_beat = time.monotonic()
+        await self.send(Frame({"type": "config", "config": dict(config)}))
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process.returncode is None
 
     @property
     def ready(self) -> bool:

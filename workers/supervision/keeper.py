@@ -1,5 +1,7 @@
 """Keeps one engine running: starts it, watches that its loop turns, kills it when it hangs, starts the next.
 
+An engine needs seconds to import torch. A spare one has done so already and takes over at once.
+
 Import rule: `workers.engine.wire`, the rest of this package; never torch.
 """
 
@@ -20,9 +22,9 @@ from workers.supervision.totals import Totals
 log = structlog.get_logger(__name__)
 
 START_LIMIT_S = 300.0
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STEADY_S = 0.25, 30.0, 5.0
-"""Pauses before the next start, each twice the one before, but short again after an engine that was ready for STEADY_S:
-that one was killed by a job or from outside, and others wait for its successor."""
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 30.0
+"""Pauses before the next start, each twice the one before, but none after an engine that had become ready: that one was
+killed by a job or from outside, and others wait for its successor."""
 
 
 class Keeper:
@@ -31,6 +33,7 @@ class Keeper:
     Args:
         config: of the engine, as JSON.
         stall_s: an engine whose loop does not turn for so long is killed.
+        spare: whether a second engine is kept, loaded and idle.
         heard: called with every frame but the engine's own affairs; must not block.
         ended: awaited when an engine has ended, with how, before the next one is started.
         totals: counts ends and stalls.
@@ -40,6 +43,7 @@ class Keeper:
         self,
         config: Mapping[str, Any],
         stall_s: float,
+        spare: bool,
         heard: Callable[[Frame], None],
         ended: Callable[[str], Awaitable[None]],
         totals: Totals,
@@ -49,12 +53,14 @@ class Keeper:
         self.drained = asyncio.Event()
         self._config = config
         self._stall_s = stall_s
+        self._keep_spare = spare
         self._heard = heard
         self._ended = ended
         self._totals = totals
         self._child: EngineChild | None = None
-        self._spawning: asyncio.Task[EngineChild] | None = None
-        self._ready_at: float | None = None
+        # Were a start ended half way, there would be a process that nobody knows.
+        self._starting: asyncio.Task[EngineChild] | None = None
+        self._spare: asyncio.Task[EngineChild] | None = None
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -87,31 +93,44 @@ class Keeper:
         await self._child.send(frame)
 
     async def close(self) -> None:
-        """End the engine of the moment, after `keep` has been ended."""
-        if self._spawning is not None:
-            self._child = await self._spawning
-        if self._child is not None:
-            await self._child.close()
+        """End the engine of the moment and the spare one, after `keep` has been ended."""
+        for starting in (self._starting, self._spare):
+            if starting is not None:
+                await (await starting).close()
 
     async def keep(self) -> None:
         """Start an engine, and another one after a pause whenever it ends."""
         backoff_s = FIRST_BACKOFF_S
         while True:
-            # Were this ended half way, there would be a process that nobody knows.
-            self._spawning = asyncio.create_task(EngineChild.spawn(self._config, self._hear), name="spawn")
-            self._child = await asyncio.shield(self._spawning)
+            self._child = await self._next()
+            await self._child.configure(self._config)
             how = await self._child.ended()
+            was_ready = self.ready.is_set()
             self.ready.clear()
             self.unready = self.unready or f"the engine ended ({how})"
             self._totals.add("engine_ends")
             self._totals.add(f"engine_ends_{how.partition(':')[0].replace(' ', '_')}")
             log.error("engine_ended", how=how, pid=self._child.pid, resident_bytes=self.beat.get("rss"))
             await self._ended(how)
-            if self._ready_at is not None and time.monotonic() - self._ready_at > STEADY_S:
+            if was_ready:
                 backoff_s = FIRST_BACKOFF_S
-            self._ready_at = None
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+            else:
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+
+    async def _next(self) -> EngineChild:
+        """The spare engine, if there is one that runs, or a new one."""
+        if self._spare is not None:
+            self._starting, self._spare = self._spare, None
+            spare = await asyncio.shield(self._starting)
+            if spare.running:
+                return spare
+            await spare.close()
+        self._starting = self._start(preload=False)
+        return await asyncio.shield(self._starting)
+
+    def _start(self, preload: bool) -> asyncio.Task[EngineChild]:
+        return asyncio.create_task(EngineChild.spawn(self._hear, preload=preload), name="start an engine")
 
     async def watch(self) -> None:
         """Kill an engine that has fallen silent, or never got ready."""
@@ -137,9 +156,10 @@ class Keeper:
             self._child.card = frame.header
             self._child.last_beat = time.monotonic()
             self.unready = ""
-            self._ready_at = time.monotonic()
             self.ready.set()
             log.info("engine_ready", pid=frame.header["pid"], device=frame.header["device"])
+            if self._keep_spare and self._spare is None:
+                self._spare = self._start(preload=True)
         elif frame.type == "unready":
             self.unready = str(frame.header["reason"])
             log.error("engine_unready", reason=self.unready)

@@ -196,3 +196,26 @@ def test_digits_projections_follow_the_strokes_and_differ() -> None:
     for i in range(3):
         for j in range(i):
             assert float((found[i] * found[j]).sum()) < 0.9
+
+
+@pytest.mark.parametrize(("model", "layer"), [("digits", "features.6"), ("vgg11-random", "features.8")])
+def test_a_unit_is_what_its_box_makes_of_it(model: str, layer: str) -> None:
+    """papers.md A7: the patch alone, with whatever around it, gives the activation again; another patch does not."""
+    network = load(model)
+    picture = digit(7) if model == "digits" else torch.from_numpy(data.chelsea().copy())
+    found = outcome(METHOD, network, row(picture, layers=[layer], channels="top:3", rule="gradient"))
+    inputs, _ = network.prepare([picture])
+    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0))
+    for unit in found.facts["layers"][0]["projections"]:
+        top, left, bottom, right = unit["box"]
+        assert (bottom - top) * (right - left) < inputs.shape[2] * inputs.shape[3], "a part of the picture"
+        inside = torch.zeros_like(inputs, dtype=torch.bool)
+        inside[..., top:bottom, left:right] = True
+
+        def activation(pixels: Tensor, unit: dict[str, Any] = unit) -> float:
+            with torch.no_grad():
+                seen, _ = capture(network.module, pixels, [layer])
+            return float(seen[layer][0, unit["channel"], unit["y"], unit["x"]])
+
+        assert activation(torch.where(inside, inputs, noise)) == pytest.approx(unit["activation"], rel=1e-5)
+        assert activation(torch.where(inside, noise, inputs)) != pytest.approx(unit["activation"], rel=1e-2)
