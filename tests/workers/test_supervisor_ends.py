@@ -118,7 +118,7 @@ async def test_two_workers_share_the_work_and_no_job_is_done_twice(
 
 
 async def test_a_spare_engine_takes_over_at_once(valkey_url: str, redis: Redis, client: Client, tmp_path: Path):
-    worker = Worker(valkey_url, tmp_path, spare_engine=1)
+    worker = Worker(valkey_url, tmp_path, spare_after_s=0.1)
 
     def others(*known: int) -> list[psutil.Process]:
         return [each for each in psutil.Process(worker.process.pid).children() if each.pid not in known]

@@ -53,19 +53,26 @@ def without_initialisation() -> Iterator[None]:
     Numbers that constructors compute for themselves, and buffers, stay real: some constructors read them back, which
     the meta device cannot do. Networks that other threads build meanwhile are not touched.
     """
-    ours = threading.get_ident()
-
-    def discard(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
-        del module, name
-        if parameter is None or parameter.is_meta or threading.get_ident() != ours:
-            return parameter
-        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-
-    handle = nn.modules.module.register_module_parameter_registration_hook(discard)
+    before, _discarding.on = getattr(_discarding, "on", False), True
     try:
         yield
     finally:
-        handle.remove()
+        _discarding.on = before
+
+
+_discarding = threading.local()
+
+
+def _discard(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
+    """The parameter on the meta device, where this thread wants it so."""
+    del module, name
+    if parameter is None or parameter.is_meta or not getattr(_discarding, "on", False):
+        return parameter
+    return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+
+# Once, and never taken away: every thread that builds a network goes through the list of these hooks.
+nn.modules.module.register_module_parameter_registration_hook(_discard)
 
 
 def meta_copy(build: Callable[[], nn.Module]) -> nn.Module:

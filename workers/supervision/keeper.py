@@ -33,7 +33,8 @@ class Keeper:
     Args:
         config: of the engine, as JSON.
         stall_s: an engine whose loop does not turn for so long is killed.
-        spare: whether a second engine is kept, loaded and idle.
+        spare_after_s: an engine that has been ready for so long gets a spare, loaded and idle; 0: never. Loading takes
+            seconds of a core, which a worker that has just lost an engine needs for other things.
         heard: called with every frame but the engine's own affairs; must not block.
         ended: awaited when an engine has ended, with how, before the next one is started.
         totals: counts ends and stalls.
@@ -43,7 +44,7 @@ class Keeper:
         self,
         config: Mapping[str, Any],
         stall_s: float,
-        spare: bool,
+        spare_after_s: float,
         heard: Callable[[Frame], None],
         ended: Callable[[str], Awaitable[None]],
         totals: Totals,
@@ -53,7 +54,8 @@ class Keeper:
         self.drained = asyncio.Event()
         self._config = config
         self._stall_s = stall_s
-        self._keep_spare = spare
+        self._spare_after_s = spare_after_s
+        self._ready_at: float | None = None
         self._heard = heard
         self._ended = ended
         self._totals = totals
@@ -105,7 +107,7 @@ class Keeper:
             self._child = await self._next()
             await self._child.configure(self._config)
             how = await self._child.ended()
-            was_ready = self.ready.is_set()
+            was_ready, self._ready_at = self._ready_at is not None, None
             self.ready.clear()
             self.unready = self.unready or f"the engine ended ({how})"
             self._totals.add("engine_ends")
@@ -129,15 +131,21 @@ class Keeper:
         self._starting = self._start(preload=False)
         return await asyncio.shield(self._starting)
 
+    def _wants_spare(self) -> bool:
+        steady = self._ready_at is not None and time.monotonic() - self._ready_at >= self._spare_after_s
+        return steady and self._spare_after_s > 0
+
     def _start(self, preload: bool) -> asyncio.Task[EngineChild]:
         return asyncio.create_task(EngineChild.spawn(self._hear, preload=preload), name="start an engine")
 
     async def watch(self) -> None:
-        """Kill an engine that has fallen silent, or never got ready."""
+        """Kill an engine that has fallen silent, or never got ready; start the spare of one that works."""
         suspected: EngineChild | None = None
         while True:
             await asyncio.sleep(min(1.0, self._stall_s / 4))
             child = self._child
+            if self._spare is None and self._wants_spare():
+                self._spare = self._start(preload=True)
             limit_s = self._stall_s if child is not None and child.ready else START_LIMIT_S
             if child is None or child.silent_s() <= limit_s:
                 suspected = None
@@ -158,8 +166,7 @@ class Keeper:
             self.unready = ""
             self.ready.set()
             log.info("engine_ready", pid=frame.header["pid"], device=frame.header["device"])
-            if self._keep_spare and self._spare is None:
-                self._spare = self._start(preload=True)
+            self._ready_at = time.monotonic()
         elif frame.type == "unready":
             self.unready = str(frame.header["reason"])
             log.error("engine_unready", reason=self.unready)

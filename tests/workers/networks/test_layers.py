@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -225,3 +227,23 @@ def test_skeletons_leave_other_builders_alone() -> None:
         thread.join()
         assert not made[0].weight.is_meta
     assert not nn.Linear(2, 2).weight.is_meta
+
+
+def test_networks_are_built_in_several_threads_at_once() -> None:
+    """Descriptions without weights beside a network with them: neither the one nor the other is disturbed."""
+
+    def chain() -> nn.Sequential:
+        return nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(300)))
+
+    def devices(number: int) -> set[str]:
+        network = chain() if number % 4 == 0 else meta_copy(chain)
+        return {parameter.device.type for parameter in network.parameters()}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(devices, range(64)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [{"cpu"} if number % 4 == 0 else {"meta"} for number in range(64)]
