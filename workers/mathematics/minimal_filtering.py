@@ -1,7 +1,7 @@
 """3×3 convolutions with a quarter of the multiplications: Winograd's minimal filtering F(4×4, 3×3).
 
 Lavin & Gray 2016, "Fast algorithms for convolutional neural networks" (arXiv 1509.09308), section 4, with the points
-0, 1, −1, ½, −2 and infinity, which round less than 0, ±1, ±2 (Barabasz et al. 2018, arXiv 1803.10986, table 1).
+0, 1, −1, ½, −2 and infinity, which round less than 0, ±1, ±2 (Barabasz et al. 2018, arXiv 1803.10986).
 
 A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of the 6×6 inputs d under it, so the sum over channels is 36 matrix
 products. The gradient is the exact adjoint: the same factors, transposed.
@@ -30,7 +30,7 @@ TILES_AT_ONCE = 100
 def cook_toom(points: Sequence[Fraction], outputs: int, taps: int) -> tuple[Tensor, Tensor, Tensor]:
     """The matrices Aᵀ (outputs×n), G (n×taps) and Bᵀ (n×n), n = outputs + taps − 1, of a one-dimensional filter.
 
-    Evaluation at `points` and at infinity, then interpolation (Lavin & Gray 2016, section 4; Blahut 2010, section 5.2).
+    Evaluation at `points` and at infinity, then interpolation (Cook–Toom; Lavin & Gray 2016, section 4).
 
     Returns:
         Three float64 tensors, exact where the fractions are.
@@ -124,7 +124,7 @@ class _Tiling:
         return canvas[start : start + self.inputs[0], start : start + self.inputs[1]]
 
 
-class _Bench:
+class _Buffers:
     """The tensors that a chunk's tiles pass through, kept from chunk to chunk.
 
     Fresh ones would be given back to the system and faulted in again at every chunk, which takes as long as the
@@ -133,8 +133,8 @@ class _Bench:
 
     def __init__(self, like: Tensor, tiling: _Tiling, spread: Tensor) -> None:
         _, outs, ins = spread.shape
-        self._count = tiling.rows * tiling.tiles[1]
-        self._tiles = like.new_empty(SIDE * SIDE * self._count * max(ins, outs))
+        count = tiling.rows * tiling.tiles[1]
+        self._tiles = like.new_empty(SIDE * SIDE * count * max(ins, outs))
         self._left = torch.empty_like(self._tiles)
         self._spread = spread
         self._to_outputs, self._from_inputs = _OUTPUTS_2D.to(like), _INPUTS_2D.to(like)
@@ -198,14 +198,14 @@ class _Convolution(torch.autograd.Function):
         ctx.channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(spread)
         with torch._C.DisableTorchFunction():  # what happens in here is one convolution to whoever watches
-            bench = _Bench(inputs, tiling, spread)
+            buffers = _Buffers(inputs, tiling, spread)
             canvas = inputs.new_zeros(*tiling.canvas, channels)
             outputs = _empty(inputs, (images, spread.shape[1], *tiling.outputs), channels_last=True)
             for image in range(images):
                 tiling.inside(canvas).copy_(inputs[image].permute(1, 2, 0))
                 page = outputs[image].permute(1, 2, 0)
                 for start, end in tiling.chunks:
-                    tiles = bench.forward(canvas[start * OUTPUTS : end * OUTPUTS + 2], bias)
+                    tiles = buffers.forward(canvas[start * OUTPUTS : end * OUTPUTS + 2], bias)
                     _lay(tiles, page[start * OUTPUTS : end * OUTPUTS])
             return outputs
 
@@ -219,7 +219,7 @@ class _Convolution(torch.autograd.Function):
         with torch._C.DisableTorchFunction():
             images, channels = slopes.shape[:2]
             height, width = tiling.outputs
-            bench = _Bench(slopes, tiling, spread)
+            buffers = _Buffers(slopes, tiling, spread)
             padded = slopes.new_zeros(*(count * OUTPUTS for count in tiling.tiles), channels)
             canvas = slopes.new_empty(*tiling.canvas, spread.shape[2])
             found = _empty(slopes, (images, spread.shape[2], *tiling.inputs), ctx.channels_last)
@@ -227,7 +227,9 @@ class _Convolution(torch.autograd.Function):
                 padded[:height, :width].copy_(slopes[image].permute(1, 2, 0))
                 canvas.zero_()
                 for start, end in tiling.chunks:
-                    bench.backward(padded[start * OUTPUTS : end * OUTPUTS], canvas[start * OUTPUTS : end * OUTPUTS + 2])
+                    buffers.backward(
+                        padded[start * OUTPUTS : end * OUTPUTS], canvas[start * OUTPUTS : end * OUTPUTS + 2]
+                    )
                 found[image].permute(1, 2, 0).copy_(tiling.inside(canvas))
             return found, None, None, None
 

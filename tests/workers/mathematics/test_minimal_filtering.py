@@ -14,7 +14,7 @@ from workers.mathematics.minimal_filtering import POINTS, convolve, cook_toom, f
 
 
 def test_the_matrices_of_two_outputs_and_three_taps_are_the_papers() -> None:
-    """Lavin & Gray 2016, equation 7, but for the signs of the factor at infinity and at −1, which cancel."""
+    """F(2, 3) of Lavin & Gray 2016, section 4, but for the signs of the factor at infinity and at −1, which cancel."""
     outputs, kernel, inputs = cook_toom((Fraction(0), Fraction(1), Fraction(-1)), 2, 3)
     assert outputs.tolist() == [[1, 1, 1, 0], [0, 1, -1, 1]]
     assert kernel.abs().tolist() == [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0, 1]]
