@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import workers.networks.architectures as architectures
-from bench.training import accuracy, fit
+from bench.training import accuracy, fit, shifted
 from workers.networks.architectures.digits import ENTRY, build
 
 EPOCHS, BATCH, RATE, SEED = 10, 64, 2e-3, 0
@@ -44,7 +44,8 @@ def train() -> tuple[nn.Module, float]:
     held_out = torch.arange(len(labels)) % 10 == 9
     known, answers = inputs[~held_out], labels[~held_out]
     network = build()
-    fit(network, known, answers, epochs=EPOCHS, rate=RATE, seed=SEED, batch=BATCH, say=True)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.02)
+    fit(network, known, answers, optimizer, epochs=EPOCHS, seed=SEED, move=shifted, batch=BATCH, say=True)
     with torch.no_grad():
         # The three planes are equal, so only the sum of a kernel's planes matters; equal planes give grey projections.
         kernels = network.get_parameter("features.0.weight")

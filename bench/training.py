@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Move = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def fit(
     network: nn.Module,
     inputs: Tensor,
     labels: Tensor,
+    optimizer: torch.optim.Optimizer,
     *,
     epochs: int,
-    rate: float,
     seed: int,
+    move: Move,
     batch: int = 64,
     say: bool = False,
 ) -> nn.Module:
-    """Fit by AdamW with one cycle of the rate; the seed decides order and shifts, not the network's start.
+    """Fit with one cycle of the optimizer's rate; the seed decides order and shifts, not the network's start.
 
     Args:
         network: N×… → N×classes; changed, and left in evaluation mode.
         inputs: N×C×H×W.
         labels: N class numbers.
+        optimizer: of the network's parameters, at the highest rate.
         epochs: passes over the inputs; the last, incomplete batch of each is left out.
-        rate: highest learning rate.
         seed: of a generator of its own.
+        move: what a batch is before each step, by that generator.
         batch: inputs of a step.
         say: whether to print each epoch's last loss.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * (len(labels) // batch)
-    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], total_steps=max(steps, 1))
     for epoch in range(epochs):
         network.train()
         order = torch.randperm(len(labels), generator=generator)
         for start in range(0, len(labels) - batch + 1, batch):
             chosen = order[start : start + batch]
-            loss = F.cross_entropy(network(shifted(inputs[chosen], generator)), labels[chosen])
+            loss = F.cross_entropy(network(move(inputs[chosen], generator)), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
