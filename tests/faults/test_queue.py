@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -197,6 +198,8 @@ async def test_row_26_workers_whose_clocks_are_an_hour_off(start: Start, client:
 async def test_row_26_the_clock_of_the_server_jumps(
     start: Start, private_server: Servers, clock: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    if os.environ.get("CONVSCOPE_TEST_SERVER") == "redis-server":
+        pytest.skip("libfaketime cannot steer Debian's server: its allocator and the shim call each other at the start")
     with monkeypatch.context() as patched:
         for name, value in clock.steered.items():
             patched.setenv(name, value)
