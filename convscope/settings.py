@@ -124,12 +124,6 @@ class Settings(BaseSettings):
     )
     interactive_runs: int = Field(32, ge=1, description="Most interactive jobs a worker holds at once.")
     batch_runs: int = Field(16, ge=1, description="Most batch jobs a worker holds at once.")
-    spare_after_s: float = Field(
-        30.0,
-        ge=0,
-        description="After so long an engine gets a spare, loaded and idle, which takes over at once when it dies, "
-        "seconds; 0: never.",
-    )
     stall_s: float = Field(
         60.0, gt=0, description="An engine without progress for this long is killed and restarted, seconds."
     )

@@ -87,9 +87,7 @@ class Supervisor:
         images = Images(redis, artifacts, settings.keep_images_s)
         results = ResultStore(redis, artifacts, images, settings.store_patience_s)
         spool = Spool(settings.data / "worker" / "spool", artifacts)
-        self._keeper = Keeper(
-            config.json(), settings.stall_s, settings.spare_after_s, self._hear, self._engine_ended, self._totals
-        )
+        self._keeper = Keeper(config.json(), settings.stall_s, self._hear, self._engine_ended, self._totals)
         self._publisher = Publisher(CardStore(redis), config.default_model, self._keeper.send)
         self._holdings = Holdings(
             self._jobs,

@@ -89,9 +89,9 @@ class Processes:
     def engine(self, name: str) -> psutil.Process | None:
         """The engine of a worker, where it has one just now."""
         try:
-            children = psutil.Process(self.pid(name)).children()
-            return next((one for one in children if "workers.engine" in one.cmdline()), None)
-        except psutil.Error:
+            (server,) = psutil.Process(self.pid(name)).children()
+            return next(iter(server.children()), None)
+        except (psutil.Error, ValueError):
             return None
 
     def memory(self) -> dict[str, float]:

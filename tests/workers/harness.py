@@ -74,7 +74,6 @@ class Worker:
             "CONVSCOPE_LEASE_S": "2",
             "CONVSCOPE_RENEW_S": "0.4",
             "CONVSCOPE_DIE_WITH_PARENT": "1",
-            "CONVSCOPE_SPARE_AFTER_S": "0",  # its start takes seconds of a core from whatever the test measures
             "DUMMY_ENGINE": json.dumps(engine or {}),
             **{f"CONVSCOPE_{name.upper()}": str(value) for name, value in settings.items()},
             **(environment or {}),

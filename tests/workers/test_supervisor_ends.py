@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,43 +115,62 @@ async def test_two_workers_share_the_work_and_no_job_is_done_twice(
             worker.close()
 
 
-async def test_a_spare_engine_takes_over_at_once(valkey_url: str, redis: Redis, client: Client, tmp_path: Path):
-    worker = Worker(valkey_url, tmp_path, spare_after_s=0.1)
+async def test_engines_are_forked_from_a_process_that_has_loaded_everything(
+    valkey_url: str, client: Client, tmp_path: Path
+):
+    worker = Worker(valkey_url, tmp_path)
 
-    def others(*known: int) -> list[psutil.Process]:
-        return [each for each in psutil.Process(worker.process.pid).children() if each.pid not in known]
+    async def gone(process: psutil.Process) -> None:
+        async def look() -> bool:
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
-    async def when(what: Callable[[], object]) -> None:
-        async def now() -> object:
-            return what()
+        await until(look)
 
-        await until(now, 60.0)
-
-    async def loaded(known: int) -> psutil.Process:
-        """The spare beside a known engine, once it has imported torch and waits."""
-        await when(lambda: [each for each in others(known) if each.memory_info().rss > 150 * 2**20])
-        (spare,) = others(known)
-        return spare
+    async def another_engine(count: int) -> psutil.Process:
+        await worker.said("engine_ready", count)
+        await client.end(await client.submit(seed=count))
+        return psutil.Process(worker.engine_pid)
 
     try:
-        await client.end(await client.submit())
-        first = worker.engine_pid
-        spare = await loaded(first)
-        os.kill(first, signal.SIGKILL)
-        await when(lambda: worker.engine_pid == spare.pid)
-        await client.end(await client.submit())
-        assert worker.engine_pid == spare.pid
+        first = await another_engine(1)
+        server = first.parent()
+        assert server is not None and server.ppid() == worker.process.pid
+        assert server.num_threads() == 1, "a thread would be missing, and its locks held, in every fork"
+        first.kill()
+        second = await another_engine(2)
+        assert second.parent() == server
+        assert not first.is_running(), "the fork server left a zombie"
+        assert len(worker.lines("fork_server_ready")) == 1
 
-        next_spare = await loaded(spare.pid)
-        next_spare.kill()
-        await when(lambda: not next_spare.is_running() or next_spare.status() == psutil.STATUS_ZOMBIE)
-        spare.kill()
-        await when(lambda: len(worker.lines("engine_ready")) == 3)
-        await client.end(await client.submit())
-        assert worker.engine_pid not in (first, spare.pid, next_spare.pid)
-        last = await loaded(worker.engine_pid)
+        server.kill()
+        await gone(second)
+        third = await another_engine(3)
+        assert third.parent() != server
+        assert worker.lines("engine_ended")[-1]["how"] == "signal 9"
+
         worker.signal(signal.SIGTERM)
         assert await worker.ended(10.0) == 0
-        await when(lambda: not last.is_running())
+        await gone(third)
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    "broken", [{"methods": "tests.workers.no_such_package"}, {"networks": "tests.workers.engine.networks:NoSuchClass"}]
+)
+async def test_a_worker_that_can_start_no_engine_says_why_and_ends_when_told(
+    broken: dict[str, str], valkey_url: str, tmp_path: Path
+):
+    worker = Worker(valkey_url, tmp_path, engine=broken)
+    try:
+        if "methods" in broken:
+            failures = await worker.said("fork_server_failed", 2)
+            assert failures[-1]["how"] == "it ended: exit 1"
+            assert any("no_such_package" in line["line"] for line in worker.lines("engine_output"))
+        else:
+            failures = await worker.said("engine_unready", 2)
+            assert "NoSuchClass" in failures[-1]["reason"]
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended(10.0) == 0
     finally:
         worker.close()

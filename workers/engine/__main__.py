@@ -1,48 +1,40 @@
-"""The engine process: `python -m workers.engine --socket FD`. Its supervisor speaks first, with the configuration.
+"""The process that engines are forked from: `python -m workers.engine --socket FD --parent PID`.
 
-It dies with its supervisor: by the kernel's signal, and when the socket closes.
+Importing torch takes seconds; a process that has done so forks an engine that works in a tenth of one. It computes
+nothing itself, touches no device and has one thread, so that a fork of it is whole. See docs/decisions/0006.
 
-Import rule: as the package.
+Lines of JSON over the socket. From the supervisor: the configuration, then `{"fork": true}` with two descriptors (the
+engine's socket, its standard error) and `{"kill": PID}`. To it: `{"loaded": seconds}`, `{"forked": PID}` or
+`{"refused": why}`, and `{"ended": PID, "status": N}`.
+
+Import rule: as the package; torch is first imported by what the configuration names.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
+import importlib
 import json
-import logging
 import os
+import select
 import signal
 import socket
 import sys
-import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
+
+from workers.engine.config import EngineConfig
 
 PR_SET_PDEATHSIG = 1
 
-log = logging.getLogger("workers.engine")
-
-
-class JsonLines(logging.Formatter):
-    """Log records as one JSON object a line, with whatever was given as `extra`; the supervisor passes them on."""
-
-    _plain = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-            **{name: value for name, value in vars(record).items() if name not in self._plain},
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+LINE_BYTES = 1 << 16
+"""Longest line that the supervisor sends."""
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the supervisor ends; end now if it has already."""
+    """Have the kernel kill this process when its parent ends; end now if it has already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -50,119 +42,133 @@ def die_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    """Run one engine until its supervisor is gone."""
+    """Load what engines need, then fork them until the supervisor is gone."""
     parser = argparse.ArgumentParser(prog="workers.engine", description=__doc__)
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor of the socket")
     parser.add_argument("--parent", type=int, required=True, help="process id of the supervisor")
-    parser.add_argument("--preload", action="store_true", help="import everything before waiting for the configuration")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     # Stopping is the supervisor's decision: Ctrl-C reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # cuBLAS gives the same bits only with a workspace of its own; read when the library starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-    from workers.engine.config import EngineConfig
-    from workers.engine.outbox import Outbox
-    from workers.engine.wire import Channel
-
-    if arguments.preload:
-        preload()
-    channel = Channel(socket.socket(fileno=arguments.socket))
-    first = channel.receive()
-    if first is None or first.type != "config":
-        sys.exit("the supervisor did not send a configuration")
-    config = EngineConfig(**first.header["config"])
-    outbox = Outbox(channel)
-    try:
-        engine, card = start(config, outbox)
-    except Exception as error:
-        log.exception("the engine cannot start")
-        outbox.say("unready", reason=f"{type(error).__name__}: {error}")
-        outbox.flush(5.0)
-        os._exit(3)
-    threading.Thread(target=_read, args=(channel, engine), name="reader", daemon=True).start()
-    outbox.say("ready", **card)
-    try:
-        engine.forever()
-    except BaseException:
-        log.exception("the engine's loop ended")
-        os._exit(4)
+    # numpy's BLAS would start threads when imported; what computes here is torch, which starts its own when asked.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A library that asks on import whether there is a GPU must not start the driver, which no fork survives.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    ForkServer(socket.socket(fileno=arguments.socket)).serve()
 
 
-def preload() -> None:
-    """Import what nearly every engine needs, which takes seconds, and touch no device."""
-    import timm
-    import torchvision
+class ForkServer:
+    """Forks engines and tells how they ended.
 
-    import workers.networks
-    from workers.engine.loop import Engine
-    from workers.engine.registry import find_methods
-
-    find_methods()
-    del timm, torchvision, workers.networks, Engine
-
-
-def start(config: Any, outbox: Any) -> tuple[Any, dict[str, Any]]:
-    """The engine, ready to work, and what it says of itself."""
-    import torch
-
-    from workers.engine.loader import open_networks
-    from workers.engine.loop import Engine
-    from workers.engine.registry import find_methods
-    from workers.engine.reports import device_name
-
-    began = time.monotonic()
-    device = choose_device(config.device)
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
-    # `exact` is float32 through and through; `fast` switches what it wants for itself.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    source = open_networks(config, str(device))
-    methods = find_methods(config.methods)
-    engine = Engine(config, device, source, methods, outbox)
-    card = {
-        "pid": os.getpid(),
-        "device": device_name(device),
-        "torch": str(torch.__version__),
-        "code": source.code,
-        "environment": source.networks.environment(),
-        "operations": sorted(methods),
-    }
-    log.info("the engine is ready", extra={"seconds": round(time.monotonic() - began, 2), "device": card["device"]})
-    return engine, card
-
-
-def choose_device(name: str) -> Any:
-    """The torch device of a setting.
-
-    Raises:
-        RuntimeError: the setting names a device that is not there.
+    Args:
+        control: connected to the supervisor.
     """
-    import torch
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"the device {name} was asked for, and no CUDA device can be used here")
-    return device
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._unread = b""
+        self._descriptors: list[int] = []
+        self._living: set[int] = set()
+        self._config: EngineConfig | None = None
+        self._wake, self._woken = socket.socketpair()
+        for end in (self._wake, self._woken):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
+    def serve(self) -> NoReturn:
+        """Do as the supervisor says until its end of the socket is closed, which ends every engine, too."""
+        while True:
+            ready, _, _ = select.select([self._control, self._wake], [], [])
+            if self._wake in ready:
+                self._wake.recv(LINE_BYTES)
+                self._reap()
+            if self._control in ready and not self._receive():
+                sys.exit()
 
-def _read(channel: Any, engine: Any) -> None:
-    """Move frames to the inbox. The end of the stream is the end of the supervisor, and of this process."""
-    try:
-        while (frame := channel.receive()) is not None:
-            engine.inbox.put(frame)
-    except Exception:
-        log.exception("the supervisor's stream cannot be read")
-    os._exit(0)
+    def _receive(self) -> bool:
+        """Read what has come and do it; false at the end."""
+        data, descriptors, _, _ = socket.recv_fds(self._control, LINE_BYTES, 2)
+        self._descriptors += descriptors
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+        return bool(data)
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        match order:
+            case {"config": config}:
+                self._load(EngineConfig(**config))
+            case {"fork": _}:
+                self._fork()
+            case {"kill": pid} if pid in self._living:  # else it has ended, and the number may be another process's
+                os.kill(pid, signal.SIGKILL)
+
+    def _load(self, config: EngineConfig) -> None:
+        """Import what nearly every engine of this configuration needs."""
+        began = time.monotonic()
+        from workers.engine.process import log_as_json
+        from workers.engine.registry import find_methods
+
+        importlib.import_module(config.networks.partition(":")[0])
+        find_methods(config.methods)
+        log_as_json()
+        # What is there now stays; a collection in an engine that looked at it would copy every page.
+        gc.collect()
+        gc.freeze()
+        self._config = config
+        self._say(loaded=round(time.monotonic() - began, 2))
+
+    def _fork(self) -> None:
+        """Fork an engine; this process keeps nothing of it but its number."""
+        assert self._config is not None
+        sock, standard_error = self._descriptors
+        self._descriptors = []
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._say(refused=str(error))
+        else:
+            if pid == 0:
+                self._become_engine(parent, sock, standard_error)
+            self._living.add(pid)
+            self._say(forked=pid)
+        os.close(sock)
+        os.close(standard_error)
+
+    def _become_engine(self, parent: int, sock: int, standard_error: int) -> NoReturn:
+        """Be the child: let go of everything of the fork server, then run the engine."""
+        assert self._config is not None
+        try:
+            die_with_parent(parent)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (self._control, self._wake, self._woken):
+                end.close()
+            os.dup2(standard_error, sys.stderr.fileno())
+            os.close(standard_error)
+            from workers.engine.process import run_engine
+
+            run_engine(self._config, socket.socket(fileno=sock))
+        finally:
+            os._exit(5)  # whatever happened, there is one fork server
+
+    def _reap(self) -> None:
+        for pid in sorted(self._living):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self._living.discard(pid)
+                self._say(ended=pid, status=os.waitstatus_to_exitcode(status))
+
+    def _say(self, **words: Any) -> None:
+        try:
+            self._control.sendall(json.dumps(words).encode() + b"\n")
+        except OSError:
+            sys.exit()  # the supervisor is gone
 
 
 if __name__ == "__main__":

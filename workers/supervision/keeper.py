@@ -1,7 +1,5 @@
 """Keeps one engine running: starts it, watches that its loop turns, kills it when it hangs, starts the next.
 
-An engine needs seconds to import torch. A spare one has done so already and takes over at once.
-
 Import rule: `workers.engine.wire`, the rest of this package; never torch.
 """
 
@@ -16,6 +14,7 @@ import structlog
 
 from workers.engine.wire import Frame
 from workers.supervision.child import EngineChild
+from workers.supervision.fork_server import ForkServer, ForkServerError
 from workers.supervision.held import Held
 from workers.supervision.totals import Totals
 
@@ -23,8 +22,11 @@ log = structlog.get_logger(__name__)
 
 START_LIMIT_S = 300.0
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 30.0
-"""Pauses before the next start, each twice the one before, but none after an engine that had become ready: that one was
+"""Pauses before the next start, each twice the one before, but none after an engine that had worked: that one was
 killed by a job or from outside, and others wait for its successor."""
+
+SOON_S = 1.0
+"""An engine that ends so soon after it became ready has not worked."""
 
 
 class Keeper:
@@ -33,8 +35,6 @@ class Keeper:
     Args:
         config: of the engine, as JSON.
         stall_s: an engine whose loop does not turn for so long is killed.
-        spare_after_s: an engine that has been ready for so long gets a spare, loaded and idle; 0: never. Loading takes
-            seconds of a core, which a worker that has just lost an engine needs for other things.
         heard: called with every frame but the engine's own affairs; must not block.
         ended: awaited when an engine has ended, with how, before the next one is started.
         totals: counts ends and stalls.
@@ -44,7 +44,6 @@ class Keeper:
         self,
         config: Mapping[str, Any],
         stall_s: float,
-        spare_after_s: float,
         heard: Callable[[Frame], None],
         ended: Callable[[str], Awaitable[None]],
         totals: Totals,
@@ -54,15 +53,12 @@ class Keeper:
         self.drained = asyncio.Event()
         self._config = config
         self._stall_s = stall_s
-        self._spare_after_s = spare_after_s
-        self._ready_at: float | None = None
         self._heard = heard
         self._ended = ended
         self._totals = totals
         self._child: EngineChild | None = None
-        # Were a start ended half way, there would be a process that nobody knows.
-        self._starting: asyncio.Task[EngineChild] | None = None
-        self._spare: asyncio.Task[EngineChild] | None = None
+        self._server: ForkServer | None = None
+        self._ready_at = 0.0
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -95,59 +91,58 @@ class Keeper:
         await self._child.send(frame)
 
     async def close(self) -> None:
-        """End the engine of the moment and the spare one, after `keep` has been ended."""
-        for starting in (self._starting, self._spare):
-            if starting is not None:
-                await (await starting).close()
+        """End the engine of the moment and what it was forked from, after `keep` has been ended."""
+        if self._child is not None:
+            await self._child.close()
+        if self._server is not None:
+            await self._server.close()
 
     async def keep(self) -> None:
-        """Start an engine, and another one after a pause whenever it ends."""
+        """Start an engine, and another one whenever it ends; after a pause where it had not worked."""
         backoff_s = FIRST_BACKOFF_S
         while True:
-            self._child = await self._next()
-            await self._child.configure(self._config)
-            how = await self._child.ended()
-            was_ready, self._ready_at = self._ready_at is not None, None
-            self.ready.clear()
-            self.unready = self.unready or f"the engine ended ({how})"
-            self._totals.add("engine_ends")
-            self._totals.add(f"engine_ends_{how.partition(':')[0].replace(' ', '_')}")
-            log.error("engine_ended", how=how, pid=self._child.pid, resident_bytes=self.beat.get("rss"))
-            await self._ended(how)
-            if was_ready:
+            if await self._live_and_die():
                 backoff_s = FIRST_BACKOFF_S
             else:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
-    async def _next(self) -> EngineChild:
-        """The spare engine, if there is one that runs, or a new one."""
-        if self._spare is not None:
-            self._starting, self._spare = self._spare, None
-            spare = await asyncio.shield(self._starting)
-            if spare.running:
-                return spare
-            await spare.close()
-        self._starting = self._start(preload=False)
-        return await asyncio.shield(self._starting)
+    async def _live_and_die(self) -> bool:
+        """One engine from its start to its end; whether it worked for a while."""
+        try:
+            self._child = await EngineChild.fork(await self._loaded_server(), self._hear)
+        except ForkServerError as error:
+            self.unready = f"no engine can be started ({error})"
+            self._totals.add("engine_ends")
+            log.error("fork_server_failed", how=str(error))
+            return False
+        how = await self._child.ended()
+        worked = self.ready.is_set() and time.monotonic() - self._ready_at >= SOON_S
+        self.ready.clear()
+        self.unready = self.unready or f"the engine ended ({how})"
+        self._totals.add("engine_ends")
+        self._totals.add(f"engine_ends_{how.partition(':')[0].replace(' ', '_')}")
+        log.error("engine_ended", how=how, pid=self._child.pid, resident_bytes=self.beat.get("rss"))
+        await self._ended(how)
+        return worked
 
-    def _wants_spare(self) -> bool:
-        steady = self._ready_at is not None and time.monotonic() - self._ready_at >= self._spare_after_s
-        return steady and self._spare_after_s > 0
-
-    def _start(self, preload: bool) -> asyncio.Task[EngineChild]:
-        return asyncio.create_task(EngineChild.spawn(self._hear, preload=preload), name="start an engine")
+    async def _loaded_server(self) -> ForkServer:
+        """The fork server that runs, or a new one."""
+        if self._server is None or not self._server.running:
+            if self._server is not None:
+                await self._server.close()
+            self._server = ForkServer(self._config)
+            await self._server.load()
+        return self._server
 
     async def watch(self) -> None:
-        """Kill an engine that has fallen silent, or never got ready; start the spare of one that works."""
+        """Kill an engine that has fallen silent, or never got ready."""
         suspected: EngineChild | None = None
         while True:
             await asyncio.sleep(min(1.0, self._stall_s / 4))
             child = self._child
-            if self._spare is None and self._wants_spare():
-                self._spare = self._start(preload=True)
             limit_s = self._stall_s if child is not None and child.ready else START_LIMIT_S
-            if child is None or child.silent_s() <= limit_s:
+            if child is None or not child.running or child.silent_s() <= limit_s:
                 suspected = None
             elif suspected is not child:
                 # Looked at twice: after a stop of this very process the engine's beats are still on their way.
@@ -155,6 +150,8 @@ class Keeper:
             else:
                 log.error("engine_silent", pid=child.pid, seconds=round(child.silent_s(), 1))
                 self._totals.add("engine_stalls")
+                if child.killed_for and self._server is not None:
+                    self._server.end()  # which was told to, and did not
                 child.kill("no progress")
                 suspected = None
 
@@ -165,8 +162,8 @@ class Keeper:
             self._child.last_beat = time.monotonic()
             self.unready = ""
             self.ready.set()
-            log.info("engine_ready", pid=frame.header["pid"], device=frame.header["device"])
             self._ready_at = time.monotonic()
+            log.info("engine_ready", pid=frame.header["pid"], device=frame.header["device"])
         elif frame.type == "unready":
             self.unready = str(frame.header["reason"])
             log.error("engine_unready", reason=self.unready)

@@ -1,0 +1,192 @@
+"""The fork server as its supervisor sees it: started, told to fork, heard of its engines' ends, ended.
+
+Import rule: the standard library, structlog and the rest of this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from workers.supervision.engine_log import LINE_LIMIT_BYTES, pass_on_log
+from workers.supervision.tasks import end_tasks
+
+log = structlog.get_logger(__name__)
+
+LOAD_LIMIT_S = 300.0
+FORK_LIMIT_S = 30.0
+LAST_STEPS_S = 1.0
+KILLED = -9
+"""The status of an engine whose fork server ended: the kernel kills it then."""
+
+
+class ForkServerError(Exception):
+    """No engine can be forked; the text says why."""
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A new engine's process.
+
+    Attributes:
+        pid: its process id.
+        status: is set to its exit status, negative for a signal, when it has ended.
+        sock: our end of its socket.
+        standard_error: our end of its standard error.
+    """
+
+    pid: int
+    status: asyncio.Future[int]
+    sock: socket.socket
+    standard_error: socket.socket
+
+
+class ForkServer:
+    """One fork server, from its start to its end; a new one is a new object.
+
+    Args:
+        config: of its engines, as JSON.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._process: asyncio.subprocess.Process | None = None
+        self._orders, self._theirs = socket.socketpair()
+        self._orders.setblocking(False)
+        self._answering: asyncio.StreamWriter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._living: dict[int, asyncio.Future[int]] = {}
+        self._forking = asyncio.Lock()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.returncode is None
+
+    async def load(self) -> None:
+        """Start the process and wait until it has imported what engines need.
+
+        Raises:
+            ForkServerError: it ended, or was killed because it took too long.
+        """
+        with self._theirs:
+            command = ["-m", "workers.engine", "--socket", str(self._theirs.fileno()), "--parent", str(os.getpid())]
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *command,
+                pass_fds=[self._theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                limit=LINE_LIMIT_BYTES,
+            )
+        assert self._process.stderr is not None
+        reader, self._answering = await asyncio.open_unix_connection(sock=self._orders.dup())
+        self._tasks = [
+            asyncio.create_task(self._hear(reader, self._process), name="fork server"),
+            asyncio.create_task(pass_on_log(self._process.stderr, self._process.pid), name="fork server log"),
+        ]
+        loaded = await self._ask({"config": dict(self._config)}, [], LOAD_LIMIT_S)
+        log.info("fork_server_ready", pid=self._process.pid, seconds=loaded["loaded"])
+
+    async def fork(self) -> Forked:
+        """A new engine.
+
+        Raises:
+            ForkServerError: the server has ended, does not answer, or the system gives it no process.
+        """
+        async with self._forking:
+            (ours, theirs), (log_end, standard_error) = socket.socketpair(), socket.socketpair()
+            with theirs, standard_error:
+                try:
+                    descriptors = [theirs.fileno(), standard_error.fileno()]
+                    answer = await self._ask({"fork": True}, descriptors, FORK_LIMIT_S)
+                    if "refused" in answer:
+                        raise ForkServerError(str(answer["refused"]))
+                except BaseException:
+                    ours.close()
+                    log_end.close()
+                    raise
+            return Forked(int(answer["forked"]), self._living[answer["forked"]], ours, log_end)
+
+    def kill(self, pid: int) -> None:
+        """Have an engine killed; nothing happens if it has ended."""
+        if pid in self._living and self.running:
+            self._order({"kill": pid}, [])
+
+    def end(self) -> None:
+        """Kill the process, and with it every engine."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def close(self) -> None:
+        """End it and let go of its pipes."""
+        self.end()
+        if self._process is not None:
+            await self._process.wait()
+        # What it wrote to its standard error must be read to the end, or the pipe's transport outlives the loop.
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LAST_STEPS_S)
+        await end_tasks(self._tasks)
+        if self._answering is not None:
+            self._answering.close()
+        self._orders.close()
+
+    async def _ask(self, order: Mapping[str, Any], descriptors: list[int], limit_s: float) -> dict[str, Any]:
+        """Send an order and wait for its answer."""
+        self._order(order, descriptors)
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await self._answers.get()
+        except TimeoutError:
+            self.end()
+            raise ForkServerError(f"no answer within {limit_s:g} s") from None
+        if answer is None:
+            self._answers.put_nowait(None)
+            assert self._process is not None
+            raise ForkServerError(f"it ended: {describe_status(await self._process.wait())}")
+        return answer
+
+    def _order(self, order: Mapping[str, Any], descriptors: list[int]) -> None:
+        try:
+            socket.send_fds(self._orders, [json.dumps(order).encode() + b"\n"], descriptors)
+        except OSError as error:
+            log.info("fork_server_does_not_listen", error=str(error))
+
+    async def _hear(self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> None:
+        """Pass on what it says until it ends; then its engines have ended, too."""
+        try:
+            while line := await reader.readline():
+                said = json.loads(line)
+                if "ended" in said:
+                    self._living.pop(said["ended"]).set_result(said["status"])
+                    continue
+                if "forked" in said:
+                    self._living[said["forked"]] = asyncio.get_running_loop().create_future()
+                self._answers.put_nowait(said)
+        except (OSError, ValueError, KeyError) as error:
+            log.error("fork_server_speaks_nonsense", error=repr(error))
+            self.end()
+        with suppress(TimeoutError):  # it has closed its socket because it ends
+            await asyncio.wait_for(process.wait(), LAST_STEPS_S)
+        self.end()
+        await process.wait()
+        self._answers.put_nowait(None)
+        for status in self._living.values():
+            status.set_result(KILLED)
+        self._living.clear()
+
+
+def describe_status(status: int) -> str:
+    """How a process ended: `signal 9`, `exit 139`."""
+    return f"signal {-status}" if status < 0 else f"exit {status}"
