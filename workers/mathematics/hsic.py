@@ -16,6 +16,8 @@ from torch import Tensor
 
 Estimator = Literal["biased", "debiased"]
 
+GRAM_PARTS, LEAST_PART = 4, 512
+
 
 def center_columns(features: Tensor) -> Tensor:
     """Subtract each column's mean over the samples: (…, n, p) → (…, n, p)."""
@@ -40,12 +42,26 @@ def offset_free_gram(features: Tensor) -> Tensor:
     which leaves no offset unless it is an outlier itself; then it is the mean. Features that do not vary at all give
     exact zeros.
     """
-    gram = features @ features.T
+    gram = _gram_of_wide(features)
     if not _mostly_offset(gram):
         return gram
     shifted = features - features[:1]
-    gram = shifted @ shifted.T
+    gram = _gram_of_wide(shifted)
     return gram_linear(center_columns(shifted)) if _mostly_offset(gram) else gram
+
+
+def _gram_of_wide(features: Tensor) -> Tensor:
+    """X Xᵀ of a few rows of many features, (n, p) → (n, n), summed over parts of the features.
+
+    One product n × n has too few numbers for cores to share; the sum over parts takes three quarters of its time.
+    """
+    n, p = features.shape
+    width = p // GRAM_PARTS
+    if width < LEAST_PART or features.device.type != "cpu" or not features.is_contiguous():
+        return features @ features.T
+    parts = features[:, : GRAM_PARTS * width].unflatten(1, (GRAM_PARTS, width)).transpose(0, 1)
+    rest = features[:, GRAM_PARTS * width :]
+    return torch.bmm(parts, parts.mT).sum(dim=0) + rest @ rest.T
 
 
 def _mostly_offset(gram: Tensor) -> bool:

@@ -78,6 +78,14 @@ def test_layers_of_different_widths_equal_the_double_loop(estimator: str) -> Non
     torch.testing.assert_close(compare(rows, columns, estimator=estimator).matrix, expected, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("p", [1, 2047, 2048, 2051, 9000])
+def test_grams_of_wide_layers_are_the_plain_product_in_float64(p: int) -> None:
+    features = torch.randn(6, p, generator=torch.Generator().manual_seed(p))
+    for given in (features, features.repeat_interleave(2, dim=1)[:, ::2]):
+        wide = given.double()
+        assert torch.allclose(hsic.offset_free_gram(given).double(), wide @ wide.T, rtol=0, atol=1e-6 * p)
+
+
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
 def test_rbf_equals_the_double_loop_with_the_off_diagonal_median(estimator: str) -> None:
     torch.manual_seed(2)
