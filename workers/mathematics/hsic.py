@@ -55,11 +55,11 @@ def _gram_of_wide(features: Tensor) -> Tensor:
 
     One product n × n has too few numbers for cores to share; the sum over parts takes three quarters of its time.
     """
-    n, p = features.shape
+    p = features.shape[1]
     width = p // GRAM_PARTS
     if width < LEAST_PART or features.device.type != "cpu" or not features.is_contiguous():
         return features @ features.T
-    parts = features[:, : GRAM_PARTS * width].unflatten(1, (GRAM_PARTS, width)).transpose(0, 1)
+    parts = features[:, : GRAM_PARTS * width].view(-1, GRAM_PARTS, width).transpose(0, 1)
     rest = features[:, GRAM_PARTS * width :]
     return torch.bmm(parts, parts.mT).sum(dim=0) + rest @ rest.T
 

@@ -83,7 +83,7 @@ def test_grams_of_wide_layers_are_the_plain_product_in_float64(p: int) -> None:
     features = torch.randn(6, p, generator=torch.Generator().manual_seed(p))
     for given in (features, features.repeat_interleave(2, dim=1)[:, ::2]):
         wide = given.double()
-        assert torch.allclose(hsic.offset_free_gram(given).double(), wide @ wide.T, rtol=0, atol=1e-6 * p)
+        assert torch.allclose(hsic.offset_free_gram(given).double(), wide @ wide.T, rtol=0, atol=4e-6 * p)
 
 
 @pytest.mark.parametrize("estimator", ["biased", "debiased"])
