@@ -9,11 +9,13 @@ import io
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import numpy as np
 import skimage.data
 from PIL import Image
 
@@ -21,6 +23,7 @@ from bench.report import report
 from bench.serving import served
 
 JSON, PNG = "application/json", "image/png"
+Bodies = Sequence[tuple[bytes, str]]
 REQUESTS = 100
 WARM_UP = 10
 TARGET_MS = 15.0
@@ -50,16 +53,24 @@ class Client:
         return self._connection.getresponse().read()
 
 
-def form(photograph: bytes, fields: dict[str, str]) -> tuple[bytes, str]:
-    """A multipart body with the photograph in it, and its content type."""
-    request = httpx2.Request("POST", "http://-/", files={"image": ("a.jpg", photograph, "image/jpeg")}, data=fields)
+def photograph(number: int) -> bytes:
+    """A JPEG file of about 50 kB, another one for each number."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.roll(skimage.data.coffee(), number, axis=1)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def form(image: bytes, fields: dict[str, str]) -> tuple[bytes, str]:
+    """A multipart body with the file in it, and its content type."""
+    request = httpx2.Request("POST", "http://-/", files={"image": ("a.jpg", image, "image/jpeg")}, data=fields)
     return request.read(), request.headers["content-type"]
 
 
-def measure(client: Client, work: str, path: str, body: bytes, content_type: str, accept: str = JSON) -> dict[str, Any]:
-    """Median and 99th percentile of total minus computed over fresh requests."""
+def measure(client: Client, work: str, path: str, bodies: Bodies, accept: str = JSON) -> dict[str, Any]:
+    """Median and 99th percentile of total minus computed over fresh requests, the bodies (with types) taking turns."""
     totals, beyond = [], []
     for turn in range(REQUESTS + WARM_UP):
+        body, content_type = bodies[turn % len(bodies)]
         began = time.perf_counter()
         text, result = client.post(path, body, content_type, accept)
         total_ms = (time.perf_counter() - began) * 1000
@@ -79,21 +90,24 @@ def measure(client: Client, work: str, path: str, body: bytes, content_type: str
 
 def main() -> None:
     """Measure and report."""
-    buffer = io.BytesIO()
-    Image.fromarray(skimage.data.coffee()).save(buffer, "JPEG", quality=90)
-    photograph = buffer.getvalue()
+    photographs = [photograph(number) for number in range(REQUESTS + WARM_UP)]
     maps = {"layer": "blocks.3", "channels": "first:8"}
     with served() as address:
         client = Client(address)
-        uploaded = json.loads(client.post("/v1/images", *form(photograph, {}), JSON)[0])
+        uploaded = json.loads(client.post("/v1/images", *form(photographs[0], {}), JSON)[0])
         known = {"image": {"id": uploaded["id"]}}
+        by_id = [[(json.dumps(known | more).encode(), JSON)] for more in ({}, maps)]
+        again = [form(photographs[0], maps)]
         rows = [
-            measure(client, "classify, image by id", "/v1/classify", json.dumps(known).encode(), JSON),
-            measure(client, "feature-maps, image by id", "/v1/feature-maps", json.dumps(known | maps).encode(), JSON),
-            measure(client, "classify, image uploaded", "/v1/classify", *form(photograph, {})),
-            measure(client, "feature-maps, image uploaded", "/v1/feature-maps", *form(photograph, maps)),
-            measure(client, "feature-maps, image uploaded, as PNG", "/v1/feature-maps", *form(photograph, maps), PNG),
-            measure(client, "cam, image uploaded", "/v1/cam", *form(photograph, {})),
+            measure(client, "classify, image by id", "/v1/classify", by_id[0]),
+            measure(
+                client, "feature-maps, image by id", "/v1/feature-maps", [(json.dumps(known | maps).encode(), JSON)]
+            ),
+            measure(client, "classify, image sent again", "/v1/classify", [form(photographs[0], {})]),
+            measure(client, "feature-maps, image sent again", "/v1/feature-maps", again),
+            measure(client, "feature-maps, image sent again, as PNG", "/v1/feature-maps", again, PNG),
+            measure(client, "cam, image sent again", "/v1/cam", [form(photographs[0], {})]),
+            measure(client, "classify, new image each time", "/v1/classify", [form(each, {}) for each in photographs]),
         ]
     report("latency", rows)
 

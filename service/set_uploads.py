@@ -23,7 +23,7 @@ from convscope.protocol.images import Images
 from convscope.protocol.problems import ProblemError
 from convscope.settings import Settings
 from service.bodies import MIB, FilePart, Form, SpoolView
-from service.uploads import decode_image
+from service.uploads import keep_image
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 # Deflate reaches 1032; pictures are packed already, and a drawing in BMP reaches a hundred.
@@ -90,7 +90,7 @@ async def store_entries(
 
 async def _store_entry(images: Images, caller: str, megapixels: float, entry: Entry) -> ImageSetMember | RejectedEntry:
     try:
-        record = await images.add(caller, await decode_image(await entry.read(), megapixels=megapixels))
+        record = await keep_image(images, caller, await entry.read(), megapixels=megapixels)
     except ProblemError as error:
         if error.status >= 500 or error.name == "body-too-large":
             raise

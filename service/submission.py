@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.image_sets import ImageSets
-from convscope.protocol.images import DecodedImage, ImageRecord
+from convscope.protocol.images import ImageRecord
 from convscope.protocol.jobs import Job, JobImage, JobSpec, JobState
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import FieldError, ProblemError
@@ -28,7 +28,7 @@ from service.context import Context
 from service.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
 from service.negotiation import idempotency_key
 from service.problems import from_validation, invalid_request
-from service.uploads import decode_base64, decode_image
+from service.uploads import keep_image, read_base64
 
 BODY_TYPES = ("multipart/form-data", "application/json")
 _UPLOADED = "upload:"
@@ -185,17 +185,14 @@ async def _with_set(
 async def _stored(
     ref: ImageRef, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
 ) -> ImageRecord:
-    decoded: DecodedImage
-    megapixels = context.settings.megapixels
     if ref.base64 is not None:
-        decoded = await decode_base64(ref.base64, megapixels=megapixels)
+        data = await read_base64(ref.base64)
     elif form is not None and ref.id is not None and ref.id.startswith(_UPLOADED):
-        file = files[int(ref.id.removeprefix(_UPLOADED))]
-        decoded = await decode_image(await form.read(file), megapixels=megapixels)
+        data = await form.read(files[int(ref.id.removeprefix(_UPLOADED))])
     else:
         assert ref.id is not None
         return await context.images.get(caller, ref.id)
-    return await context.images.add(caller, decoded)
+    return await keep_image(context.images, caller, data, megapixels=context.settings.megapixels)
 
 
 async def submit(

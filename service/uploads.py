@@ -1,4 +1,4 @@
-"""Uploaded files → checked 8-bit sRGB pixels, in threads of their own. Knows image files, nothing of HTTP.
+"""Uploaded files → checked 8-bit sRGB pixels, in threads of their own, and kept. Knows image files, nothing of HTTP.
 
 The bytes decide, never a name or a declared type. What is too large is refused by its header, before anything is
 decoded; whatever a decoder does with a broken file ends as a ProblemError.
@@ -6,6 +6,7 @@ decoded; whatever a decoder does with a broken file ends as a ProblemError.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -18,7 +19,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from convscope.protocol.images import DecodedImage
+from convscope.protocol.images import INLINE_BYTES, DecodedImage, ImageRecord, Images
 from convscope.protocol.problems import ProblemError
 from service.decoders import decoders
 from service.image_formats import exif_orientation, inspect, unreadable, unsupported
@@ -58,13 +59,34 @@ async def decode_image(data: bytes, *, megapixels: float) -> DecodedImage:
     return await decoders().run(lambda: decode(data, megapixels))
 
 
-async def decode_base64(text: str, *, megapixels: float) -> DecodedImage:
-    """Decode a file that is given in base64, with or without a `data:…;base64,` before it.
+async def read_base64(text: str) -> bytes:
+    """The file that is given in base64, with or without a `data:…;base64,` before it.
 
     Raises:
-        ProblemError: as `decode_image`; `unreadable-image` also for what is no base64.
+        ProblemError: `unreadable-image` for what is no base64; `queue-full` as `decode_image`.
     """
-    return await decoders().run(lambda: decode(_from_base64(text), megapixels))
+    return await decoders().run(lambda: _from_base64(text))
+
+
+async def keep_image(images: Images, caller: str, data: bytes, *, megapixels: float) -> ImageRecord:
+    """The image of a file, decoded and kept; one that the caller sent a moment ago is not decoded again.
+
+    Args:
+        images: where it is kept.
+        caller: whose it is.
+        data, megapixels: see `decode_image`.
+
+    Raises:
+        ProblemError: as `decode_image` and `Images.add`.
+    """
+    digest = sha256(data) if len(data) < INLINE_BYTES else await asyncio.to_thread(sha256, data)
+    known = await images.known(caller, digest)
+    return known or await images.add(caller, await decode_image(data, megapixels=megapixels))
+
+
+def sha256(data: bytes) -> str:
+    """What a file is known by, hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def decode(data: bytes, megapixels: float) -> DecodedImage:
@@ -95,7 +117,7 @@ def decode(data: bytes, megapixels: float) -> DecodedImage:
         pixels = orient(pixels, orientation)
         notes.append(f"turned by EXIF orientation {orientation}")
     pixels.flags.writeable = False
-    return DecodedImage(pixels, file.format, hashlib.sha256(data).hexdigest(), (*file.notes, *notes))
+    return DecodedImage(pixels, file.format, sha256(data), (*file.notes, *notes))
 
 
 def check_size(width: int, height: int, megapixels: float) -> None:

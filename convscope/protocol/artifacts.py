@@ -32,7 +32,7 @@ KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews")
 CHUNK_BYTES = 4 * 1024 * 1024
 
 # Bytes put again within this time of their last writing are not written again; the sweep spares them as much longer.
-FRESH_S = 60.0
+FRESH_S = 600.0
 # Hashing less than this is quicker than handing it to a thread.
 INLINE_BYTES = 1024 * 1024
 # Writing less than this is quicker than asking first whether it is there.
@@ -203,6 +203,15 @@ class Artifacts:
             raise
         return True
 
+    async def is_fresh(self, key: str) -> bool:
+        """Whether the artifact is there and so young that it need not be put again, which would make it young.
+
+        Raises:
+            ProblemError: `store-unavailable`.
+        """
+        _check(key)
+        return await self._persist(lambda _limit: self._is_fresh(key), "looking", 0)
+
     async def delete(self, key: str) -> None:
         """Remove an artifact; one that is not there is no error.
 
@@ -259,12 +268,13 @@ class Artifacts:
         except _STORE_TROUBLE as error:
             raise _unavailable("a probe", error) from error
 
-    async def _is_fresh(self, key: str, size: int) -> bool:
+    async def _is_fresh(self, key: str, size: int | None = None) -> bool:
         try:
             meta = await obstore.head_async(self._store, key)
         except FileNotFoundError:
             return False
-        return meta["size"] == size and time.time() - meta["last_modified"].timestamp() < FRESH_S
+        whole = size is None or meta["size"] == size
+        return whole and time.time() - meta["last_modified"].timestamp() < FRESH_S
 
     async def _age_check(self, path: str, before: float) -> bool:
         try:

@@ -84,6 +84,19 @@ class Images:
         pixels = await self.keep_pixels(image.pixels)
         return await self._put(caller, pixels, image.pixels, image.format, image.sha256, image.notes)
 
+    async def known(self, caller: str, sha256: str) -> ImageRecord | None:
+        """The caller's image of a file with that SHA-256, kept for longer now; None unless it was stored just before.
+
+        Pixels that were stored longer ago are due to be written again, so that the sweep takes them for young.
+
+        Raises:
+            ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`.
+        """
+        record = await self._shelf.find(caller, image_id(sha256))
+        if record is None or not await self._artifacts.is_fresh(record.pixels):
+            return None
+        return await self._shelf.put(caller, record)
+
     async def add_pixels(self, caller: str, pixels: Pixels) -> ImageRecord:
         """Keep a picture that a job made (uint8, H×W×3, sRGB); the same pixels give the same id.
 

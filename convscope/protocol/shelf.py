@@ -55,22 +55,26 @@ class Shelf(Generic[R]):
     async def put(self, caller: str, record: R) -> R:
         """Write a record and return it with its times; one that is there already keeps the time it was made.
 
+        A record that has been read before is known to be there, which spares a look.
+
         Raises:
             ProblemError: `queue-unavailable`, `queue-full`.
         """
         now = int(time.time() * 1000)
         name, index = key(self._kind, caller, record.id), key(self._index, caller)
-        record = record.model_copy(update={"created_ms": now, "expires_ms": now + self._keep_ms})
+        new = not record.created_ms
+        times = {"created_ms": record.created_ms or now, "expires_ms": now + self._keep_ms}
+        record = record.model_copy(update=times)
         async with guarded():
             # Each of these may be sent twice without harm.
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(name, record.model_dump_json(), px=self._keep_ms, nx=True)
+                pipe.set(name, record.model_dump_json(), px=self._keep_ms, nx=new)
                 pipe.get(name)
                 pipe.zadd(index, {record.id: now})
                 pipe.zremrangebyscore(index, "-inf", now - self._keep_ms)
                 pipe.pexpire(index, self._keep_ms)
                 found = self._record.model_validate_json((await pipe.execute())[1])
-            if found.created_ms != now:
+            if found.created_ms != record.created_ms:
                 record = record.model_copy(update={"created_ms": found.created_ms})
                 await self._redis.set(name, record.model_dump_json(), px=self._keep_ms)
         return record
@@ -82,11 +86,20 @@ class Shelf(Generic[R]):
             ProblemError: `not-found`, also for another caller's; `queue-unavailable`.
         """
         self._check(record_id)
-        async with guarded():
-            found = await self._redis.get(key(self._kind, caller, record_id))
+        found = await self.find(caller, record_id)
         if found is None:
             raise self._missing(record_id)
-        return self._record.model_validate_json(found)
+        return found
+
+    async def find(self, caller: str, record_id: str) -> R | None:
+        """As `get`, for an id of our own making; None where there is no such record.
+
+        Raises:
+            ProblemError: `queue-unavailable`.
+        """
+        async with guarded():
+            found = await self._redis.get(key(self._kind, caller, record_id))
+        return None if found is None else self._record.model_validate_json(found)
 
     async def page(self, caller: str, *, limit: int = 50, cursor: str | None = None) -> tuple[list[R], str | None]:
         """The caller's records, last written first, and the cursor of the next page, if there is one.

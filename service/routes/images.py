@@ -19,7 +19,7 @@ from service.dependencies import CallerDependency, ContextDependency
 from service.negotiation import JSON, PNG, accepted, etag_matches
 from service.paging import PageQuery, page_headers
 from service.problems import documented, invalid_request
-from service.uploads import decode_image
+from service.uploads import keep_image
 from service.views import iso
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -151,8 +151,7 @@ async def upload_image(request: Request, context: ContextDependency, caller: Cal
         if len(form.files) != 1:
             raise invalid_request([FieldError("/image", "one file is needed, with a file name")])
         data = await form.read(form.files[0])
-    decoded = await decode_image(data, megapixels=context.settings.megapixels)
-    view = ImageView.of(await context.images.add(caller, decoded))
+    view = ImageView.of(await keep_image(context.images, caller, data, megapixels=context.settings.megapixels))
     return Response(view.model_dump_json(), 201, {"Location": view.href, "Cache-Control": "no-cache"}, media_type=JSON)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import stat
@@ -17,6 +18,8 @@ from PIL import Image
 
 from convscope.protocol.images import npy_bytes
 from convscope.settings import Settings
+from service import uploads
+from service.uploads import decode
 from tests.service.image_files import png, saved
 from tests.service.support import Service, png_bytes, problem_of
 
@@ -60,6 +63,25 @@ def test_upload_read_and_delete(client: Client) -> None:
     assert client.delete(view["href"]).status_code == 204
     problem_of(client.get(view["href"]), 404, "not-found")
     problem_of(client.delete(view["href"]), 404, "not-found")
+
+
+def test_a_file_sent_again_at_once_is_not_decoded_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    monkeypatch.setattr(uploads, "decode", lambda *given: decoded.append(given) or decode(*given))
+    data = png_bytes(20, 16, 46)
+    text = base64.b64encode(data).decode()
+    view = upload(client, data)
+    again = upload(client, data)
+    assert {**again, "expires_at": view["expires_at"]} == view
+    assert str(again["expires_at"]) > str(view["expires_at"])
+    (member,) = post_zip(client, archive(("a.png", data))).json()["members"]
+    assert member["href"] == view["href"]
+    asked = client.post("/v1/classify", json={"image": {"base64": text}}, headers={"Prefer": "respond-async"})
+    assert asked.status_code == 202
+    assert len(decoded) == 1
+    assert client.delete(str(view["href"])).status_code == 204
+    assert upload(client, data)["id"] == view["id"]
+    assert len(decoded) == 2
 
 
 @pytest.mark.parametrize("kind", ["image/png", "image/x-odd", "application/octet-stream", None])

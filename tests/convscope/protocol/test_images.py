@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from convscope.protocol.artifacts import Artifacts
+from convscope.protocol.artifacts import FRESH_S, Artifacts
 from convscope.protocol.connection import connect
 from convscope.protocol.image_sets import ImageSetMember, ImageSets, RejectedEntry
 from convscope.protocol.images import MADE, DecodedImage, Images, Pixels, npy_bytes, npy_pixels
@@ -53,6 +55,32 @@ async def test_the_same_bytes_have_the_same_id_and_pixels(images: Images) -> Non
     assert again.expires_ms >= first.expires_ms == first.created_ms + 60_000
     assert (await images.read_pixels(first.pixels)).tolist() == picture(1).tolist()
     assert await images.get("ann", first.id) == again
+
+
+async def test_a_file_whose_pixels_were_stored_just_before_is_known(
+    images: Images, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    sha256 = decoded(1).sha256
+    assert await images.known("ann", sha256) is None
+    first = await images.add("ann", decoded(1))
+    assert await images.known("bob", sha256) is None
+    await asyncio.sleep(0.002)
+    again = await images.known("ann", sha256)
+    assert again is not None
+    assert again == first.model_copy(update={"expires_ms": again.expires_ms})
+    assert again.expires_ms > first.expires_ms
+    assert await images.get("ann", first.id) == again
+
+    long_ago = time.time() - FRESH_S - 5
+    os.utime(tmp_path / first.pixels, (long_ago, long_ago))
+    assert await images.known("ann", sha256) is None, "its pixels must become young again"
+    await images.add("ann", decoded(1))
+    assert await images.known("ann", sha256) is not None
+    await artifacts.delete(first.pixels)
+    assert await images.known("ann", sha256) is None, "its pixels are lost"
+    await images.add("ann", decoded(1))
+    await images.delete("ann", first.id)
+    assert await images.known("ann", sha256) is None
 
 
 async def test_pictures_of_jobs_are_named_by_their_pixels(images: Images) -> None:
