@@ -29,7 +29,7 @@ T = TypeVar("T")
 PADS_KEPT = 64
 ROW_SECONDS_KEPT = 1024
 LONGEST_INTERVAL_S = 60.0
-SUSPECT_CHECKPOINT_S = 2.0
+SUSPECT_CHECKPOINT_S = 1.0
 """A run that has to be alone shows this soon that it gets on; until then all others wait for it."""
 SAVE_SHARE = 50.0
 """A checkpoint may cost a fiftieth of the time since the last one."""
