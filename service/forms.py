@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -61,7 +62,7 @@ def read_fields(
 ) -> dict[str, Any]:
     """A request's properties from a form's text fields, and from a `request` part that carries the whole object.
 
-    A list is a repeated field, or its items separated by commas; an object is JSON text.
+    A list is a repeated field, or its items separated by commas; an object is JSON text, an image also its id.
 
     Raises:
         ProblemError: `malformed-body`, `invalid-request`.
@@ -149,6 +150,10 @@ class _Kinds:
                 self.items.append(_Kinds(item, self._definitions))
 
 
+_IMAGE_ID = re.compile(r"img-[0-9a-f]{32}")
+"""What only an image's id looks like; in a form it may stand for the image."""
+
+
 def _convert(texts: Sequence[str], kinds: _Kinds) -> Any:
     """The JSON value that the texts of one field stand for.
 
@@ -183,6 +188,8 @@ def _split(text: str) -> list[str]:
 
 def _scalar(text: str, kinds: _Kinds) -> Any:
     stripped = text.strip()
+    if "object" in kinds.kinds and _IMAGE_ID.fullmatch(stripped):
+        return {"id": stripped}
     if (stripped.startswith("{") and "object" in kinds.kinds) or (
         stripped.startswith("[") and "array" in kinds.kinds and stripped.endswith("]")
     ):

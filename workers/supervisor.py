@@ -131,6 +131,7 @@ class Supervisor:
             stopping.cancel()
             await end_tasks([*tasks, *self._holdings.tasks()])
             await self._keeper.close()
+            await self._sign_off()
             # Awaited with a limit that cancels again: a library may swallow the first cancellation.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._doorbell.aclose(), LAST_STEPS_S)
@@ -305,6 +306,13 @@ class Supervisor:
                 await self._holdings.give_back_all(crashed=False, reason="the worker stops")
         except TimeoutError:
             log.warning("drain_incomplete", runs=self._holdings.names())
+
+    async def _sign_off(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_STEPS_S):
+                await self._jobs.sign_off(self.id)
+        except (ProblemError, TimeoutError):
+            log.info("sign_off_lost")  # it counts for as long as its last heartbeat does
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

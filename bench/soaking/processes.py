@@ -88,11 +88,19 @@ class Processes:
 
     def engine(self, name: str) -> psutil.Process | None:
         """The engine of a worker, where it has one just now."""
+        server = self.fork_server(name)
+        try:
+            return next(iter(server.children()), None) if server is not None else None
+        except psutil.Error:
+            return None
+
+    def fork_server(self, name: str) -> psutil.Process | None:
+        """What a worker's engines are forked from."""
         try:
             (server,) = psutil.Process(self.pid(name)).children()
-            return next(iter(server.children()), None)
         except (psutil.Error, ValueError):
             return None
+        return server
 
     def memory(self) -> dict[str, float]:
         """Resident MiB of each part, engines apart."""
@@ -100,9 +108,11 @@ class Processes:
         for name in self._running:
             with suppress(psutil.Error):
                 found[name] = _resident_mib(psutil.Process(self.pid(name)))
-                engine = self.engine(name) if name.startswith("worker") else None
-                if engine is not None:
-                    found[name.replace("worker", "engine")] = _resident_mib(engine)
+                if not name.startswith("worker"):
+                    continue
+                for part, process in (("engine", self.engine(name)), ("fork server", self.fork_server(name))):
+                    if process is not None:
+                        found[name.replace("worker", part)] = _resident_mib(process)
         return found
 
     def logged(self, event: str) -> int:

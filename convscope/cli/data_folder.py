@@ -26,6 +26,10 @@ class Holder:
         return f"{who} at {self.address}" if self.address else who
 
 
+class DataFolderError(Exception):
+    """The folder cannot be made or written."""
+
+
 class DataFolderInUseError(Exception):
     """Another server holds the lock of this data folder."""
 
@@ -50,10 +54,13 @@ class DataFolder:
 
         Raises:
             DataFolderInUseError: another server holds it.
-            OSError: the folder cannot be made or written.
+            DataFolderError: the folder cannot be made or written.
         """
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (self.path / "serve.lock").open("a+", encoding="utf-8")
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = (self.path / "serve.lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise DataFolderError(f"cannot write to the data folder {self.path}: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from convscope.cli.data_folder import DataFolder, DataFolderInUseError
+from convscope.cli.data_folder import DataFolder, DataFolderError, DataFolderInUseError
 from convscope.cli.embedded import EmbeddedServer, EmbeddedServerError
 from convscope.cli.flags import Chosen
 from convscope.cli.processes import Child, describe_status, python_module
@@ -64,7 +64,7 @@ def serve(chosen: Chosen) -> int:
         console.print(
             f"{error}.\nStop that one, or choose another data folder with --data.", markup=False, highlight=False
         )
-    except (StartError, EmbeddedServerError, OSError) as error:
+    except (StartError, DataFolderError, EmbeddedServerError, OSError) as error:
         console.print(f"convscope serve: {error}", markup=False, highlight=False, soft_wrap=True)
     return 1
 
@@ -229,7 +229,8 @@ class Launcher:
         if self._console.is_terminal:
             self._console.print(Text.assemble((f"{name:>7} │ ", "dim"), Text.from_ansi(line)), soft_wrap=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            # Their logs are JSON; what is said of them, or in plain words, needs their name.
+            print(line if line.startswith("{") else f"{name}: {line}", file=sys.stderr, flush=True)
 
 
 def address_of(host: str, port: int) -> str:

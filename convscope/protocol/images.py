@@ -93,7 +93,10 @@ class Images:
             ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`.
         """
         record = await self._shelf.find(caller, image_id(sha256))
-        if record is None or not await self._artifacts.is_fresh(record.pixels):
+        # A job's picture is named by its pixels, and these, sent as a file, would be of no known format.
+        if record is None or record.sha256 != sha256 or record.format == MADE:
+            return None
+        if not await self._artifacts.is_fresh(record.pixels):
             return None
         return await self._shelf.put(caller, record)
 

@@ -302,6 +302,13 @@ class Jobs:
         """A worker lives; without another heartbeat for 10 s it no longer counts."""
         await self._scripts.run("heartbeat", id=info.id, info=info.model_dump_json(exclude={"heartbeat_ms"}))
 
+    async def sign_off(self, worker_id: str) -> None:
+        """A worker has ended in order; it no longer counts."""
+        async with guarded(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(key("workers"), worker_id)
+            pipe.delete(key("worker", worker_id))
+            await pipe.execute()
+
     async def workers(self) -> list[WorkerInfo]:
         """The workers that live."""
         return await read_workers(self._redis)

@@ -81,7 +81,9 @@ class ImagesRequest(CommonRequest):
         if self.image is not None and self.images:
             raise ValueError("give either image or images")
         if self.image is None and not self.images and getattr(self, "image_set", None) is None:
-            raise ValueError("an image is needed: a file part `image`, or image.id, or image.base64")
+            raise ValueError(
+                'an image is needed: a file part `image`, or as `image` {"id": "img-…"} or {"base64": "…"}'
+            )
         return self
 
     def all_images(self) -> list[ImageRef]:

@@ -38,6 +38,16 @@ def grey_maps(value: int = 100) -> np.ndarray:
     return toy_maps(np.full((16, 20, 3), value, np.uint8), (8, 6, 6))
 
 
+@pytest.mark.parametrize("field", ["image", "images"])
+def test_a_form_may_name_an_image_by_its_id(client: httpx2.Client, image_part: Part, field: str) -> None:
+    image = client.post("/v1/images", files=image_part).json()["id"]
+    answer = client.post(MAPS, files=[(field, (None, image))])
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["request"]["images"] == [{"id": image}]
+    unknown = client.post(MAPS, files=[(field, (None, "img-" + 32 * "0"))])
+    problem_of(unknown, 404, "not-found")
+
+
 def test_an_image_and_nothing_else(client: httpx2.Client, image_part: Part) -> None:
     answer = client.post(MAPS, files=image_part)
     assert answer.status_code == 200, answer.text

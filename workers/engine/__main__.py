@@ -7,7 +7,7 @@ Lines of JSON over the socket. From the supervisor: the configuration, then `{"f
 engine's socket, its standard error) and `{"kill": PID}`. To it: `{"loaded": seconds}`, `{"forked": PID}` or
 `{"refused": why}`, and `{"ended": PID, "status": N}`.
 
-Import rule: as the package; torch is first imported by what the configuration names.
+Import rule: as the package; torch is imported once the configuration is there, so that what goes wrong can be told.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from typing import Any, NoReturn
 
 from workers.engine.config import EngineConfig
 
 PR_SET_PDEATHSIG = 1
+
+_NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 LINE_BYTES = 1 << 16
 """Longest line that the supervisor sends."""
@@ -56,7 +59,7 @@ def main() -> None:
     # numpy's BLAS would start threads when imported; what computes here is torch, which starts its own when asked.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A library that asks on import whether there is a GPU must not start the driver, which no fork survives.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    os.environ[_NVML_CHECK] = "1"
     ForkServer(socket.socket(fileno=arguments.socket)).serve()
 
 
@@ -110,11 +113,15 @@ class ForkServer:
     def _load(self, config: EngineConfig) -> None:
         """Import what nearly every engine of this configuration needs."""
         began = time.monotonic()
-        from workers.engine.process import log_as_json
-        from workers.engine.registry import find_methods
+        try:
+            from workers.engine.process import log_as_json
+            from workers.engine.registry import find_methods
 
-        importlib.import_module(config.networks.partition(":")[0])
-        find_methods(config.methods)
+            importlib.import_module(config.networks.partition(":")[0])
+            find_methods(config.methods)
+        except Exception as error:
+            self._say(refused=f"{type(error).__name__}: {error}")
+            raise
         log_as_json()
         # What is there now stays; a collection in an engine that looked at it would copy every page.
         gc.collect()
@@ -145,6 +152,7 @@ class ForkServer:
         assert self._config is not None
         try:
             die_with_parent(parent)
+            os.environ.pop(_NVML_CHECK, None)  # an engine needs to know whether CUDA itself works
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for end in (self._control, self._wake, self._woken):
@@ -154,6 +162,8 @@ class ForkServer:
             from workers.engine.process import run_engine
 
             run_engine(self._config, socket.socket(fileno=sock))
+        except BaseException:  # noqa: BLE001  (said, and the end of this process)
+            traceback.print_exc()
         finally:
             os._exit(5)  # whatever happened, there is one fork server
 

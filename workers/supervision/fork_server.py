@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,36 +60,45 @@ class ForkServer:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
         self._process: asyncio.subprocess.Process | None = None
+        self._loaded = False
         self._orders, self._theirs = socket.socketpair()
         self._orders.setblocking(False)
         self._answering: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._living: dict[int, asyncio.Future[int]] = {}
-        self._forking = asyncio.Lock()
 
     @property
-    def running(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.returncode is None
+    def ready(self) -> bool:
+        """Whether it has loaded what engines need, and still runs."""
+        return self._loaded and self._process is not None and self._process.returncode is None
+
+    @property
+    def process_id(self) -> int | None:
+        """Its process id, once it has been started."""
+        return self._process.pid if self._process is not None else None
 
     async def load(self) -> None:
         """Start the process and wait until it has imported what engines need.
 
         Raises:
-            ForkServerError: it ended, or was killed because it took too long.
+            ForkServerError: it cannot be started, cannot import, ended, or was killed because it took too long.
         """
         with self._theirs:
             command = ["-m", "workers.engine", "--socket", str(self._theirs.fileno()), "--parent", str(os.getpid())]
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *command,
-                pass_fds=[self._theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                limit=LINE_LIMIT_BYTES,
-            )
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *command,
+                    pass_fds=[self._theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    limit=LINE_LIMIT_BYTES,
+                    env=without_credentials(os.environ),
+                )
+            except OSError as error:
+                raise ForkServerError(f"the system gives it no process: {error}") from error
         assert self._process.stderr is not None
         reader, self._answering = await asyncio.open_unix_connection(sock=self._orders.dup())
         self._tasks = [
@@ -97,6 +106,7 @@ class ForkServer:
             asyncio.create_task(pass_on_log(self._process.stderr, self._process.pid), name="fork server log"),
         ]
         loaded = await self._ask({"config": dict(self._config)}, [], LOAD_LIMIT_S)
+        self._loaded = True
         log.info("fork_server_ready", pid=self._process.pid, seconds=loaded["loaded"])
 
     async def fork(self) -> Forked:
@@ -105,23 +115,21 @@ class ForkServer:
         Raises:
             ForkServerError: the server has ended, does not answer, or the system gives it no process.
         """
-        async with self._forking:
-            (ours, theirs), (log_end, standard_error) = socket.socketpair(), socket.socketpair()
-            with theirs, standard_error:
-                try:
-                    descriptors = [theirs.fileno(), standard_error.fileno()]
-                    answer = await self._ask({"fork": True}, descriptors, FORK_LIMIT_S)
-                    if "refused" in answer:
-                        raise ForkServerError(str(answer["refused"]))
-                except BaseException:
-                    ours.close()
-                    log_end.close()
-                    raise
-            return Forked(int(answer["forked"]), self._living[answer["forked"]], ours, log_end)
+        with ExitStack() as ours_if_it_fails, ExitStack() as theirs:
+            try:
+                pairs = socket.socketpair(), socket.socketpair()
+            except OSError as error:
+                raise ForkServerError(f"the system gives it no socket: {error}") from error
+            for our_end, their_end in pairs:
+                ours_if_it_fails.enter_context(our_end)
+                theirs.enter_context(their_end)
+            answer = await self._ask({"fork": True}, [end.fileno() for _, end in pairs], FORK_LIMIT_S)
+            ours_if_it_fails.pop_all()
+            return Forked(answer["forked"], answer["status"], pairs[0][0], pairs[1][0])
 
     def kill(self, pid: int) -> None:
         """Have an engine killed; nothing happens if it has ended."""
-        if pid in self._living and self.running:
+        if pid in self._living and self.ready:
             self._order({"kill": pid}, [])
 
     def end(self) -> None:
@@ -155,6 +163,8 @@ class ForkServer:
             self._answers.put_nowait(None)
             assert self._process is not None
             raise ForkServerError(f"it ended: {describe_status(await self._process.wait())}")
+        if "refused" in answer:
+            raise ForkServerError(str(answer["refused"]))
         return answer
 
     def _order(self, order: Mapping[str, Any], descriptors: list[int]) -> None:
@@ -172,9 +182,12 @@ class ForkServer:
                     self._living.pop(said["ended"]).set_result(said["status"])
                     continue
                 if "forked" in said:
-                    self._living[said["forked"]] = asyncio.get_running_loop().create_future()
+                    # Goes with the answer: the engine may have ended before that is read.
+                    said["status"] = self._living[said["forked"]] = asyncio.get_running_loop().create_future()
                 self._answers.put_nowait(said)
-        except (OSError, ValueError, KeyError) as error:
+        except ConnectionError:
+            pass  # it ended with an order unread
+        except (ValueError, KeyError) as error:
             log.error("fork_server_speaks_nonsense", error=repr(error))
             self.end()
         with suppress(TimeoutError):  # it has closed its socket because it ends
@@ -185,6 +198,12 @@ class ForkServer:
         for status in self._living.values():
             status.set_result(KILLED)
         self._living.clear()
+
+
+def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a process that has no business with the queue or the store."""
+    secret = ("CONVSCOPE_REDIS_URL", "CONVSCOPE_ARTIFACTS_URL", "AWS_", "AZURE_", "GOOGLE_")
+    return {name: value for name, value in environment.items() if not name.startswith(secret)}
 
 
 def describe_status(status: int) -> str:

@@ -22,11 +22,11 @@ log = structlog.get_logger(__name__)
 
 START_LIMIT_S = 300.0
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 30.0
-"""Pauses before the next start, each twice the one before, but none after an engine that had worked: that one was
-killed by a job or from outside, and others wait for its successor."""
+"""Pauses before the next start, each twice the one before, while none gets ready."""
 
 SOON_S = 1.0
-"""An engine that ends so soon after it became ready has not worked."""
+"""After an engine that was ready the next one starts at once, since others wait for it; after the first pause where it
+ended within this time, so that a device that kills its engines does not have us do nothing else."""
 
 
 class Keeper:
@@ -98,39 +98,42 @@ class Keeper:
             await self._server.close()
 
     async def keep(self) -> None:
-        """Start an engine, and another one whenever it ends; after a pause where it had not worked."""
+        """Start an engine, and another one whenever it ends."""
         backoff_s = FIRST_BACKOFF_S
         while True:
-            if await self._live_and_die():
+            lived_s = await self._live_and_die()
+            if lived_s is not None:
                 backoff_s = FIRST_BACKOFF_S
+                await asyncio.sleep(0 if lived_s >= SOON_S else FIRST_BACKOFF_S)
             else:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
-    async def _live_and_die(self) -> bool:
-        """One engine from its start to its end; whether it worked for a while."""
+    async def _live_and_die(self) -> float | None:
+        """One engine from its start to its end; for how long it was ready, None where it never was."""
         try:
             self._child = await EngineChild.fork(await self._loaded_server(), self._hear)
         except ForkServerError as error:
-            self.unready = f"no engine can be started ({error})"
-            self._totals.add("engine_ends")
-            log.error("fork_server_failed", how=str(error))
-            return False
+            self.unready = f"no engine can be started: {error}"
+            self._totals.add("fork_server_failures")
+            log.error("fork_server_failed", reason=str(error))
+            return None
         how = await self._child.ended()
-        worked = self.ready.is_set() and time.monotonic() - self._ready_at >= SOON_S
+        lived_s = time.monotonic() - self._ready_at if self.ready.is_set() else None
         self.ready.clear()
         self.unready = self.unready or f"the engine ended ({how})"
         self._totals.add("engine_ends")
         self._totals.add(f"engine_ends_{how.partition(':')[0].replace(' ', '_')}")
         log.error("engine_ended", how=how, pid=self._child.pid, resident_bytes=self.beat.get("rss"))
         await self._ended(how)
-        return worked
+        return lived_s
 
     async def _loaded_server(self) -> ForkServer:
         """The fork server that runs, or a new one."""
-        if self._server is None or not self._server.running:
-            if self._server is not None:
-                await self._server.close()
+        if self._server is not None and not self._server.ready:
+            await self._server.close()
+            self._server = None
+        if self._server is None:
             self._server = ForkServer(self._config)
             await self._server.load()
         return self._server

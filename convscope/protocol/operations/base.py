@@ -15,6 +15,10 @@ from convscope.protocol.requests import CommonRequest, Preprocess
 
 R = TypeVar("R", bound=CommonRequest)
 
+OUTLIERS = 0.005
+"""Share of the values of a projection or an attribution that are drawn as the ends of its scale: the largest are five
+and fifteen times the 99.5th percentile, and would leave the rest of the picture blank."""
+
 View = Literal["tiles", "picture", "overlay", "matrix"]
 Normalize = Literal["map", "layer", "standard", "symmetric"]
 Title = Literal["none", "index", "mean", "max", "loss"]

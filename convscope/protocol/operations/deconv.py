@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import (
+    OUTLIERS,
     ArrayInfo,
     Cost,
     Operation,
@@ -26,11 +27,6 @@ Rule = Literal["deconvnet", "guided", "gradient"]
 
 BENT_GATES = frozenset({"silu", "gelu", "hardswish", "mish", "elu", "selu", "celu", "softplus"})
 """Activations without a flat negative side: deconvnet and guided rules are not defined for them."""
-
-
-OUTLIERS = 0.005
-"""Share of a projection's values that are drawn as the ends of its scale: a guided projection's largest values are
-five and fifteen times the 99.5th percentile, and would leave the rest of it grey."""
 
 
 class DeconvRequest(ImagesRequest):

@@ -86,6 +86,8 @@ class Kernels(Operation[KernelsRequest]):
         del arrays
         filters, inputs = facts["filters"], facts["inputs"]
         heading = f"{request['model']}  {facts['layer']}  kernels {'×'.join(map(str, facts['shape']))}"
+        if len(filters) < facts["shape"][0]:
+            heading += f"  ({len(filters)} of {facts['shape'][0]} filters)"
         if facts["shape"][1] == 3 and inputs == [0, 1, 2]:
             tiles = [_tile((k,), str(channel)) for k, channel in enumerate(filters)]
             # One scale for all filters and colours, the layer's: each channel alone would show hues that are not there.

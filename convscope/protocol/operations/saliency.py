@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture, Slice, Tile
+from convscope.protocol.operations.base import OUTLIERS, ArrayInfo, Cost, Operation, Picture, Slice, Tile
 from convscope.protocol.operations.deconv import check_rule
 from convscope.protocol.requests import ImagesRequest, Target, UnitTarget
 from convscope.protocol.targets import PREDICTED, resolve_target, target_text
@@ -136,6 +136,7 @@ class Saliency(Operation[SaliencyRequest]):
                 image=number,
                 transform=image["transform"],
                 value_name="attribution",
+                outliers=OUTLIERS,
             )
             for number, image in enumerate(facts["images"])
         ]

@@ -100,7 +100,8 @@ def test_a_part_that_dies_is_started_again(tmp_path: Path, part: str) -> None:
         )
         assert again
         wait_until(lambda: _answers(server), what="the service to answer again")
-        assert "starts again in 0.5 s" in server.output
+        name = {"-m workers": "worker", "-m service": "service", "valkey-server": "server"}[part]
+        assert f"{name}: ended (SIGKILL); starts again in 0.5 s" in server.output
 
 
 def _answers(server: Launched) -> bool:
@@ -153,6 +154,13 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
             assert server.wait() == 1
             assert f"cannot listen on 127.0.0.1:{port}" in server.output
             assert not server.family()
+
+
+def test_a_data_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with Launched(tmp_path / "file" / "data") as server:
+        assert server.wait() == 1
+        assert f"cannot write to the data folder {tmp_path}/file/data: Not a directory" in server.output
 
 
 def test_a_long_data_path_gets_its_socket_in_a_short_folder(tmp_path: Path) -> None:

@@ -83,6 +83,11 @@ async def test_a_file_whose_pixels_were_stored_just_before_is_known(
     assert await images.known("ann", sha256) is None
 
 
+async def test_a_picture_of_a_job_is_no_known_file(images: Images) -> None:
+    made = await images.add_pixels("ann", picture(7))
+    assert await images.known("ann", made.sha256) is None
+
+
 async def test_pictures_of_jobs_are_named_by_their_pixels(images: Images) -> None:
     first, again = await images.add_pixels("ann", picture(7)), await images.add_pixels("ann", picture(7))
     other = await images.add_pixels("ann", picture(7, 3, 2))
