@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from workers.contract import Context, IterativeMethod, MethodError, Outcome, Progress
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PADS_KEPT = 64
-ROW_SECONDS_KEPT = 1024
 LONGEST_INTERVAL_S = 60.0
 SUSPECT_CHECKPOINT_S = 1.0
 """A run that has to be alone shows this soon that it gets on; until then all others wait for it."""
@@ -63,7 +62,6 @@ class Iteratives:
         self._leave = leave
         self._context = context
         self._pads: OrderedDict[int, list[Any]] = OrderedDict()
-        self._row_seconds: OrderedDict[Hashable, float] = OrderedDict()
 
     def slice(self, decision: StartTask | StepTile | FinishTask, runs: dict[str, Run]) -> None:
         """One slice of a group."""
@@ -146,7 +144,7 @@ class Iteratives:
     def _choose_tile(self, run: Run, context: Context) -> None:
         """Give the group its tile, if it has none yet."""
         if run.precision != "exact":
-            rows = self._tiles.fast_rows(self._row_seconds.get(run.key, 0.0))
+            rows = self._tiles.fast.rows(run.key)
         elif run.tile:
             rows = run.tile
         elif run.states:
@@ -239,6 +237,7 @@ class Iteratives:
                 log.warning("a tile is too large for the memory", extra={"key": str(run.key), "tile": decision.tile})
                 self._scheduler.set_tile(run.key, decision.tile // 2)
                 self._tiles.limit(run.base_key, decision.tile // 2)
+                self._tiles.fast.limit(run.key, decision.tile // 2)
                 for other in involved.values():
                     other.tile = min(other.tile, decision.tile // 2)
                 return {}
@@ -257,16 +256,8 @@ class Iteratives:
 
     def _learn(self, run: Run, rows: int, seconds: float) -> None:
         """Fit the tile of a `fast` group to what its steps take."""
-        if run.precision == "exact":
-            return
-        before = self._row_seconds.get(run.key)
-        now = seconds / rows if before is None else 0.8 * before + 0.2 * seconds / rows
-        self._row_seconds[run.key] = now
-        self._row_seconds.move_to_end(run.key)
-        while len(self._row_seconds) > ROW_SECONDS_KEPT:
-            self._row_seconds.popitem(last=False)
-        rows = min(self._tiles.fast_rows(now), 2 * self._scheduler.tile(run.key))
-        self._scheduler.set_tile(run.key, rows)
+        if run.precision != "exact":
+            self._scheduler.set_tile(run.key, self._tiles.fast.learn(run.key, rows, seconds))
 
     # Reports and ends.
 

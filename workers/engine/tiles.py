@@ -1,4 +1,4 @@
-"""How many states an iterative group steps together: fixed and padded for `exact`, free for `fast`.
+"""How many states an iterative group steps together: fixed and padded for `exact`; `fast` learns it (`fast_tiles`).
 
 `exact` promises the same bits alone, in company and after a resume, and a convolution's bits depend on the batch's
 shape. So a group's tile is chosen once, before its first step, and never by load: the forced one, the checkpoint's, 1
@@ -21,16 +21,17 @@ import torch
 
 from workers.contract import Context, IterativeMethod, MethodError
 from workers.engine.config import EngineConfig
+from workers.engine.fast_tiles import FastTiles
 from workers.engine.memory import is_out_of_memory, release_memory
 from workers.engine.reports import device_name
 from workers.engine.runs import Run
 
 log = logging.getLogger(__name__)
 
+FIRST_FAST_ROWS = 8
 CANDIDATES = (2, 4, 8, 16, 32, 64)
 WORTH = 0.9
 """A larger tile is taken when a row costs at most this share of what it cost in the smaller one."""
-FAST_ROWS = 64
 
 
 class Tiles:
@@ -45,6 +46,7 @@ class Tiles:
         self._config = config
         self._device = device
         self._path = Path(config.state_folder) / "tiles.json" if config.state_folder else None
+        self.fast = FastTiles(config.slice_s, 1 if device.type == "cpu" else FIRST_FAST_ROWS)
         self._known: dict[str, int] = _read(self._path)
         self._most: dict[Hashable, int] = {}
 
@@ -77,12 +79,6 @@ class Tiles:
         self._known[self._name(key)] = best
         self._write()
         return best
-
-    def fast_rows(self, row_seconds: float) -> int:
-        """Rows of a `fast` tile, so that a slice takes about `slice_s`."""
-        if row_seconds <= 0:
-            return 1 if self._device.type == "cpu" else 8
-        return max(1, min(FAST_ROWS, int(self._config.slice_s / row_seconds)))
 
     def _seconds(self, method: IterativeMethod, run: Run, states: list[Any], context: Context) -> float:
         """The quicker of two steps after one to warm up."""

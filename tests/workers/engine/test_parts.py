@@ -210,8 +210,3 @@ def test_a_tile_keeps_within_the_slice_and_the_memory(tmp_path: Path):
 def test_a_damaged_memory_of_tiles_is_forgotten(tmp_path: Path):
     (tmp_path / "tiles.json").write_text("{")
     assert Tiles(EngineConfig(state_folder=str(tmp_path)), torch.device("meta")).known("key") is None
-
-
-def test_fast_rows_fit_a_slice():
-    tiles = Tiles(EngineConfig(), torch.device("cpu"))
-    assert [tiles.fast_rows(seconds) for seconds in (0.0, 0.05, 0.3, 0.0001)] == [1, 5, 1, 64]
