@@ -29,11 +29,14 @@ SWATCH = 10
 _SAMPLE, _ENTRY_GAP = SWATCH + 4, 14
 
 
-def number(value: float) -> str:
-    """A number as people read it: three digits, powers of ten only where they are needed, a true minus sign."""
-    text = f"{value:.3g}"
+def number(value: float, digits: int = 3) -> str:
+    """A number as people read it: few digits, powers of ten only where they are needed, a true minus sign."""
+    text = f"{value:.{digits}g}"
     if "e" in text and 1e3 <= abs(value) < 1e5:
         text = f"{float(text):.0f}"
+    elif digits < 3 and 0 < abs(value) < 1e-2:
+        mantissa, _, exponent = f"{value:.0e}".partition("e")
+        text = f"{mantissa}e{int(exponent)}"
     return text.replace("-", MINUS)
 
 

@@ -305,6 +305,10 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     arrays_of = [part.array for part in numbers]
     colouring = colour_maps(picture, plan, arrays_of, groups)
     scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
+    if (ranges := _own_ranges(parts, scaled, sizes)) and not any(captions):
+        captions = ranges
+        grid = lay_grid(titles, captions, sizes, plan.columns)
+        check_size(grid.height, grid.width, picture.name)
     indexed = all(part.array.ndim == 2 and not part.photograph for part in parts)
     palette = palette_of(colours, nan, scaled) if indexed else None
     notes = common_notes(picture, plan, parts, scaled)
@@ -330,6 +334,19 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     write_texts(sheet, page, grid, titles, captions)
     facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts()
     return Drawn(sheet, facts, repeated=max(factors, default=1) > 1)
+
+
+def _own_ranges(parts: Sequence[Part], scaled: Scaled, sizes: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """The ends of each tile's scale, where every tile is one map with a scale of its own and is as wide as they are."""
+    scales = scaled.scales
+    alone = len(parts) == len(scales) == len(sizes) and all(part.array.ndim == 2 for part in parts)
+    if not alone or len(scales) < 2 or all(scale == scales[0] for scale in scales):
+        return []
+    for digits in (3, 2):
+        texts = [f"{number(scale.vmin, digits)} to {number(scale.vmax, digits)}" for scale in scales]
+        if all(text_width(text, SMALL) <= width for text, (_, width) in zip(texts, sizes, strict=True)):
+            return [[text] for text in texts]
+    return []
 
 
 def _tile_sizes(parts: Sequence[Part], factors: Sequence[int], count: int) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from convscope.protocol.operations.base import Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.render import RenderOptions, render, stack
 from convscope.render.colors import GREYS, table
+from convscope.render.sheet import Sheet
 from tests.convscope.render.helpers import Png, draw, tiles
 
 RNG = np.random.default_rng(0)
@@ -87,6 +89,29 @@ class TestTexts:
         other = draw(maps, title="mean")
         assert other.pixels.shape == with_title.pixels.shape
         assert (other.pixels != with_title.pixels).any()
+
+    def test_each_map_with_a_scale_of_its_own_has_its_range_below(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        written: list[str] = []
+        write = Sheet.text
+
+        def text(self: Sheet, top: int, left: int, words: str, *more: Any, **how: Any) -> Any:
+            written.append(words)
+            return write(self, top, left, words, *more, **how)
+
+        monkeypatch.setattr(Sheet, "text", text)
+        maps = np.stack([np.linspace(0, 1, 64), np.linspace(-2, 12.5, 64), np.full(64, 3.0)]).reshape(3, 8, 8)
+        draw(maps)
+        assert [words for words in written if " to " in words] == ["0 to 1", "−2 to 12.5", "3 to 3"]
+        for shared in (maps[:1], np.stack([maps[0], maps[0]])):
+            written.clear()
+            draw(shared)
+            assert not [words for words in written if " to " in words]
+        written.clear()
+        draw(maps, normalize="layer")
+        draw(maps, scale=1)  # eight pixels hold no text
+        assert not [words for words in written if " to " in words]
+        draw(np.stack([maps[0], 1e-8 * maps[1]]), scale=12)
+        assert [words for words in written if " to " in words] == ["0 to 1", "−2e−8 to 1e−7"]
 
     def test_captions_stand_below_the_tile(self) -> None:
         tile = Tile((Slice("m"),), caption=("unit (3, 4, 5)", "activation 1.5"))
