@@ -142,9 +142,13 @@ async def _looked_up(
 
 
 async def _network(asked: CommonRequest, context: Context) -> Network:
-    environment, default_model = await context.cards.deployment()
-    model = asked.model or default_model or context.settings.default_model
-    return Network(await context.cards.get(model, context.settings.card_wait_s), environment)
+    # The card is nearly always that of the first guess, and then there by the time that the deployment is known.
+    guess = asked.model or context.settings.default_model
+    (environment, default_model), card = await asyncio.gather(context.cards.deployment(), context.cards.peek(guess))
+    model = asked.model or default_model or guess
+    if card is None or model != guess:
+        card = await context.cards.get(model, context.settings.card_wait_s)
+    return Network(card, environment)
 
 
 async def _with_images(

@@ -18,12 +18,24 @@ LOOK_AGAIN_S = 5.0
 """A change that the feed lost is seen at the latest after so long."""
 
 
+async def wait_for_end(request: Request, context: Context, caller: str, job: Job, timeout_s: float) -> Job:
+    """As `wait_until`, for a job that is finished; what happens to it before wakes nobody."""
+    return await wait_until(request, context, caller, job, lambda each: each.finished, timeout_s, end_only=True)
+
+
 async def wait_until(
-    request: Request, context: Context, caller: str, job: Job, done: Callable[[Job], bool], timeout_s: float
+    request: Request,
+    context: Context,
+    caller: str,
+    job: Job,
+    done: Callable[[Job], bool],
+    timeout_s: float,
+    *,
+    end_only: bool = False,
 ) -> Job:
     """The job once it is `done`, or as it is when the time is over or the service stops.
 
-    The request's body must have been read.
+    The request's body must have been read. With `end_only` nothing but the job's end makes it `done`.
 
     Raises:
         ClientDisconnect: nobody waits any more.
@@ -35,7 +47,7 @@ async def wait_until(
     gone = asyncio.create_task(_disconnected(request))
     stopping = asyncio.create_task(context.stopping.wait())
     try:
-        with context.changes.watch(job.id) as watch, context.metrics.waiting.track_inprogress():
+        with context.changes.watch(job.id, end_only=end_only) as watch, context.metrics.waiting.track_inprogress():
             # Read after watching began: a change in between would otherwise be nobody's.
             job = await context.jobs.get(job.id, caller)
             while not done(job) and not context.stopping.is_set() and (left := deadline - time.monotonic()) > 0:

@@ -1,6 +1,6 @@
 """What happened to jobs, as it happens: a job's own events, the feed of changes, the workers' doorbell.
 
-Each process has one background reader for a stream, however many wait on it. Imports the connection and the keys.
+Each process has one background reader for a stream, however many wait on it. Imports connection, keys and states.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from convscope.protocol.connection import BLOCK_MS, connect, guarded, heed_cancellation
 from convscope.protocol.keys import key
+from convscope.protocol.records import ACTIVE
 
 log = structlog.get_logger(__name__)
 
@@ -168,10 +169,15 @@ def _entries(reply: Any) -> list[tuple[str, Mapping[str, str]]]:
 
 
 class Watch:
-    """Waits for changes of one job. One watch belongs to one waiter; a job may have many."""
+    """Waits for changes of one job. One watch belongs to one waiter; a job may have many.
 
-    def __init__(self) -> None:
+    Args:
+        end_only: sleeps through changes that are not the job's end.
+    """
+
+    def __init__(self, end_only: bool = False) -> None:
         self._flag = asyncio.Event()
+        self._end_only = end_only
 
     async def changed(self, timeout_s: float) -> bool:
         """Wait until the job may have changed since the last call (or since the watch began); False after the time.
@@ -186,9 +192,10 @@ class Watch:
         self._flag.clear()
         return True
 
-    def wake(self) -> None:
-        """Let `changed` return."""
-        self._flag.set()
+    def wake(self, state: str | None = None) -> None:
+        """Let `changed` return; `state` is the job's where it is known."""
+        if not (self._end_only and state in ACTIVE):
+            self._flag.set()
 
 
 class ChangeFeed(_Tail):
@@ -204,9 +211,9 @@ class ChangeFeed(_Tail):
         self._watches: dict[str, set[Watch]] = {}
 
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[Watch]:
-        """Watch a job while the block runs."""
-        watch = Watch()
+    def watch(self, job_id: str, *, end_only: bool = False) -> Iterator[Watch]:
+        """Watch a job, or only for its end, while the block runs."""
+        watch = Watch(end_only)
         self._watches.setdefault(job_id, set()).add(watch)
         try:
             yield watch
@@ -223,7 +230,7 @@ class ChangeFeed(_Tail):
 
     def _arrived(self, fields: Mapping[str, str]) -> None:
         for watch in self._watches.get(fields["id"], ()):
-            watch.wake()
+            watch.wake(fields.get("state"))
 
     def _wake_all(self) -> None:
         for watches in self._watches.values():

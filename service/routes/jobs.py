@@ -35,7 +35,7 @@ from service.problems import documented
 from service.results import json_bytes, npy_header, safetensors_header, stored_array
 from service.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
 from service.views import JobList, JobView, etag, failure, job_etag, job_view, workers_online
-from service.waiting import wait_until
+from service.waiting import wait_for_end, wait_until
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -130,7 +130,7 @@ async def read_job(
 
 async def _finished(request: Request, context: Context, caller: str, job: Job, wait: float) -> Job:
     wait_s = min(wait, context.settings.longest_wait_s)
-    return await wait_until(request, context, caller, job, lambda each: each.finished, wait_s)
+    return await wait_for_end(request, context, caller, job, wait_s)
 
 
 @router.get(

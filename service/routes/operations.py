@@ -24,7 +24,7 @@ from service.forms import schema
 from service.negotiation import PNG, SAFETENSORS, Preference, accepted, preference
 from service.problems import documented
 from service.submission import receive, submit
-from service.waiting import wait_until
+from service.waiting import wait_for_end
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 log = structlog.get_logger(__name__)
@@ -81,9 +81,7 @@ async def _answer(
     if new:
         log.info("submitted", operation=job.operation, lane=job.lane, state=job.state.value, caller=caller)
     try:
-        job = await wait_until(
-            request, context, caller, job, lambda each: each.finished, _wait_s(preferred, operation, context)
-        )
+        job = await wait_for_end(request, context, caller, job, _wait_s(preferred, operation, context))
     except ClientDisconnect:
         await _client_left(request, context, caller, job, preferred)
         raise

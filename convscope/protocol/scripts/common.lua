@@ -37,8 +37,8 @@ local function ring(reason)
   redis.call('XADD', key('doorbell'), 'MAXLEN', '~', DOORBELL_KEPT, '*', 'reason', reason)
 end
 
-local function changed(job)
-  redis.call('XADD', key('changes'), 'MAXLEN', '~', CHANGES_KEPT, '*', 'id', job)
+local function changed(job, state)
+  redis.call('XADD', key('changes'), 'MAXLEN', '~', CHANGES_KEPT, '*', 'id', job, 'state', state)
 end
 
 -- Event ids count 1-0, 2-0, … in each job, so that a reader can tell whether something was trimmed before it came.
@@ -53,7 +53,7 @@ local function announce(job)
   local held = redis.call('HMGET', key('job', job), 'state', 'attempt', 'cancelling')
   redis.call('HINCRBY', key('job', job), 'revision', 1)
   emit(job, 'state', { state = held[1], attempt = tonumber(held[2]), cancelling = held[3] == '1' })
-  changed(job)
+  changed(job, held[1])
 end
 
 local function problem(name, detail)

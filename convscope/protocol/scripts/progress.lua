@@ -21,7 +21,7 @@ for _, job in ipairs(members(args.run)) do
   if speak then
     emit(job, 'progress', { done = tonumber(done), total = tonumber(args.total), message = args.message })
     if args.preview ~= '' then emit(job, 'preview', { key = args.preview }) end
-    changed(job)
+    changed(job, 'running')
   end
 end
 return 'go-on'

@@ -108,6 +108,26 @@ async def test_every_waiter_of_a_job_is_woken_and_no_other(redis: Redis, valkey_
         assert feed.watching == 0
 
 
+async def test_who_waits_for_the_end_sleeps_through_everything_else(redis: Redis, valkey_url: str) -> None:
+    jobs = make_queue(redis)
+    async with ChangeFeed(valkey_url) as feed:
+        job = await submit(jobs)
+        with feed.watch(job.id) as any_change, feed.watch(job.id, end_only=True) as end:
+            for watch in (any_change, end):
+                assert await watch.changed(LONG_S), "at first, when it connects"
+                while await watch.changed(0.05):
+                    continue
+            claim = await claim_one(jobs)
+            assert await any_change.changed(LONG_S)
+            await jobs.progress(claim.run, claim.epoch, JobProgress(done=1, total=2, message="half"))
+            assert await any_change.changed(LONG_S)
+            assert not await end.changed(0.05)
+            await jobs.cancel(job.id, ME)
+            await jobs.give_back(claim.run, claim.epoch, crashed=False, reason="cancelled")
+            assert await end.changed(LONG_S)
+        assert (await jobs.get(job.id, ME)).finished
+
+
 async def test_a_change_between_watching_and_waiting_is_not_missed(redis: Redis, valkey_url: str) -> None:
     jobs = make_queue(redis)
     async with ChangeFeed(valkey_url) as feed:
