@@ -38,8 +38,8 @@ def facts_tables(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def cell(value: object) -> str:
-    """A value in a table cell: numbers short, anything else as JSON, cut where it is long."""
-    if value is None:
+    """A value in a table cell: numbers short, anything else as JSON, cut where it is long; nothing as a dash."""
+    if value is None or value == []:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -154,7 +154,8 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
         notes.insert(0, "sum over colour" if picture.signed else "largest magnitude over colour")
     if any(part.array.ndim == 3 for part in numbers):
         one = shared_scale(scaled, plan)
-        ends = f" {number(one.vmin)} to {number(one.vmax)}" if one is not None and plan.normalize != "standard" else ""
+        said = plan.normalize == "standard" or (plan.normalize == "layer" and plan.value_range is not None)
+        ends = f" {number(one.vmin)} to {number(one.vmax)}" if one is not None and not said else ""
         grey = ", zero is grey" if plan.normalize == "symmetric" else ""
         notes.append(f"red, green and blue jointly{ends}{grey}")
     if any(mask is not None for mask in scaled.nan):

@@ -48,6 +48,7 @@ def test_parallel_lists_stand_side_by_side() -> None:
     }
     lines = [line.replace(" ", "") for line in drawn({"layers": [layer]}).splitlines()]
     assert any("layerconv" in line for line in lines)
+    assert any("dead_channels–" in line for line in lines)
     assert "│4│0.5│2│" in lines and "│7│0.25│1│" in lines
 
 

@@ -90,15 +90,30 @@ class TestTexts:
         assert other.pixels.shape == with_title.pixels.shape
         assert (other.pixels != with_title.pixels).any()
 
-    def test_each_map_with_a_scale_of_its_own_has_its_range_below(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        written: list[str] = []
+    @pytest.fixture
+    def written(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Every text that a page carries."""
+        found: list[str] = []
         write = Sheet.text
 
         def text(self: Sheet, top: int, left: int, words: str, *more: Any, **how: Any) -> Any:
-            written.append(words)
+            found.append(words)
             return write(self, top, left, words, *more, **how)
 
         monkeypatch.setattr(Sheet, "text", text)
+        return found
+
+    def test_a_fixed_scale_of_colours_is_said_once(self, written: list[str]) -> None:
+        colours = RNG.random((2, 3, 4, 4), np.float32)
+        draw(colours, normalize="layer", fields={"value_range": (0.0, 2.0), "normalize": "layer"})
+        assert [words for words in written if "jointly" in words] == [
+            "from 0 to 2 of all  ·  red, green and blue jointly"
+        ]
+        written.clear()
+        draw(colours, normalize="layer")
+        assert [words for words in written if "jointly 0" in words]
+
+    def test_each_map_with_a_scale_of_its_own_has_its_range_below(self, written: list[str]) -> None:
         maps = np.stack([np.linspace(0, 1, 64), np.linspace(-2, 12.5, 64), np.full(64, 3.0)]).reshape(3, 8, 8)
         draw(maps)
         assert [words for words in written if " to " in words] == ["0 to 1", "−2 to 12.5", "3 to 3"]
