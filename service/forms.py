@@ -150,8 +150,8 @@ class _Kinds:
                 self.items.append(_Kinds(item, self._definitions))
 
 
-_IMAGE_ID = re.compile(r"img-[0-9a-f]{32}")
-"""What only an image's id looks like; in a form it may stand for the image."""
+_IMAGE_ID = re.compile(r"img-[0-9A-Za-z_-]*")
+"""What only an image's id looks like, be it a wrong one; in a form it may stand for the image."""
 
 
 def _convert(texts: Sequence[str], kinds: _Kinds) -> Any:
