@@ -27,6 +27,7 @@ import traceback
 from typing import Any, NoReturn
 
 from workers.engine.config import EngineConfig
+from workers.engine.environment import compile_kernels, prepare_process
 
 PR_SET_PDEATHSIG = 1
 
@@ -54,10 +55,6 @@ def main() -> None:
     # Stopping is the supervisor's decision: Ctrl-C reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # cuBLAS gives the same bits only with a workspace of its own; read when the library starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # numpy's BLAS would start threads when imported; what computes here is torch, which starts its own when asked.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A library that asks on import whether there is a GPU must not start the driver, which no fork survives.
     os.environ[_NVML_CHECK] = "1"
     ForkServer(socket.socket(fileno=arguments.socket)).serve()
@@ -113,12 +110,14 @@ class ForkServer:
     def _load(self, config: EngineConfig) -> None:
         """Import what nearly every engine of this configuration needs."""
         began = time.monotonic()
+        prepare_process(config.state_folder)
         try:
             from workers.engine.process import log_as_json
             from workers.engine.registry import find_methods
 
             importlib.import_module(config.networks.partition(":")[0])
             find_methods(config.methods)
+            compile_kernels()
         except Exception as error:
             self._say(refused=f"{type(error).__name__}: {error}")
             raise

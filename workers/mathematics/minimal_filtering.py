@@ -4,248 +4,229 @@ Lavin & Gray 2016, "Fast algorithms for convolutional neural networks" (arXiv 15
 0, 1, −1, ½, −2 and infinity, which round less than 0, ±1, ±2 (Barabasz et al. 2018, arXiv 1803.10986).
 
 A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of the 6×6 inputs d under it, so the sum over channels is 36 matrix
-products. The gradient is the exact adjoint: the same factors, transposed.
+products. The gradient is the convolution with the kernels turned round, and filters minimally as well.
 
-Import rule: torch only.
+Import rule: torch and workers.mathematics.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-OUTPUTS, TAPS = 4, 3
-POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
-SIDE = OUTPUTS + TAPS - 1
+from workers.mathematics.cook_toom import cook_toom
+from workers.mathematics.threads import side_by_side
 
-TILES_AT_ONCE = 100
+Array = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
+
+OUTPUTS, TAPS = 4, 3
+SIDE = OUTPUTS + TAPS - 1
+PRODUCTS = SIDE * SIDE
+POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
+
+LEAST_CHANNELS = 64
+"""Fewer do not fill the registers of the transforms."""
+
+TILES_AT_ONCE = 112
 """What keeps a chunk's tiles in the cache, and its matrix products large enough (measured on an AVX-512 core)."""
 
 
-def cook_toom(points: Sequence[Fraction], outputs: int, taps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The matrices Aᵀ (outputs×n), G (n×taps) and Bᵀ (n×n), n = outputs + taps − 1, of a one-dimensional filter.
-
-    Evaluation at `points` and at infinity, then interpolation (Cook–Toom; Lavin & Gray 2016, section 4).
-
-    Returns:
-        Three float64 tensors, exact where the fractions are.
-    """
-    count = outputs + taps - 1
-    if len(points) != count - 1:
-        raise ValueError(f"F({outputs}, {taps}) takes {count - 1} points and infinity, not {len(points)}")
-
-    def powers(length: int) -> list[list[Fraction]]:
-        at_infinity = [Fraction(0)] * (length - 1) + [Fraction(1)]
-        return [[point**exponent for exponent in range(length)] for point in points] + [at_infinity]
-
-    def product(roots: Sequence[Fraction]) -> list[Fraction]:
-        """Coefficients of ∏ (x − root), the lowest first."""
-        found = [Fraction(1)]
-        for root in roots:
-            shifted, scaled = [Fraction(0), *found], [*(-root * one for one in found), Fraction(0)]
-            found = [a + b for a, b in zip(shifted, scaled, strict=True)]
-        return found
-
-    others = [[*points[:k], *points[k + 1 :]] for k in range(count - 1)]
-    scales = [Fraction(1)] * count
-    for k, rest in enumerate(others):
-        for other in rest:
-            scales[k] *= points[k] - other
-    inputs = [[*product(rest), Fraction(0)] for rest in others] + [product(points)]
-    kernel = [[one / scale for one in row] for row, scale in zip(powers(taps), scales, strict=True)]
-    return _matrix(powers(outputs)).T.contiguous(), _matrix(kernel), _matrix(inputs)
-
-
-def _matrix(rows: Sequence[Sequence[Fraction]]) -> Tensor:
-    return torch.tensor([[float(one) for one in row] for row in rows], dtype=torch.float64)
-
-
-_TO_OUTPUTS, _FROM_KERNEL, _FROM_INPUTS = cook_toom(POINTS, OUTPUTS, TAPS)
-_OUTPUTS_2D = torch.kron(_TO_OUTPUTS, _TO_OUTPUTS)
-"""16×36: the products of a tile → its outputs."""
-
-_INPUTS_2D = torch.kron(_FROM_INPUTS, _FROM_INPUTS)
-"""36×36: the inputs of a tile → one side of the products."""
-
-
-def factors(weight: Tensor) -> Tensor:
-    """G g Gᵀ of every kernel.
+class Kernels:
+    """The kernels of one convolution, transformed for the products when they are first needed.
 
     Args:
-        weight: K×C×3×3.
-
-    Returns:
-        36×K×C, of the weight's type.
+        weight: K×C×3×3, float32 or bfloat16, on the CPU; K and C at least LEAST_CHANNELS.
     """
-    kernel = _FROM_KERNEL.to(weight.device)
-    spread = torch.einsum("ia,kcab,jb->ijkc", kernel, weight.double(), kernel)
-    return spread.reshape(SIDE * SIDE, *weight.shape[:2]).to(weight.dtype).contiguous()
+
+    def __init__(self, weight: Tensor) -> None:
+        if min(weight.shape[:2]) < LEAST_CHANNELS:
+            raise ValueError(
+                f"at least {LEAST_CHANNELS} channels in and out, not {weight.shape[1]} and {weight.shape[0]}"
+            )
+        self._weight = weight
+
+    @cached_property
+    def forward(self) -> Tensor:
+        """36×C×K."""
+        return _transformed(self._weight.permute(2, 3, 1, 0))
+
+    @cached_property
+    def backward(self) -> Tensor:
+        """36×K×C, of the kernels turned round."""
+        return _transformed(self._weight.permute(2, 3, 0, 1).flip(0, 1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what was transformed so far."""
+        return sum(self.__dict__[name].nbytes for name in ("forward", "backward") if name in self.__dict__)
 
 
-def convolve(inputs: Tensor, spread: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def _transformed(taps: Tensor) -> Tensor:
+    """G g Gᵀ: 3×3×A×B → 36×A×B."""
+    _, matrix, _ = cook_toom(POINTS, OUTPUTS, TAPS)
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        spread = torch.einsum("ia,jb,abck->ijck", matrix, matrix, taps.double())
+        return spread.reshape(PRODUCTS, *taps.shape[2:]).to(taps.dtype).contiguous()
+
+
+def convolve(inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int) -> Tensor:
     """A 3×3 convolution of stride 1; differentiable once, with respect to `inputs` alone.
 
-    An image's result does not depend on the other images of the batch, bit for bit.
+    In float32 an image's result does not depend on the other images of the batch, bit for bit.
 
     Args:
-        inputs: N×C×H×W.
-        spread: `factors(weight)`, 36×K×C.
+        inputs: N×C×H×W, of the kernels' type.
         bias: K numbers or None.
-        padding: zeros on each side.
+        padding: zeros on each side, 0 to 2.
 
     Returns:
         N×K×H′×W′ in channels_last.
     """
-    found: Tensor = _Convolution.apply(inputs, spread, bias, padding)
+    found: Tensor = _Convolution.apply(inputs, kernels, bias, padding)
     return found
 
 
-class _Tiling:
-    """How an image of H×W is covered by tiles of 4×4 outputs, in chunks of tile rows."""
-
-    def __init__(self, height: int, width: int, padding: int) -> None:
-        self.padding = padding
-        self.inputs = (height, width)
-        self.outputs = (height + 2 * padding - 2, width + 2 * padding - 2)
-        self.tiles = tuple(-(-side // OUTPUTS) for side in self.outputs)
-        self.canvas = tuple(count * OUTPUTS + 2 for count in self.tiles)
-        rows, columns = self.tiles
-        self.rows = min(rows, max(1, round(TILES_AT_ONCE / columns)))
-        self.chunks = [(start, min(start + self.rows, rows)) for start in range(0, rows, self.rows)]
-
-    def inside(self, canvas: Tensor) -> Tensor:
-        """The part of a canvas (rows×columns×channels) that is the image."""
-        start = self.padding
-        return canvas[start : start + self.inputs[0], start : start + self.inputs[1]]
-
-
-class _Buffers:
-    """The tensors that a chunk's tiles pass through, kept from chunk to chunk.
-
-    Fresh ones would be given back to the system and faulted in again at every chunk, which takes as long as the
-    products do.
-    """
-
-    def __init__(self, like: Tensor, tiling: _Tiling, spread: Tensor) -> None:
-        _, outs, ins = spread.shape
-        count = tiling.rows * tiling.tiles[1]
-        self._tiles = like.new_empty(SIDE * SIDE * count * max(ins, outs))
-        self._left = torch.empty_like(self._tiles)
-        self._spread = spread
-        self._to_outputs, self._from_inputs = _OUTPUTS_2D.to(like), _INPUTS_2D.to(like)
-
-    def forward(self, canvas: Tensor, bias: Tensor | None) -> Tensor:
-        """Some rows of tiles: canvas (4r+2)×(4t+2)×C → outputs r×4×t×4×K, a view that the next chunk overwrites."""
-        rows, columns = canvas.shape[0] // OUTPUTS, canvas.shape[1] // OUTPUTS
-        channels, (down, right, _) = canvas.shape[2], canvas.stride()
-        count, outs = rows * columns, self._spread.shape[1]
-        gathered = self._part(self._tiles, SIDE * SIDE, count * channels)
-        overlapping = (SIDE, SIDE, rows, columns, channels), (down, right, OUTPUTS * down, OUTPUTS * right, 1)
-        gathered.view(overlapping[0]).copy_(canvas.as_strided(*overlapping))
-        seen = torch.mm(self._from_inputs, gathered, out=self._part(self._left, SIDE * SIDE, count * channels))
-        products = self._part(self._tiles, SIDE * SIDE, count * outs)
-        torch.bmm(seen.view(-1, count, channels), self._spread.transpose(1, 2), out=products.view(-1, count, outs))
-        found = torch.mm(self._to_outputs, products, out=self._part(self._left, OUTPUTS * OUTPUTS, count * outs))
-        tiles = found.view(OUTPUTS, OUTPUTS, rows, columns, outs)
-        if bias is not None:
-            tiles += bias
-        return tiles.permute(2, 0, 3, 1, 4)
-
-    def backward(self, slopes: Tensor, canvas: Tensor) -> None:
-        """The adjoint of `forward` without bias: slopes 4r×4t×K → added to the canvas (4r+2)×(4t+2)×C."""
-        rows, columns = slopes.shape[0] // OUTPUTS, slopes.shape[1] // OUTPUTS
-        count, (_, outs, ins) = rows * columns, self._spread.shape
-        gathered = self._part(self._tiles, OUTPUTS * OUTPUTS, count * outs)
-        apart = slopes.view(rows, OUTPUTS, columns, OUTPUTS, outs).permute(1, 3, 0, 2, 4)
-        gathered.view(apart.shape).copy_(apart)
-        products = torch.mm(self._to_outputs.T, gathered, out=self._part(self._left, SIDE * SIDE, count * outs))
-        seen = self._part(self._tiles, SIDE * SIDE, count * ins)
-        torch.bmm(products.view(-1, count, outs), self._spread, out=seen.view(-1, count, ins))
-        found = torch.mm(self._from_inputs.T, seen, out=self._part(self._left, SIDE * SIDE, count * ins))
-        _add_overlapping(found.view(SIDE, SIDE, rows, columns, ins), canvas)
-
-    @staticmethod
-    def _part(buffer: Tensor, rows: int, columns: int) -> Tensor:
-        return buffer[: rows * columns].view(rows, columns)
-
-
-def _add_overlapping(tiles: Tensor, canvas: Tensor) -> None:
-    """Tiles 6×6×r×t×C, each four further than the one before, are added to a canvas (4r+2)×(4t+2)×C."""
-    down, right, _ = canvas.stride()
-    parts = (slice(0, OUTPUTS), slice(OUTPUTS, SIDE))
-    for across in parts:  # a tile's last two rows and columns lie on its neighbours' first
-        for along in parts:
-            here = tiles[across, along].permute(2, 0, 3, 1, 4)
-            corner = canvas[across.start :, along.start :]
-            place = corner.as_strided(here.shape, (OUTPUTS * down, down, OUTPUTS * right, right, 1))
-            place += here
-
-
 class _Convolution(torch.autograd.Function):
-    """See `convolve`. Channels lie innermost throughout, so that tiles move as runs of channels."""
+    """See `convolve`."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, spread: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        images, channels, height, width = inputs.shape
-        tiling = _Tiling(height, width, padding)
-        ctx.tiling = tiling
+    def forward(ctx: Any, inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int) -> Tensor:
+        ctx.kernels, ctx.padding = kernels, padding
         # torch's own layers before this one differentiate slowly where a gradient lies otherwise than what they gave.
         ctx.channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(spread)
-        with torch._C.DisableTorchFunction():  # what happens in here is one convolution to whoever watches
-            buffers = _Buffers(inputs, tiling, spread)
-            canvas = inputs.new_zeros(*tiling.canvas, channels)
-            outputs = _empty(inputs, (images, spread.shape[1], *tiling.outputs), channels_last=True)
-            for image in range(images):
-                tiling.inside(canvas).copy_(inputs[image].permute(1, 2, 0))
-                page = outputs[image].permute(1, 2, 0)
-                for start, end in tiling.chunks:
-                    tiles = buffers.forward(canvas[start * OUTPUTS : end * OUTPUTS + 2], bias)
-                    _lay(tiles, page[start * OUTPUTS : end * OUTPUTS])
-            return outputs
+        return _filtered(inputs, kernels.forward, bias, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, None, None, None]:
-        tiling: _Tiling = ctx.tiling
-        (spread,) = ctx.saved_tensors
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        with torch._C.DisableTorchFunction():
-            images, channels = slopes.shape[:2]
-            height, width = tiling.outputs
-            buffers = _Buffers(slopes, tiling, spread)
-            padded = slopes.new_zeros(*(count * OUTPUTS for count in tiling.tiles), channels)
-            canvas = slopes.new_empty(*tiling.canvas, spread.shape[2])
-            found = _empty(slopes, (images, spread.shape[2], *tiling.inputs), ctx.channels_last)
-            for image in range(images):
-                padded[:height, :width].copy_(slopes[image].permute(1, 2, 0))
-                canvas.zero_()
-                for start, end in tiling.chunks:
-                    buffers.backward(
-                        padded[start * OUTPUTS : end * OUTPUTS], canvas[start * OUTPUTS : end * OUTPUTS + 2]
-                    )
-                found[image].permute(1, 2, 0).copy_(tiling.inside(canvas))
-            return found, None, None, None
+        found = _filtered(slopes, ctx.kernels.backward, None, TAPS - 1 - ctx.padding)
+        return found if ctx.channels_last else found.contiguous(), None, None, None
 
 
-def _empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    """An empty tensor of N×C×H×W; no view, so that an in-place ReLU may follow."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+def _filtered(inputs: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """N×C×H×W → N×K×H′×W′ in channels_last."""
+    images, _, height, width = inputs.shape
+    sides = (height + 2 * padding - TAPS + 1, width + 2 * padding - TAPS + 1)
+    with torch.no_grad(), torch._C.DisableTorchFunction():  # one convolution to whoever watches
+        # Channels lie innermost, so that tiles move as runs of channels.
+        pages = inputs.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        # No view, so that an in-place ReLU may follow.
+        shape = (images, kernels.shape[2], *sides)
+        found = torch.empty(shape, dtype=inputs.dtype, memory_format=torch.channels_last)
+        added = torch.zeros(kernels.shape[2]) if bias is None else bias.float()
+        _Plan(pages, kernels, added, padding, found.permute(0, 2, 3, 1)).run()
+        return found
 
 
-def _lay(tiles: Tensor, page: Tensor) -> None:
-    """Tiles r×4×t×4×K onto a page H×W×K, which the last row and column of tiles may overlap."""
-    rows, _, columns, _, channels = tiles.shape
-    height, width, _ = page.shape
-    if (height, width) == (rows * OUTPUTS, columns * OUTPUTS):
-        down, right, _ = page.stride()
-        page.as_strided(tiles.shape, (OUTPUTS * down, down, OUTPUTS * right, right, 1)).copy_(tiles)
-    else:
-        page.copy_(tiles.reshape(rows * OUTPUTS, columns * OUTPUTS, channels)[:height, :width])
+class _Plan:
+    """One convolution, cut into what threads can do side by side.
+
+    Args:
+        pages: N×H×W×C, as they lie.
+        kernels: 36×C×K.
+        bias: K numbers, float32.
+        found: N×H′×W′×K, to be filled.
+    """
+
+    def __init__(self, pages: Tensor, kernels: Tensor, bias: Tensor, padding: int, found: Tensor) -> None:
+        # Not every machine with a GPU, where nothing filters minimally, has numba.
+        from workers.mathematics import tile_transforms
+
+        self._transforms = tile_transforms
+        self._inputs, self._outputs, self._bias = _array(pages), _array(found), bias.numpy()
+        self._kernels, self._padding = kernels, padding
+        rows, self._columns = (-(-side // OUTPUTS) for side in found.shape[1:3])
+        self._tiles = rows * self._columns
+        # Products of float32 are those of one image each, so that its bits are its own.
+        self._together = len(pages) if pages.dtype != torch.float32 else 1
+
+    def run(self) -> None:
+        """Fill `found`."""
+        images = range(len(self._inputs))
+        if self._tiles <= TILES_AT_ONCE:  # all tiles are multiplied together, some products in each thread
+            for first in images[:: self._together]:
+                self._whole(images[first : first + self._together])
+            return
+        chunks = [(image, *pair) for image in images for pair in _parts(self._tiles, -(-self._tiles // TILES_AT_ONCE))]
+        side_by_side([partial(self._through, chunks[slice(*pair)]) for pair in _shares(len(chunks))])
+
+    def _through(self, chunks: Sequence[tuple[int, int, int]]) -> None:
+        """Tiles of an image, from one to another, one chunk after the other all the way through a thread's cache."""
+        size = 0
+        for image, begin, end in chunks:
+            if end - begin != size:
+                size = end - begin
+                taken, products = _buffers(self._kernels, size)
+                inputs, outputs = _array(taken), _array(products)
+            self._take(inputs, 0, image, begin, end)
+            torch.bmm(taken, self._kernels, out=products)
+            self._lay(outputs, 0, image, begin, end)
+
+    def _whole(self, images: Sequence[int]) -> None:
+        taken, products = _buffers(self._kernels, self._tiles * len(images))
+        inputs, outputs = _array(taken), _array(products)
+        parts = [
+            (self._tiles * number + begin, image, begin, end)
+            for number, image in enumerate(images)
+            for begin, end in _shares(self._tiles)
+        ]
+        side_by_side([partial(self._take, inputs, *part) for part in parts])
+        side_by_side([partial(self._multiply, taken, products, slice(*pair)) for pair in _shares(PRODUCTS)])
+        side_by_side([partial(self._lay, outputs, *part) for part in parts])
+
+    def _take(self, taken: Array, place: int, image: int, begin: int, end: int) -> None:
+        self._transforms.take_tiles(self._inputs[image], begin, end, self._columns, self._padding, taken, place)
+
+    def _multiply(self, taken: Tensor, products: Tensor, share: slice) -> None:
+        torch.bmm(taken[share], self._kernels[share], out=products[share])
+
+    def _lay(self, products: Array, place: int, image: int, begin: int, end: int) -> None:
+        self._transforms.lay_tiles(products, place, self._bias, begin, end, self._columns, self._outputs[image])
+
+
+def _shares(count: int) -> list[tuple[int, int]]:
+    """As many even parts of a range as there are threads."""
+    return _parts(count, torch.get_num_threads())
+
+
+def _parts(count: int, parts: int) -> list[tuple[int, int]]:
+    """Even parts of a range, from one to another."""
+    bounds = [count * number // parts for number in range(parts + 1)]
+    return [pair for pair in pairwise(bounds) if pair[0] < pair[1]]
+
+
+_kept = threading.local()
+
+
+def _buffers(kernels: Tensor, tiles: int) -> tuple[Tensor, Tensor]:
+    """Room for 36×T×C and 36×T×K, kept by each thread from call to call.
+
+    Fresh memory would be given back to the system and faulted in again at every chunk, which takes as long as the
+    products do.
+    """
+    sizes = [PRODUCTS * tiles * channels for channels in kernels.shape[1:]]
+    kept: dict[torch.dtype, Tensor] = _kept.__dict__.setdefault("rooms", {})
+    if kernels.dtype not in kept or len(kept[kernels.dtype]) < sum(sizes):
+        kept[kernels.dtype] = kernels.new_empty(sum(sizes))
+    room = kept[kernels.dtype]
+    parts = room[: sizes[0]], room[sizes[0] : sum(sizes)]
+    taken, products = (part.view(PRODUCTS, tiles, -1) for part in parts)
+    return taken, products
+
+
+def _array(tensor: Tensor) -> Array:
+    """The tensor's own memory; bfloat16 as uint16."""
+    array: Array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array

@@ -1,8 +1,9 @@
-"""Networks whose large 3×3 convolutions filter minimally, for methods that run them hundreds of times.
+"""Networks whose large 3×3 convolutions filter minimally, for methods that run them hundreds of times on a CPU.
 
-torch computes such a convolution on a CPU by its definition, at the processor's peak. Minimal filtering needs a quarter
+torch computes such a convolution there by its definition, at the processor's peak. Minimal filtering needs a quarter
 of the multiplications. It rounds to 4e-6 of a layer's largest value in float32 (torch's own: 3e-7) and to 2 % of a
-layer in bfloat16 (0.2 %); a unit that close to a threshold may fall on its other side. See docs/decisions/0005.
+layer in bfloat16 (0.2 %); a unit that close to a threshold may fall on its other side. See docs/decisions/0005 and
+0007.
 
 Import rule: torch and workers.mathematics.
 """
@@ -17,14 +18,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from workers.mathematics.minimal_filtering import TAPS, convolve, factors
+from workers.mathematics.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, convolve
 
-LEAST_CHANNELS = 64
-LEAST_PRODUCT = 64 * 128
-"""Channels in times channels out below which moving the tiles costs more than the multiplications saved."""
-
-LEAST_MULTIPLICATIONS = 500_000_000
-"""Of an image, by the definition, below which calling a dozen small operations costs more than what is saved."""
+LEAST_MULTIPLICATIONS = 200_000_000
+"""Of an image, by the definition, below which handing work to threads costs more than what is saved."""
 
 
 def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -36,8 +33,8 @@ def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Mod
 
     Returns:
         The copy, with the same weights in memory, or `network` itself where nothing would become quicker. It is
-        differentiable once, with respect to its inputs. An image's result does not depend on the other images of its
-        batch, bit for bit.
+        differentiable once, with respect to its inputs. In float32 an image's result does not depend on the other
+        images of its batch, bit for bit.
     """
     chosen = [
         name
@@ -54,9 +51,9 @@ def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Mod
 
 
 def factor_bytes(network: nn.Module) -> int:
-    """Bytes that the factors of a network take, of those convolutions that ran."""
-    made = (module.spread for module in network.modules() if isinstance(module, _LeanConv2d))
-    return sum(spread.nbytes for spread in made if spread is not None)
+    """Bytes that the transformed kernels of a network take, of those convolutions that ran."""
+    made = (module.kernels for module in network.modules() if isinstance(module, _LeanConv2d))
+    return sum(kernels.nbytes for kernels in made if kernels is not None)
 
 
 def _can_be_lean(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -68,8 +65,8 @@ def _can_be_lean(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         and module.padding in ((0, 0), (1, 1))
         and module.padding_mode == "zeros"
         and min(module.in_channels, module.out_channels) >= LEAST_CHANNELS
-        and module.in_channels * module.out_channels >= LEAST_PRODUCT
         and module.weight.device.type == "cpu"
+        and module.weight.dtype in (torch.float32, torch.bfloat16)
     )
 
 
@@ -80,9 +77,9 @@ def _pays(convolution: nn.Conv2d, height: int, width: int) -> bool:
 
 
 class _LeanConv2d(nn.Conv2d):
-    """A 3×3 convolution of stride 1 that filters minimally where the maps are large; factors made at first use."""
+    """A 3×3 convolution of stride 1 that filters minimally where the maps are large."""
 
-    spread: Tensor | None = None
+    kernels: Kernels | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """N×C×H×W → N×K×H′×W′."""
@@ -90,10 +87,9 @@ class _LeanConv2d(nn.Conv2d):
         shrink = TAPS - 1 - 2 * padding
         if inputs.dim() != 4 or not _pays(self, inputs.shape[2] - shrink, inputs.shape[3] - shrink):
             return super().forward(inputs)
-        if self.spread is None:
-            with torch.no_grad(), torch._C.DisableTorchFunction():
-                self.spread = factors(self.weight)
-        return convolve(inputs, self.spread, self.bias, padding)
+        if self.kernels is None:
+            self.kernels = Kernels(self.weight)
+        return convolve(inputs, self.kernels, self.bias, padding)
 
 
 # An observer tells torch's own classes, whose inner operations are no layers, by name and module.

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.mathematics.minimal_filtering import POINTS, convolve, cook_toom, factors
+from workers.mathematics.cook_toom import cook_toom
+from workers.mathematics.minimal_filtering import POINTS, TILES_AT_ONCE, Kernels, convolve
+from workers.mathematics.threads import side_by_side
+from workers.mathematics.tile_transforms import lay_tiles, take_tiles
 
 
 def test_the_matrices_of_two_outputs_and_three_taps_are_the_papers() -> None:
@@ -38,13 +41,54 @@ def test_another_number_of_points_is_an_error() -> None:
         cook_toom(POINTS[:-1], 4, 3)
 
 
+@pytest.mark.parametrize("channels", [64, 70, 200])
+def test_the_compiled_transforms_are_those_matrices(channels: int) -> None:
+    """Bit for bit at small whole numbers, which both compute without rounding."""
+    outputs, _, inputs = cook_toom(POINTS, 4, 3)
+    generator = torch.Generator().manual_seed(channels)
+    page = torch.randint(-4, 5, (6, 14, channels), generator=generator).float()
+    taken = torch.full((36, 5, channels), torch.nan)
+    take_tiles(page.numpy(), 1, 3, 3, 0, taken.numpy(), 2)
+    for tile, place in ((1, 2), (2, 3)):
+        under = page[:, 4 * tile : 4 * tile + 6].double()
+        expected = torch.einsum("ia,jb,abc->ijc", inputs, inputs, under).reshape(36, channels)
+        assert torch.equal(taken[:, place].double(), expected)
+    assert taken[:, [0, 1, 4]].isnan().all(), "other places are left alone"
+    bias = torch.randint(-4, 5, (channels,), generator=generator).float()
+    products = 8.0 * torch.randint(-4, 5, (36, 4, channels), generator=generator).float()
+    laid = torch.full((4, 10, channels), torch.nan)
+    lay_tiles(products.numpy(), 2, bias.numpy(), 1, 3, 3, laid.numpy())
+    tiles = products[:, 2:].reshape(6, 6, 2, channels).double()
+    expected = torch.einsum("ia,jb,abtc->itjc", outputs, outputs, tiles).reshape(4, 8, channels) + bias
+    assert torch.equal(laid[:, 4:].double(), expected[:, :6]), "the last tile reaches beyond the page"
+    assert laid[:, :4].isnan().all()
+
+
+def test_bfloat16_is_rounded_to_the_nearest_and_ties_to_even() -> None:
+    """A page of one pixel passes through as it is times a power of two; torch rounds the same sums."""
+    generator = torch.Generator().manual_seed(0)
+    page = torch.randn(6, 6, 64, generator=generator).bfloat16()
+    taken = torch.empty(36, 1, 64, dtype=torch.bfloat16)
+    take_tiles(page.view(torch.uint16).numpy(), 0, 1, 1, 0, taken.view(torch.uint16).numpy(), 0)
+    _, _, inputs = cook_toom(POINTS, 4, 3)
+    exact = torch.einsum("ia,jb,abc->ijc", inputs, inputs, page.double()).reshape(36, 64)
+    assert torch.equal(taken[:, 0], exact.bfloat16()), "two roundings would differ somewhere"
+    halves = torch.tensor([1.0, 1.0 + 2**-8, 1.0 + 3 * 2**-8, float("inf"), -3.0, 1e-40] + [0.0] * 58)
+    products = torch.zeros(36, 1, 64, dtype=torch.bfloat16)
+    laid = torch.empty(4, 4, 64, dtype=torch.bfloat16)
+    lay_tiles(
+        products.view(torch.uint16).numpy(), 0, halves.numpy(), 0, 1, 1, laid.view(torch.uint16).numpy()
+    )  # the bias alone, rounded
+    assert torch.equal(laid[3, 2], halves.bfloat16())
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     height=st.integers(3, 23),
     width=st.integers(3, 120),
     images=st.integers(1, 3),
-    channels=st.integers(1, 4),
-    outputs=st.integers(1, 4),
+    channels=st.integers(64, 130),
+    outputs=st.integers(64, 130),
     padding=st.integers(0, 1),
     with_bias=st.booleans(),
     channels_last=st.booleans(),
@@ -57,25 +101,72 @@ def test_every_size_is_the_convolution_and_its_gradient(
     generator = torch.Generator().manual_seed(seed)
 
     def numbers(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
+        return torch.randn(shape, generator=generator)
 
     weight, bias = numbers(outputs, channels, 3, 3), numbers(outputs) if with_bias else None
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = numbers(images, channels, height, width).contiguous(memory_format=layout).requires_grad_()
-    expected = F.conv2d(x, weight, bias, padding=padding)
-    found = convolve(x, factors(weight), bias, padding)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    exact = x.detach().double().requires_grad_()
+    expected = F.conv2d(exact, weight.double(), None if bias is None else bias.double(), padding=padding)
+    found = convolve(x, Kernels(weight), bias, padding)
+    assert float((found - expected).detach().abs().max() / expected.detach().abs().max()) < 1e-5
     direction = numbers(*expected.shape)
     (ours,) = torch.autograd.grad(found, x, direction)
-    (theirs,) = torch.autograd.grad(expected, x, direction)
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    (theirs,) = torch.autograd.grad(expected, exact, direction.double())
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
+    assert ours.is_contiguous(memory_format=layout) or x.is_contiguous()
 
 
 def test_what_follows_may_work_in_place() -> None:
-    x = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(1))
-    found = torch.relu_(convolve(x, factors(weight), None, 1))
+    x = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(1))
+    found = torch.relu_(convolve(x, Kernels(weight), None, 1))
     expected = torch.relu(F.conv2d(x, weight, None, padding=1))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
     (ours,), (theirs,) = torch.autograd.grad(found.sum(), x), torch.autograd.grad(expected.sum(), x)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [14, 60], ids=["multiplied together", "in chunks"])
+def test_the_number_of_threads_changes_no_bit(side: int) -> None:
+    assert (-(-side // 4)) ** 2 > TILES_AT_ONCE or side == 14
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 64, side, side, generator=generator)
+    kernels = Kernels(torch.randn(96, 64, 3, 3, generator=generator))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(convolve(x, kernels, None, 1))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_too_few_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 64 channels in and out, not 3 and 64"):
+        Kernels(torch.zeros(64, 3, 3, 3))
+
+
+def test_tasks_have_one_thread_each_and_their_errors_come_out() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen: list[tuple[int, bool]] = []
+
+    def look() -> None:
+        seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
+
+    def fail() -> None:
+        raise ValueError("of the second")
+
+    try:
+        side_by_side([look] * 5)
+        assert seen == [(1, False)] * 5
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ValueError, match="of the second"):
+            side_by_side([look, fail, look])
+        assert len(seen) == 7, "the others ended first"
+    finally:
+        torch.set_num_threads(before)

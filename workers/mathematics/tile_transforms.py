@@ -1,0 +1,187 @@
+"""The two transforms of minimal filtering, compiled: pages of channels to tiles, products of tiles to pages.
+
+By torch's operations they cost as much as the matrix products between them: a transform is a few additions a number,
+and each operation of torch passes through memory. numba compiles them for the processor at hand, once a machine (it
+keeps what it compiled beside this file, or where NUMBA_CACHE_DIR says).
+
+A tile's 36 numbers of 64 channels stay in the first-level cache, in float32; channels lie innermost and are what a
+vector register holds.
+
+Import rule: numba and numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+
+OUTPUTS, SIDE = 4, 6
+LANES = 64
+"""Channels that are transformed at once."""
+
+_EIGHTH, _QUARTER, _HALF, _ONE_AND_HALF = np.float32(0.125), np.float32(0.25), np.float32(0.5), np.float32(1.5)
+_DOUBLE, _TWO_AND_HALF, _FOUR, _EIGHT = np.float32(2), np.float32(2.5), np.float32(4), np.float32(8)
+
+
+def compiled(function: Compiled) -> Compiled:
+    """Machine code that runs without the interpreter's lock; products and sums may be fused, never reordered."""
+    flags: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}}
+    try:
+        return cast(Compiled, numba.njit(cache=True, **flags)(function))
+    except RuntimeError:  # no folder to keep it in can be written to
+        return cast(Compiled, numba.njit(**flags)(function))
+
+
+def inlined(function: Compiled) -> Compiled:
+    """A part of compiled code, put where it is called so that what is constant there makes it quick."""
+    return cast(Compiled, numba.njit(inline="always")(function))
+
+
+def _read(source: Any, buffer: Any, place: int) -> None:
+    """Channels of one pixel into one place of the buffer."""
+    raise TypeError("compiled code only")
+
+
+def _write(buffer: Any, place: int, target: Any) -> None:
+    """One place of the buffer into the channels of one pixel."""
+    raise TypeError("compiled code only")
+
+
+@inlined
+def _add(bias: Any, buffer: Any, place: int) -> None:
+    for lane in range(LANES):
+        buffer[place, lane] += bias[lane]
+
+
+@overload(_read, inline="always")
+def _read_of(source: Any, buffer: Any, place: Any) -> Callable[..., None]:
+    def widened(source: Any, buffer: Any, place: Any) -> None:
+        bits = buffer[place].view(np.uint32)
+        for lane in range(LANES):
+            bits[lane] = np.uint32(source[lane]) << 16
+
+    def copied(source: Any, buffer: Any, place: Any) -> None:
+        for lane in range(source.size):
+            buffer[place, lane] = source[lane]
+
+    return widened if source.dtype is types.uint16 else copied
+
+
+@overload(_write, inline="always")
+def _write_of(buffer: Any, place: Any, target: Any) -> Callable[..., None]:
+    def rounded(buffer: Any, place: Any, target: Any) -> None:
+        bits = buffer[place].view(np.uint32)
+        for lane in range(LANES):  # to the nearest bfloat16, ties to even
+            target[lane] = np.uint16((bits[lane] + np.uint32(0x7FFF) + ((bits[lane] >> 16) & np.uint32(1))) >> 16)
+
+    def copied(buffer: Any, place: Any, target: Any) -> None:
+        for lane in range(target.size):
+            target[lane] = buffer[place, lane]
+
+    return rounded if target.dtype is types.uint16 else copied
+
+
+@inlined
+def _to_products(buffer: Any, first: int, step: int) -> None:
+    """Bᵀ of the six places first, first + step, …, in place."""
+    for lane in range(LANES):
+        a, b, c = buffer[first, lane], buffer[first + step, lane], buffer[first + 2 * step, lane]
+        d, e, f = buffer[first + 3 * step, lane], buffer[first + 4 * step, lane], buffer[first + 5 * step, lane]
+        buffer[first, lane] = a + _ONE_AND_HALF * (d - b) - _DOUBLE * c + e
+        buffer[first + step, lane] = _TWO_AND_HALF * d - b + _HALF * c + e
+        buffer[first + 2 * step, lane] = b - _TWO_AND_HALF * c + _HALF * d + e
+        buffer[first + 3 * step, lane] = _DOUBLE * (d - b) + (e - c)
+        buffer[first + 4 * step, lane] = _HALF * (b - d) + (e - c)
+        buffer[first + 5 * step, lane] = b + _ONE_AND_HALF * (e - c) - _DOUBLE * d + f
+
+
+@inlined
+def _to_outputs(buffer: Any, first: int, step: int) -> None:
+    """Aᵀ of the six places first, first + step, …: its four rows, in the first four places."""
+    for lane in range(LANES):
+        a, b, c = buffer[first, lane], buffer[first + step, lane], buffer[first + 2 * step, lane]
+        d, e, f = buffer[first + 3 * step, lane], buffer[first + 4 * step, lane], buffer[first + 5 * step, lane]
+        both, apart = b + c, b - c
+        buffer[first, lane] = a + both + d + e
+        buffer[first + step, lane] = apart + _HALF * d - _DOUBLE * e
+        buffer[first + 2 * step, lane] = both + _QUARTER * d + _FOUR * e
+        buffer[first + 3 * step, lane] = apart + _EIGHTH * d - _EIGHT * e + f
+
+
+@compiled
+def take_tiles(page: Any, begin: int, end: int, columns: int, padding: int, taken: Any, place: int) -> None:
+    """Tiles of 6×6 pixels, each four further than the one before, transformed for the products.
+
+    Args:
+        page: H×W×C, float32 or bfloat16 as uint16; beyond it are zeros.
+        begin, end: which tiles, counted row by row.
+        columns: tiles in a row.
+        padding: pixels by which the first tile begins before the page.
+        taken: 36×T×C of the page's type, to be filled.
+        place: where the first tile goes in `taken`.
+    """
+    height, width, channels = page.shape
+    buffer = np.empty((SIDE * SIDE, LANES), np.float32)
+    for tile in range(begin, end):
+        top, left = OUTPUTS * (tile // columns) - padding, OUTPUTS * (tile % columns) - padding
+        for block in range(0, channels, LANES):
+            start = min(block, channels - LANES)  # the last block may repeat some channels
+            stop = start + LANES
+            for pixel in range(SIDE * SIDE):
+                y, x = top + pixel // SIDE, left + pixel % SIDE
+                if 0 <= y < height and 0 <= x < width:
+                    _read(page[y, x, start:stop], buffer, pixel)
+                else:
+                    buffer[pixel] = 0
+            for column in range(SIDE):
+                _to_products(buffer, column, SIDE)
+            for row in range(SIDE):
+                _to_products(buffer, SIDE * row, 1)
+            for product in range(SIDE * SIDE):
+                _write(buffer, product, taken[product, place + tile - begin, start:stop])
+
+
+@compiled
+def lay_tiles(products: Any, place: int, bias: Any, begin: int, end: int, columns: int, page: Any) -> None:
+    """Tiles of 4×4 outputs, from their products, with the bias, onto a page.
+
+    Args:
+        products: 36×T×K, of the page's type.
+        place: where the first tile is in `products`.
+        bias: K numbers, float32.
+        begin, end: which tiles, counted row by row.
+        columns: tiles in a row.
+        page: H×W×K, float32 or bfloat16 as uint16; filled where the tiles lie, which may reach beyond it.
+    """
+    height, width, channels = page.shape
+    buffer = np.empty((SIDE * SIDE, LANES), np.float32)
+    for tile in range(begin, end):
+        top, left = OUTPUTS * (tile // columns), OUTPUTS * (tile % columns)
+        for block in range(0, channels, LANES):
+            start = min(block, channels - LANES)
+            stop = start + LANES
+            for product in range(SIDE * SIDE):
+                _read(products[product, place + tile - begin, start:stop], buffer, product)
+            for column in range(SIDE):
+                _to_outputs(buffer, column, SIDE)
+            for row in range(OUTPUTS):
+                _to_outputs(buffer, SIDE * row, 1)
+            for row in range(min(OUTPUTS, height - top)):
+                for column in range(min(OUTPUTS, width - left)):
+                    _add(bias[start:stop], buffer, SIDE * row + column)
+                    _write(buffer, SIDE * row + column, page[top + row, left + column, start:stop])
+
+
+def compile_all() -> None:
+    """Compile for both types of numbers, or read what an earlier process compiled: seconds, else hundredths of one."""
+    for kind in (np.float32, np.uint16):
+        page, tile = np.zeros((OUTPUTS, OUTPUTS, LANES), kind), np.zeros((SIDE * SIDE, 1, LANES), kind)
+        take_tiles(page, 0, 1, 1, 1, tile, 0)
+        lay_tiles(tile, 0, np.zeros(LANES, np.float32), 0, 1, 1, page)
