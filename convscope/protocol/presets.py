@@ -33,6 +33,7 @@ COMMON: dict[str, Any] = {
     "blur": 0.0,
     "blur_every": 0,
     "diversity": 0.0,
+    "average": 0.0,
 }
 """What a preset that says nothing about it leaves out. The redirected gradient (Lucid) only ever acts on rows whose
 gradient is entirely zero, which in the other recipes would return their starting noise; so every preset has it."""
@@ -83,7 +84,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Lucid, `render_vis` and `transform.standard_transforms` (Olah et al. 2017): Fourier coefficients of sd 0.01 scaled
     # by 1/frequency, decorrelated colours, sigmoid, Adam 0.05, 512 steps; pad, jitter 8, scale ±0.1, rotate ±10°,
-    # jitter 4.
+    # jitter 4. The average is ours (Polyak & Juditsky 1992): the views are drawn anew at every step, and the mean of
+    # where the second half of the steps went is less of an accident than where the last one ended.
     "lucid": {
         **COMMON,
         "parameterization": "fourier",
@@ -97,6 +99,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "scale": 0.1,
         "rotate": 10,
         "jitter_after": 4,
+        "average": 0.5,
     },
     # Fel et al. 2023 as Xplique 2.0 computes it: 256 steps of Nadam with rate 1 on the phase, 32 crops a step whose
     # side shrinks from a half to a twentieth of a 512-pixel picture, centres N(0.5, 0.15). Its noise N(0, 0.08) +

@@ -42,6 +42,7 @@ class Ascent:
         step: done so far; `view` of the present step's crops are done as well.
         slopes, value: sums over those views: d objective / d picture (3×H×W), and the objective.
         losses: the objective's value at each step.
+        mean: of the parameters over the steps that the recipe averages, once the first of them is done.
         silent_run, silent_steps: steps without any gradient, in a row up to now and altogether.
         alpha: sum over steps of |d objective / d picture|, H×W; kept for `maco`.
         grams: by step, the last two, for `diversity`.
@@ -66,6 +67,7 @@ class Ascent:
     silent_run: int = 0
     silent_steps: int = 0
     stopped_by: str | None = None
+    mean: Tensor | None = None
     alpha: Tensor | None = None
     grams: dict[int, Tensor] = field(default_factory=dict)
 
@@ -76,6 +78,16 @@ class Ascent:
             return False
         constant = len(self.losses) > 1 and min(self.losses) == max(self.losses)
         return constant or self.silent_steps == len(self.losses) or self.stopped_by == "dead"
+
+    @property
+    def averaged(self) -> int:
+        """Steps done of those that the recipe averages."""
+        return self.step - (self.steps - round(self.recipe.average * self.steps))
+
+    @property
+    def shown(self) -> Tensor:
+        """The parameters of the picture: their mean over the last steps, but those that reached a threshold."""
+        return self.parameters if self.mean is None or self.stopped_by == "stop_at" else self.mean
 
     def loss_row(self) -> Tensor:
         """The losses, float64, one a step; NaN after the row's end."""
@@ -94,6 +106,8 @@ class Ascent:
             blank = torch.zeros(3, *self.recipe.size)
             tensors["slopes"] = blank if self.slopes is None else self.slopes
             saved["value"] = torch.tensor(self.value, dtype=torch.float64)
+        if self.recipe.average:
+            tensors["mean"] = torch.zeros_like(self.parameters) if self.mean is None else self.mean
         if self.alpha is not None:
             tensors["alpha"] = self.alpha
         if self.recipe.diversity:
@@ -121,6 +135,8 @@ class Ascent:
         if "slopes" in saved:
             self.slopes = saved["slopes"].to(device) if self.view else None
             self.value = float(saved["value"])
+        if "mean" in saved:
+            self.mean = saved["mean"].to(device) if self.averaged > 0 else None
         if "alpha" in saved:
             self.alpha = saved["alpha"].to(device)
         if "grams" in saved:
@@ -131,7 +147,7 @@ class Ascent:
 def current_picture(state: Ascent) -> Tensor:
     """Where a row stands, as the PNG's pixels: uint8 H×W×3 on the CPU."""
     with torch.no_grad():
-        return to_bytes(parameterization_of(state.recipe).decode(state.parameters[None]))[0].cpu()
+        return to_bytes(parameterization_of(state.recipe).decode(state.shown[None]))[0].cpu()
 
 
 def advance(network: Network, states: Sequence[Ascent]) -> list[MethodError | None]:
@@ -363,6 +379,9 @@ def _commit(state: Ascent, reading: _Reading, move: _Move) -> MethodError | None
     else:
         state.parameters, state.moments = move.parameters, move.moments
     state.step, state.view, state.value, state.slopes = state.step + 1, 0, 0.0, None
+    if state.averaged > 0:
+        before = state.parameters if state.mean is None else state.mean
+        state.mean = torch.lerp(before, state.parameters, 1 / state.averaged)
     if state.stopped_by is None:
         state.stopped_by = _end(state)
     return None

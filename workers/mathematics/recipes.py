@@ -60,6 +60,7 @@ class Recipe:
     blur: float = 0.0
     blur_every: int = 0
     diversity: float = 0.0
+    average: float = 0.0
     crop_steps: int = 0
 
     @property

@@ -96,6 +96,9 @@ class MaximizeRequest(CommonRequest):
     diversity: float | None = Field(
         None, ge=0, le=1e6, description="Weight by which the job's pictures of one layer are pushed apart."
     )
+    average: float | None = Field(
+        None, ge=0, le=1, description="Share of the steps, the last ones, whose mean is the picture; 0: the last step."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from tests.workers.methods.ascents import CONTEXT, channel, climb, finished, out
 from workers.contract import MethodError
 from workers.mathematics.ascent import PATIENCE
 from workers.mathematics.optimizers import blur
+from workers.mathematics.parameterizations import parameterization_of, to_bytes
 from workers.methods.maximize import METHOD
 
 
@@ -204,6 +205,31 @@ def test_yosinskis_step_in_the_order_of_his_toolbox() -> None:
         assert step(network, [state]) == [None]
         torch.testing.assert_close(state.parameters, ours, rtol=1e-4, atol=1e-2)
     assert state.losses[-1] > state.losses[0]
+
+
+def test_the_picture_is_the_mean_of_the_last_steps_but_of_a_row_that_reached_its_threshold() -> None:
+    network = tiny()
+    asked = request(objective=[channel(1, "2")], steps=9, average=0.5)  # of 9 steps the last 4
+    _, (state,) = started(network, asked)
+    passed = []
+    while not METHOD.done(state):
+        step(network, [state])
+        passed.append(state.parameters)
+        assert torch.equal(state.shown, state.parameters) == (len(passed) <= 6), "the first of a mean is the mean"
+    mean = torch.stack(passed[-4:]).mean(0)
+    torch.testing.assert_close(state.shown, mean)
+    whole = outcome(network, asked)
+    decoded = parameterization_of(state.recipe).decode(mean[None])
+    torch.testing.assert_close(whole.arrays["images"].float(), to_bytes(decoded).float(), rtol=0, atol=1)
+    last = outcome(network, asked | {"average": 0.0}).arrays
+    assert torch.equal(last["loss"], whole.arrays["loss"]), "the way is the same"
+    assert not torch.equal(last["images"], whole.arrays["images"])
+
+    limit = float(whole.arrays["loss"][0, 7])
+    reached = outcome(network, asked | {"stop_at": limit})
+    unaveraged = outcome(network, asked | {"stop_at": limit, "average": 0.0})
+    assert reached.facts["pictures"][0]["stopped_by"] == "stop_at"
+    assert torch.equal(reached.arrays["images"], unaveraged.arrays["images"])
 
 
 def test_from_a_picture() -> None:

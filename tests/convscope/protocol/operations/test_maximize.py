@@ -70,7 +70,8 @@ def test_nothing_but_a_network_must_do() -> None:
         (
             "lucid",
             {"start_spread": 0.01, "decay_power": 1, "decorrelate": True, "optimizer": "adam", "learning_rate": 0.05,
-             "steps": 512, "jitter": 8, "scale": 0.1, "rotate": 10, "jitter_after": 4, "redirect_steps": 16},
+             "steps": 512, "jitter": 8, "scale": 0.1, "rotate": 10, "jitter_after": 4, "redirect_steps": 16,
+             "average": 0.5},
         ),
         (
             "maco",
@@ -99,7 +100,8 @@ def test_every_number_of_a_preset_is_a_property_with_a_default() -> None:
     "body",
     [
         {"steps": 0}, {"steps": 1_000_000}, {"learning_rate": 0}, {"size": 8}, {"size": 5000}, {"jitter": -1},
-        {"scale": 0.9}, {"crops": 65}, {"decay": 1}, {"rotate": 181}, {"tv": -1}, {"preset": "best"}, {"nonsense": 1},
+        {"scale": 0.9}, {"crops": 65}, {"decay": 1}, {"rotate": 181}, {"tv": -1}, {"average": 1.1}, {"preset": "best"},
+        {"nonsense": 1},
         {"objective": []}, {"objective": {}}, {"objective": {"class": 1, "layer": "conv"}},
         {"objective": {"layer": "conv", "channel": -1}}, {"objective": {"layer": "conv", "reduce": "sum"}},
         {"objective": {"layer": "conv", "direction": []}}, {"objective": {"sum": []}},
