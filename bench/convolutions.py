@@ -14,7 +14,16 @@ from torch import nn
 from bench.report import alternating_s, report
 from workers.networks.lean import make_lean
 
-SIZES = ((64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56), (256, 512, 28), (512, 512, 28))
+SIZES = (
+    (64, 64, 224),
+    (64, 128, 112),
+    (128, 128, 112),
+    (128, 256, 56),
+    (256, 256, 56),
+    (256, 512, 28),
+    (512, 512, 28),
+    (512, 512, 14),
+)
 """Channels, channels out, pixels a side."""
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.mathematics.cook_toom import cook_toom
-from workers.mathematics.minimal_filtering import POINTS, TILES_AT_ONCE, Kernels, convolve
+from workers.mathematics.minimal_filtering import FEW, POINTS, TILES_AT_ONCE, Kernels, convolve
 from workers.mathematics.threads import side_by_side
 from workers.mathematics.tile_transforms import lay_tiles, take_tiles
 
@@ -115,6 +115,26 @@ def test_every_size_is_the_convolution_and_its_gradient(
     (theirs,) = torch.autograd.grad(expected, exact, direction.double())
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
     assert ours.is_contiguous(memory_format=layout) or x.is_contiguous()
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("alive", [0, 1, FEW, FEW + 1, 70])
+def test_the_gradient_of_a_few_channels_is_the_convolutions(alive: int, padding: int) -> None:
+    """Different channels in each image, one of them alive in a single pixel that a first look misses."""
+    generator = torch.Generator().manual_seed(alive)
+    weight = torch.randn(70, 64, 3, 3, generator=generator)
+    x = torch.randn(2, 64, 25, 21, generator=generator).requires_grad_()
+    found = convolve(x, Kernels(weight), None, padding)
+    slopes = torch.zeros(found.shape)
+    for image in range(2):
+        chosen = torch.randperm(70, generator=generator)[:alive]
+        slopes[image, chosen] = torch.randn(alive, *found.shape[2:], generator=generator)
+        if alive:
+            slopes[image, chosen[0]] = 0
+            slopes[image, chosen[0], 1, 1] = -3.0
+    (ours,) = torch.autograd.grad(found, x, slopes.contiguous(memory_format=torch.channels_last))
+    expected = F.conv_transpose2d(slopes.double(), weight.double(), padding=padding)
+    assert float((ours - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
 def test_what_follows_may_work_in_place() -> None:

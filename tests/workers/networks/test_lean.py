@@ -121,7 +121,7 @@ def test_in_bfloat16_it_is_the_fast_network_with_a_little_more_noise(vgg11: Load
 def test_the_transformed_kernels_count_as_memory_once_they_are_there() -> None:
     network = load("vgg11-random")
     weights = network.nbytes
-    inputs = torch.zeros(1, 3, 224, 224, requires_grad=True)
+    inputs = torch.rand(1, 3, 224, 224, requires_grad=True)
     outputs = network.lean_module(fast=False)(inputs)
     products = 64 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 3 * 512 * 512
     assert network.nbytes == weights + 36 * products * 4
