@@ -31,11 +31,11 @@ def prepare_process(kept: str = "") -> None:
     """Set what the libraries read when they are loaded; what is set already stays.
 
     Args:
-        kept: folder for what is compiled here; empty leaves the choice to the compiler.
+        kept: folder for what is compiled here, where it cannot be kept beside its source; empty for none.
     """
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
-    if kept:
+    if kept and not os.access(Path(__file__).parent, os.W_OK):
         os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(kept) / "compiled"))
     # Memory of a step that is given back to the system is faulted in again at the next, which takes a tenth of it.
     with suppress(OSError, AttributeError):  # another C library has no such knob
