@@ -48,8 +48,8 @@ def test_memory_of_a_step_stays_and_what_is_set_already_stays(tmp_path: Path) ->
 
 
 def test_an_installation_that_cannot_be_written_to_keeps_what_it_compiled_elsewhere(
-    tmp_path: Path, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path(workers.engine.environment.__file__).parent)
     monkeypatch.setattr(os, "environ", {})
     workers.engine.environment.prepare_process(str(tmp_path))
