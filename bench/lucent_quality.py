@@ -1,13 +1,13 @@
 """Class pictures by maximize and by Lucent in equal time, judged by networks that neither has seen.
 
-Run: python -m bench.lucent_quality [--cpu] [lucid] [smooth] [many] [maco] [lucent]; the peers' packages as in
+Run: python -m bench.lucent_quality [--cpu] [lucid] [whole] [many] [smooth] [maco] [lucent]; the peers' packages as in
 bench.maximize.
 
 All climb EfficientNet-Lite0's logits at 224 px. `lucid` takes its preset's numbers with 256 steps, `smooth` and `maco`
-as many views of what RECIPES says, Lucent with its defaults as many steps as fit into `lucid`'s time; `many` is `lucid`
-on more classes. Two networks that took no part say whether they recognise the 8-bit pictures. What was made stays in
-folder CONVSCOPE_PICTURES, so that parts can be made one at a time, and for bench.contact_sheet. `--cpu` counts
-processor time on one thread, which a busy machine distorts less.
+as many views of what RECIPES says, Lucent with its defaults as many steps as fit into `lucid`'s time; `whole` is
+`lucid` with all its 512 steps, `many` is `lucid` on more classes. Two networks that took no part say whether they
+recognise the 8-bit pictures. What was made stays in folder CONVSCOPE_PICTURES, so that parts can be made one at a time,
+and for bench.contact_sheet. `--cpu` counts processor time on one thread, which a busy machine distorts less.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         {"steps": 256, "learning_rate": 0.015, "decay_power": 1.5, "jitter": 32, "jitter_after": 16, "scale": 0.3}
         | {"rotate": 15, "noise": 0.05},
     ),
+    "whole": ("lucid", {}),
     "many": ("lucid", {"steps": 256}),
     "maco": ("maco", {"steps": 64, "crops": 4, "size": [256, 256], "crop_from": 0.95, "crop_to": 0.5}),
 }
