@@ -3,6 +3,8 @@
 A route module lies in service/routes, defines `router` and is found by that name; it takes these as dependencies:
 
     async def read(context: ContextDependency, caller: CallerDependency) -> …
+
+They are coroutines, though none waits: FastAPI would run a plain function in a thread, at each request.
 """
 
 from __future__ import annotations
@@ -17,21 +19,24 @@ from service.context import Context
 from service.problems import invalid_request
 
 
-def context(request: Request) -> Context:
+async def context(request: Request) -> Context:
     """The parts of the running service."""
     return cast(Context, request.app.state.context)
 
 
-def caller(request: Request) -> str:
+ContextDependency = Annotated[Context, Depends(context)]
+
+
+async def caller(request: Request, context: ContextDependency) -> str:
     """The name of the caller, by the key in its Authorization header; `anonymous` where no keys are configured.
 
     Raises:
         ProblemError: `unauthenticated`.
     """
-    return context(request).callers.identify(request.headers.get("authorization"))
+    return context.callers.identify(request.headers.get("authorization"))
 
 
-def no_repeats(request: Request) -> None:
+async def no_repeats(request: Request) -> None:
     """Every query parameter takes one value.
 
     Raises:
@@ -47,5 +52,4 @@ def no_repeats(request: Request) -> None:
         raise invalid_request(errors[:32])
 
 
-ContextDependency = Annotated[Context, Depends(context)]
 CallerDependency = Annotated[str, Depends(caller)]
