@@ -171,26 +171,24 @@ class Supervisor:
             await self._look.wait()
             self._look.clear()
             try:
-                while await self._claim_some():
-                    pass
+                await self._claim_what_fits()
             except ProblemError as problem:
                 log.warning("claim_failed", problem=problem.name, detail=problem.detail)
 
-    async def _claim_some(self) -> bool:
-        """One claim; whether there may be more."""
+    async def _claim_what_fits(self) -> None:
+        """One claim for all the room there is: what it leaves waiting has to wait for room, or rings when it comes."""
         async with self._claiming:
             room = self._holdings.free()
             known = set(self._keeper.card.get("operations", ())) & set(operations())
             slow = self._answer_s > SLOW_S
             if self._stopping.is_set() or not known or slow or room.interactive + room.batch == 0:
-                return False
+                return
             async with self._timed():
                 claims = await self._jobs.claim(
                     self.id, interactive=room.interactive, batch=room.batch, operations=known
                 )
             for claim in claims:
                 self._holdings.take(claim)
-            return bool(claims)
 
     @asynccontextmanager
     async def _timed(self) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from redis.asyncio import Redis
 from convscope.protocol.card_store import CardStore
 from convscope.protocol.images import Images
 from convscope.protocol.jobs import JobState
+from convscope.protocol.keys import key
 from convscope.protocol.problems import ProblemError
 from tests.workers.harness import Client, Worker, moving, until
+from workers.supervisor import LOOK_S
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,16 @@ async def test_waiting_jobs_are_computed_in_one_batch_and_a_bad_row_fails_alone(
     together = [await client.submit(seed=seed) for seed in range(8)]
     batches = [(await client.manifest(job)).facts["batch"] for job in together]
     assert max(batches) > 1
+
+
+async def test_a_look_at_the_queue_is_one_claim(worker: Worker, client: Client):
+    await client.end(await client.submit())
+    before, began = int(await client.redis.get(key("turns")) or 0), time.monotonic()
+    for seed in range(20):
+        await client.end(await client.submit(seed=seed))
+    claims = int(await client.redis.get(key("turns")) or 0) - before
+    # At the ring, when there is room again, and now and then unasked.
+    assert 20 <= claims <= 2 * 20 + 1 + (time.monotonic() - began) / LOOK_S
 
 
 async def test_a_damaged_or_missing_image_fails_its_job_only(worker: Worker, client: Client, tmp_path: Path):
