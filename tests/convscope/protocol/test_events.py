@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -138,6 +139,28 @@ async def test_a_change_between_watching_and_waiting_is_not_missed(redis: Redis,
             await jobs.cancel(job.id, ME)
             await asyncio.sleep(0)
             assert await watch.changed(LONG_S)
+
+
+async def test_who_was_woken_goes_before_the_next_read(redis: Redis, valkey_url: str) -> None:
+    jobs = make_queue(redis)
+    order: list[str] = []
+    async with ChangeFeed(valkey_url) as feed:
+        read = feed._redis.xread
+
+        async def noted(*args: Any, **how: Any) -> Any:
+            order.append("read")
+            return await read(*args, **how)
+
+        job = await submit(jobs)
+        with feed.watch(job.id) as watch:
+            while await watch.changed(0.05):
+                continue
+            feed._redis.xread = noted  # type: ignore[method-assign]
+            await jobs.cancel(job.id, ME)
+            assert await watch.changed(LONG_S)
+            order.append("woken")
+        await _until(lambda: "read" in order)
+    assert order[0] == "woken"
 
 
 async def _until(condition: Callable[[], object]) -> None:
