@@ -28,6 +28,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from convscope.protocol.problems import ProblemError
 
 Kind = Literal["images", "results", "checkpoints", "previews"]
+Blob = bytes | bytearray | memoryview
 KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews")
 CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -111,15 +112,24 @@ class Artifacts:
         )
         return cls(store, patience_s=patience_s, backoff_s=backoff_s)
 
-    async def put(self, kind: Kind, data: bytes | bytearray | memoryview) -> str:
+    async def key_of(self, kind: Kind, data: Blob) -> str:
+        """The key that bytes have, or will have, in the store."""
+        digest = await _sha256(memoryview(data).cast("B"))
+        return f"{kind}/{digest[:2]}/{digest}"
+
+    async def put(self, kind: Kind, data: Blob, key: str | None = None) -> str:
         """Store bytes and return their key; bytes that are there already become young again.
+
+        Args:
+            kind: of artifact.
+            data: the bytes.
+            key: what `key_of` said of them, where it was asked before.
 
         Raises:
             ProblemError: `store-unavailable`.
         """
         view = memoryview(data).cast("B")
-        digest = await _sha256(view)
-        key = f"{kind}/{digest[:2]}/{digest}"
+        key = key or await self.key_of(kind, view)
 
         async def write(_limit: asyncio.Timeout) -> None:
             if view.nbytes < SMALL_BYTES or not await self._is_fresh(key, view.nbytes):

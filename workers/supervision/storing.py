@@ -16,7 +16,7 @@ import structlog
 from PIL import Image
 from redis.asyncio import Redis
 
-from convscope.protocol.artifacts import Artifacts
+from convscope.protocol.artifacts import Artifacts, Blob
 from convscope.protocol.connection import guarded
 from convscope.protocol.images import Images
 from convscope.protocol.keys import key
@@ -24,7 +24,7 @@ from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest, Provenance, StoredArray, StoredImage, read_safetensors_header
 from workers.engine.wire import Frame
-from workers.supervision.faults import fault_point
+from workers.supervision.faults import FaultPoint, fault_point
 from workers.supervision.held import Held
 
 log = structlog.get_logger(__name__)
@@ -75,21 +75,24 @@ class ResultStore:
         self._patience_s = patience_s
 
     async def result(self, held: Held, frame: Frame) -> str:
-        """Store arrays, then pictures, then the manifest; its artifact key.
+        """Store pictures, then arrays and manifest at the same time; the manifest's artifact key.
+
+        Nobody knows that key before the queue is told of it, after both.
 
         Raises:
             ProblemError: `store-unavailable`, `queue-unavailable`.
         """
         arrays: dict[str, StoredArray] = {}
         arrays_key: str | None = None
+        writes: list[Awaitable[str]] = []
         facts = dict(frame.header["facts"])
         if frame.blobs:
             data = memoryview(frame.blobs[0])
             arrays = read_safetensors_header(data)
-            arrays_key = await self._persist(held, lambda: self._artifacts.put("results", data))
-            fault_point("after_arrays_put")
+            arrays_key = await self._artifacts.key_of("results", data)
             await self._register_pictures(held, facts, arrays, data)
             fault_point("after_pictures_put")
+            writes.append(self._put(held, data, "after_arrays_put", arrays_key))
         manifest = Manifest(
             operation=held.claim.operation,
             request=held.claim.request,
@@ -101,8 +104,17 @@ class ResultStore:
             computed_ms=frame.header["computed_ms"],
         )
         text = manifest.model_dump_json().encode()
-        stored = await self._persist(held, lambda: self._artifacts.put("results", text))
-        fault_point("after_manifest_put")
+        writes.append(self._put(held, text, "after_manifest_put"))
+        # Each is waited for, also where another has failed: nothing is still being written for a run that has ended.
+        stored = await asyncio.gather(*writes, return_exceptions=True)
+        for key_or_error in stored:
+            if isinstance(key_or_error, BaseException):
+                raise key_or_error
+        return str(stored[-1])
+
+    async def _put(self, held: Held, data: Blob, point: FaultPoint, key: str | None = None) -> str:
+        stored = await self._persist(held, lambda: self._artifacts.put("results", data, key))
+        fault_point(point)
         return stored
 
     async def preview(self, frame: Frame) -> str:

@@ -150,6 +150,15 @@ async def test_what_is_put_is_there(store: Artifacts) -> None:
     assert not await store.exists(key)
 
 
+async def test_a_key_is_known_before_its_bytes_are_put(store: Artifacts) -> None:
+    for data in (b"", b"small", memoryview(np.arange(400_000, dtype=np.float32)).cast("B")):
+        key = await store.key_of("results", data)
+        assert not await store.exists(key)
+        assert await store.put("results", data, key) == key
+        assert await store.get(key) == bytes(data)
+        assert await store.put("results", data) == key
+
+
 async def test_nothing_and_arrays_and_much(store: Artifacts) -> None:
     empty = await store.put("previews", b"")
     assert await store.get(empty) == b""
