@@ -15,10 +15,11 @@ from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Picture
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.protocol.results import Manifest
+from convscope.recent import Recent
 from convscope.render import MOST_STACKED, RenderOptions, stack
 from convscope.render.options import plan
 from service.metrics import Metrics
-from service.results import Recent, Results, array_infos
+from service.results import Results, array_infos
 
 CACHE_BYTES = 64 * 1024 * 1024
 _TIMES_KEPT = 1024

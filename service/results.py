@@ -9,9 +9,8 @@ import asyncio
 import io
 import json
 import math
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
@@ -21,6 +20,7 @@ from convscope.protocol.artifacts import Artifacts
 from convscope.protocol.operations.base import ArrayInfo, Picture, Slice
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import SAFETENSORS_DTYPES, Manifest, StoredArray
+from convscope.recent import Recent
 
 CHUNK_BYTES = 256 * 1024
 INLINE_ARRAYS = 8
@@ -28,37 +28,6 @@ INLINE_ARRAYS = 8
 _MANIFESTS_KEPT = 256
 _JOIN_GAP_BYTES = 64 * 1024
 _DTYPE_NAMES = {name: tag for tag, name in SAFETENSORS_DTYPES.items()}
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """A bounded store of what was used last; bounded by the sum of sizes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._items: OrderedDict[K, tuple[V, int]] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """The item, which becomes the last used."""
-        found = self._items.get(key)
-        if found is None:
-            return None
-        self._items.move_to_end(key)
-        return found[0]
-
-    def put(self, key: K, item: V, size: int = 1) -> None:
-        """Keep an item, if it is not larger than the whole store; the least recently used make room."""
-        if key in self._items:
-            self._held -= self._items.pop(key)[1]
-        if size > self._limit:
-            return
-        self._items[key] = (item, size)
-        self._held += size
-        while self._held > self._limit:
-            self._held -= self._items.popitem(last=False)[1][1]
 
 
 class Results:

@@ -84,6 +84,16 @@ async def test_a_look_at_the_queue_is_one_claim(worker: Worker, client: Client):
     assert 20 <= claims <= 2 * 20 + 1 + (time.monotonic() - began) / LOOK_S
 
 
+async def test_an_image_that_was_just_used_is_not_read_again(
+    worker: Worker, client: Client, shared: tuple[Worker, Path]
+):
+    image = await client.image(77)
+    first = await client.manifest(await client.submit(images=[image]))
+    (shared[1] / "artifacts" / image.pixels).unlink()
+    again = await client.manifest(await client.submit(images=[image]))
+    assert again.facts["sums"] == first.facts["sums"]
+
+
 async def test_a_damaged_or_missing_image_fails_its_job_only(worker: Worker, client: Client, tmp_path: Path):
     missing = (await client.image(1)).model_copy(update={"pixels": "images/00/" + "0" * 64})
     bad, good = await client.submit(images=[missing]), await client.submit()

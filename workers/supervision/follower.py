@@ -1,6 +1,6 @@
 """One claimed run from its claim to its commit: fetch pixels, hand over, forward, store, finish.
 
-Import rule: convscope.protocol, numpy; never torch.
+Import rule: convscope.protocol, convscope.recent, numpy; never torch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 import structlog
 
 from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.images import Images
+from convscope.protocol.images import Images, Pixels
 from convscope.protocol.jobs import JobImage, JobProgress, Jobs, Verdict
 from convscope.protocol.problems import PROBLEMS, ProblemError
+from convscope.recent import Recent
 from workers.engine.wire import Frame, WireError
 from workers.supervision.faults import fault_point
 from workers.supervision.held import Held
@@ -26,6 +27,8 @@ from workers.supervision.totals import Totals
 log = structlog.get_logger(__name__)
 
 FETCHES = 4
+RECENT_PIXELS_BYTES = 64 * 1024**2
+"""Of images read last: people ask for one layer after the other of the same image."""
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0
 INTERNAL = "An error of ours; the worker's log has it under the job's id."
@@ -65,6 +68,7 @@ class Follower:
         self._results = results
         self._send = send
         self._totals = totals
+        self._recent: Recent[str, Pixels] = Recent(RECENT_PIXELS_BYTES)
         self._fetching = asyncio.Semaphore(FETCHES)
         self._fetching_sets = asyncio.Semaphore(1)
 
@@ -135,11 +139,15 @@ class Follower:
         fault_point("before_send")
         await self._send(held, Frame(header, blobs))
 
-    async def _pixels(self, image: JobImage) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        try:
-            return await self._images.read_pixels(image.pixels)
-        except ValueError as error:
-            raise ProblemError("gone", f"The image {image.id or image.pixels} is damaged in the store.") from error
+    async def _pixels(self, image: JobImage) -> Pixels:
+        pixels = self._recent.get(image.pixels)
+        if pixels is None:
+            try:
+                pixels = await self._images.read_pixels(image.pixels)
+            except ValueError as error:
+                raise ProblemError("gone", f"The image {image.id or image.pixels} is damaged in the store.") from error
+            self._recent.put(image.pixels, pixels, pixels.nbytes)
+        return pixels
 
     async def _checkpoint(self, held: Held) -> bytes | None:
         """The newest checkpoint that can be had whole."""
