@@ -307,10 +307,11 @@ class _Move:
 def _moves(bundle: _Bundle, input_slopes: Tensor) -> list[_Move]:
     recipe, rows = bundle.rows[0].recipe, bundle.rows
     (slopes,) = torch.autograd.grad(bundle.inputs, bundle.pictures, input_slopes)
-    earlier = [row.slopes for row in rows]
-    totals = torch.stack([new if old is None else old + new for old, new in zip(earlier, slopes, strict=True)])
-    finite = totals.flatten(1).isfinite().all(1).tolist()
-    silent = (totals.flatten(1) == 0).all(1).tolist()
+    earlier = [torch.zeros_like(slopes[0]) if row.slopes is None else row.slopes for row in rows]
+    totals = slopes if all(row.slopes is None for row in rows) else torch.stack(earlier) + slopes
+    largest, smallest = totals.flatten(1).amax(1), totals.flatten(1).amin(1)  # NaN where there is any
+    finite = (largest.isfinite() & smallest.isfinite()).tolist()
+    silent = ((largest == 0) & (smallest == 0)).tolist()
     moves = [_Move(*row) for row in zip(totals, finite, silent, strict=True)]
     if not any(_completes(row) for row in rows):
         return moves

@@ -41,7 +41,7 @@ LEAST_CHANNELS = 64
 FEW = 4
 """Channels of an image that are convolved by the definition in less time than all of them minimally."""
 
-EVERY = 61
+EVERY = 499
 """Pixels from one to the next of those that a first look sees."""
 
 TILES_AT_ONCE = 112
