@@ -28,8 +28,8 @@ from workers.contract import Context, Row, params
 from workers.methods.maximize import METHOD
 from workers.networks.build import LoadedNetwork, load
 
-FILTERS, STEPS, PIECES = 4, 30, 5
-PIECE_STEPS = 2
+FILTERS, STEPS, PIECES = 4, 30, 3
+PIECE_STEPS = 6
 """Steps of a filter in one turn; what is said is for STEPS of them."""
 FAST_ROWS = 4
 
