@@ -130,6 +130,8 @@ class Artifacts:
         """
         view = memoryview(data).cast("B")
         key = key or await self.key_of(kind, view)
+        if not key.startswith(f"{kind}/"):
+            raise ValueError(f"{key} is no key of {kind}")
 
         async def write(_limit: asyncio.Timeout) -> None:
             if view.nbytes < SMALL_BYTES or not await self._is_fresh(key, view.nbytes):

@@ -6,9 +6,12 @@ Import rule: the standard library; nothing that loads torch.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 512 * 1024**2
@@ -46,8 +49,10 @@ def prepare_process(kept: str = "") -> None:
 
 
 def compile_kernels() -> None:
-    """Have the compiled parts of convolutions ready; nothing where their compiler is not installed."""
-    with suppress(ModuleNotFoundError):
+    """Have the compiled parts of convolutions ready; where that cannot be, they are convolved by torch, or later."""
+    try:
         from workers.mathematics import tile_transforms
 
         tile_transforms.compile_all()
+    except (ImportError, OSError) as error:
+        log.warning("nothing was compiled", extra={"error": f"{type(error).__name__}: {error}"})

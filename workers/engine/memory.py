@@ -15,6 +15,8 @@ import torch
 from workers.contract import Network
 
 MEASURED_KEPT = 1024
+LEAST_SHARE = 0.125
+"""Of the estimate: bfloat16 halves it, and an early exit may leave a quarter of that."""
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -85,9 +87,12 @@ class Meter:
             self._row_bytes.popitem(last=False)
 
     def row_bytes(self, key: Hashable, estimate: int) -> int:
-        """Bytes to admit a row with: a fifth more than measured, or the estimate before anything was."""
+        """Bytes to admit a row with: a fifth more than measured, or the estimate before anything was.
+
+        A slice that fits into memory which an earlier one freed measures nothing; hence never below a share of it.
+        """
         measured = self._row_bytes.get(key)
-        return estimate if measured is None else int(1.2 * measured)
+        return estimate if measured is None else int(max(1.2 * measured, LEAST_SHARE * estimate))
 
 
 def _resident(field: str) -> int:

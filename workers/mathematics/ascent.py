@@ -42,7 +42,7 @@ class Ascent:
         step: done so far; `view` of the present step's crops are done as well.
         slopes, value: sums over those views: d objective / d picture (3×H×W), and the objective.
         losses: the objective's value at each step.
-        mean: of the parameters over the steps that the recipe averages, once the first of them is done.
+        mean, averaged: of the parameters over the steps that the recipe averages, and how many these are so far.
         silent_run, silent_steps: steps without any gradient, in a row up to now and altogether.
         alpha: sum over steps of |d objective / d picture|, H×W; kept for `maco`.
         grams: by step, the last two, for `diversity`.
@@ -68,6 +68,7 @@ class Ascent:
     silent_steps: int = 0
     stopped_by: str | None = None
     mean: Tensor | None = None
+    averaged: int = 0
     alpha: Tensor | None = None
     grams: dict[int, Tensor] = field(default_factory=dict)
 
@@ -78,11 +79,6 @@ class Ascent:
             return False
         constant = len(self.losses) > 1 and min(self.losses) == max(self.losses)
         return constant or self.silent_steps == len(self.losses) or self.stopped_by == "dead"
-
-    @property
-    def averaged(self) -> int:
-        """Steps done of those that the recipe averages."""
-        return self.step - (self.steps - round(self.recipe.average * self.steps))
 
     @property
     def shown(self) -> Tensor:
@@ -108,6 +104,7 @@ class Ascent:
             saved["value"] = torch.tensor(self.value, dtype=torch.float64)
         if self.recipe.average:
             tensors["mean"] = torch.zeros_like(self.parameters) if self.mean is None else self.mean
+            saved["averaged"] = torch.tensor(self.averaged)
         if self.alpha is not None:
             tensors["alpha"] = self.alpha
         if self.recipe.diversity:
@@ -136,7 +133,8 @@ class Ascent:
             self.slopes = saved["slopes"].to(device) if self.view else None
             self.value = float(saved["value"])
         if "mean" in saved:
-            self.mean = saved["mean"].to(device) if self.averaged > 0 else None
+            self.averaged = int(saved["averaged"])
+            self.mean = saved["mean"].to(device) if self.averaged else None
         if "alpha" in saved:
             self.alpha = saved["alpha"].to(device)
         if "grams" in saved:
@@ -380,7 +378,8 @@ def _commit(state: Ascent, reading: _Reading, move: _Move) -> MethodError | None
     else:
         state.parameters, state.moments = move.parameters, move.moments
     state.step, state.view, state.value, state.slopes = state.step + 1, 0, 0.0, None
-    if state.averaged > 0:
+    if state.step > state.steps - round(state.recipe.average * state.steps):
+        state.averaged += 1
         before = state.parameters if state.mean is None else state.mean
         state.mean = torch.lerp(before, state.parameters, 1 / state.averaged)
     if state.stopped_by is None:

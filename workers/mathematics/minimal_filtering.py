@@ -11,6 +11,8 @@ Import rule: torch and workers.mathematics.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import threading
 from collections.abc import Sequence
 from fractions import Fraction
@@ -46,6 +48,20 @@ EVERY = 499
 
 TILES_AT_ONCE = 112
 """What keeps a chunk's tiles in the cache, and its matrix products large enough (measured on an AVX-512 core)."""
+
+
+TILES_TOGETHER = 512
+"""Of several images of small maps: products so large cost least, and larger ones would only take memory."""
+
+
+@functools.cache
+def can_filter() -> bool:
+    """Whether what moves the tiles can be compiled here; machines with a GPU, may lack numba."""
+    try:
+        importlib.import_module("workers.mathematics.tile_transforms")
+    except ImportError:
+        return False
+    return True
 
 
 class Kernels:
@@ -118,30 +134,49 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, None, None, None]:
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        found = _of_few(slopes, ctx.kernels.weight, ctx.padding)
-        if found is None:
-            found = _filtered(slopes, ctx.kernels.backward, None, TAPS - 1 - ctx.padding)
+        found = _turned(slopes, ctx.kernels, ctx.padding)
         return found if ctx.channels_last else found.contiguous(), None, None, None
 
 
-def _of_few(slopes: Tensor, weight: Tensor, padding: int) -> Tensor | None:
-    """The gradient where each image has slopes in a few channels only, as one channel's objective leaves them.
+def _turned(slopes: Tensor, kernels: Kernels, padding: int) -> Tensor:
+    """The gradient with respect to the inputs, N×C×H×W in channels_last.
 
-    Returns:
-        N×C×H×W in channels_last; None where there are more, so that filtering them all is quicker.
+    One channel's objective leaves an image slopes in a few channels only, and these are convolved by the definition.
+    Each image goes its own way, so that its bits are its own.
     """
+    alive = _alive(slopes)
+    few = alive.sum(1) <= FEW
+    if not few.any():
+        return _filtered(slopes, kernels.backward, None, TAPS - 1 - padding)
+    sparse = _of_few(slopes[few], alive[few], kernels.weight, padding)
+    if few.all():
+        return sparse
+    found = torch.empty((len(slopes), *sparse.shape[1:]), dtype=slopes.dtype, memory_format=torch.channels_last)
+    found[few] = sparse
+    found[~few] = _filtered(slopes[~few], kernels.backward, None, TAPS - 1 - padding)
+    return found
+
+
+def _alive(slopes: Tensor) -> Tensor:
+    """Which channels of which images have any slope, N×K; of images with more than FEW, at least more than FEW."""
     with torch.no_grad(), torch._C.DisableTorchFunction():
         pixels = slopes.permute(0, 2, 3, 1).flatten(1, 2)
+        alive = torch.ones(())
         for seen in (pixels[:, ::EVERY], pixels):  # a look at some pixels tells most of what has more
             alive = (seen.amax(1) != 0) | (seen.amin(1) != 0)
-            if int(alive.sum(1).max()) > FEW:
-                return None
+            if int(alive.sum(1).min()) > FEW:
+                break
+        return alive
+
+
+def _of_few(slopes: Tensor, alive: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """The gradient by the definition, of the channels that are alive in each image."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():
         edge, (height, width) = TAPS - 1 - padding, slopes.shape[2:]
         sides = (height + 2 * edge - TAPS + 1, width + 2 * edge - TAPS + 1)
         shape = (len(slopes), weight.shape[1], *sides)
         found = torch.empty(shape, dtype=slopes.dtype, memory_format=torch.channels_last)
         for page, image, chosen in zip(found.permute(0, 2, 3, 1), slopes, alive, strict=True):
-            # One image after the other, so that its bits are its own.
             taps = weight[chosen].flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
             around = functional.pad(image[chosen], (edge,) * 4).unfold(1, TAPS, 1).unfold(2, TAPS, 1)
             torch.mm(around.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1), taps, out=page.flatten(0, 1))
@@ -174,7 +209,7 @@ class _Plan:
     """
 
     def __init__(self, pages: Tensor, kernels: Tensor, bias: Tensor, padding: int, found: Tensor) -> None:
-        # Not every machine with a GPU, where nothing filters minimally, has numba.
+        # Not where `can_filter` is false.
         from workers.mathematics import tile_transforms
 
         self._transforms = tile_transforms
@@ -183,7 +218,7 @@ class _Plan:
         rows, self._columns = (-(-side // OUTPUTS) for side in found.shape[1:3])
         self._tiles = rows * self._columns
         # Products of float32 are those of one image each, so that its bits are its own.
-        self._together = len(pages) if pages.dtype != torch.float32 else 1
+        self._together = 1 if pages.dtype == torch.float32 else max(1, TILES_TOGETHER // self._tiles)
 
     def run(self) -> None:
         """Fill `found`."""

@@ -102,8 +102,13 @@ def read_recipe(request: Any, network: Network) -> Recipe:
         std=std,
         optimizer=request.optimizer,
         crop_steps=request.steps if crops else 0,
-        **{name: getattr(request, name) for name in _NUMBERS},
+        **{name: _number(request, name) for name in _NUMBERS},
     )
+
+
+def _number(request: Any, name: str) -> Any:
+    """A number of a request; the default where a service older than the number resolved it."""
+    return getattr(request, name, Recipe.__dataclass_fields__[name].default)
 
 
 def _three(values: Any) -> tuple[float, ...]:

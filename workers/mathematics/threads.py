@@ -19,10 +19,10 @@ def side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
     Inside a task torch has one thread, records no gradient, and is watched by nobody.
 
     Raises:
-        Exception: the first that a task raised, when all have ended.
+        Exception: the first that a task raised; no other task still runs.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(tasks) == 1:
+    if threads == 1:
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for task in tasks:
                 task()

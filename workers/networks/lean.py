@@ -18,7 +18,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from workers.mathematics.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, convolve
+from workers.mathematics.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, can_filter, convolve
 
 LEAST_MULTIPLICATIONS = 200_000_000
 """Of an image, by the definition, below which handing work to threads costs more than what is saved."""
@@ -41,7 +41,7 @@ def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Mod
         for name, module in network.named_modules()
         if _can_be_lean(module) and len(shapes.get(name, ())) == 3 and _pays(module, *shapes[name][1:])
     ]
-    if not chosen:
+    if not chosen or not can_filter():
         return network
     shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
     lean = copy.deepcopy(network, shared)

@@ -156,9 +156,15 @@ async def test_who_was_woken_goes_before_the_next_read(redis: Redis, valkey_url:
             while await watch.changed(0.05):
                 continue
             feed._redis.xread = noted  # type: ignore[method-assign]
+
+            async def wait() -> None:
+                assert await watch.changed(LONG_S)
+                order.append("woken")
+
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0)  # it waits before anything changes
             await jobs.cancel(job.id, ME)
-            assert await watch.changed(LONG_S)
-            order.append("woken")
+            await waiting
         await _until(lambda: "read" in order)
     assert order[0] == "woken"
 

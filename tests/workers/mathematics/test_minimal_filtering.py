@@ -65,7 +65,6 @@ def test_the_compiled_transforms_are_those_matrices(channels: int) -> None:
 
 
 def test_bfloat16_is_rounded_to_the_nearest_and_ties_to_even() -> None:
-    """A page of one pixel passes through as it is times a power of two; torch rounds the same sums."""
     generator = torch.Generator().manual_seed(0)
     page = torch.randn(6, 6, 64, generator=generator).bfloat16()
     taken = torch.empty(36, 1, 64, dtype=torch.bfloat16)
@@ -114,7 +113,7 @@ def test_every_size_is_the_convolution_and_its_gradient(
     (ours,) = torch.autograd.grad(found, x, direction)
     (theirs,) = torch.autograd.grad(expected, exact, direction.double())
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
-    assert ours.is_contiguous(memory_format=layout) or x.is_contiguous()
+    assert ours.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("padding", [0, 1])

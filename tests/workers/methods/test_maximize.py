@@ -11,10 +11,11 @@ from torch import nn
 
 from tests.workers.fakes import FakeNetwork, image, traces
 from tests.workers.methods.ascents import CONTEXT, channel, climb, finished, outcome, request, started, step, tiny
-from workers.contract import MethodError
+from workers.contract import MethodError, params
 from workers.mathematics.ascent import PATIENCE
 from workers.mathematics.optimizers import blur
 from workers.mathematics.parameterizations import parameterization_of, to_bytes
+from workers.mathematics.recipes import read_recipe
 from workers.methods.maximize import METHOD
 
 
@@ -230,6 +231,23 @@ def test_the_picture_is_the_mean_of_the_last_steps_but_of_a_row_that_reached_its
     unaveraged = outcome(network, asked | {"stop_at": limit, "average": 0.0})
     assert reached.facts["pictures"][0]["stopped_by"] == "stop_at"
     assert torch.equal(reached.arrays["images"], unaveraged.arrays["images"])
+
+
+def test_what_an_older_service_resolved_and_an_older_worker_saved_goes_on() -> None:
+    network = tiny()
+    asked = request(objective=[channel(1, "2")], steps=8, average=0.5)
+    older = {name: value for name, value in asked.items() if name != "average"}
+    assert read_recipe(params(older), network).average == 0.0
+    row, (state,) = started(network, asked)
+    for _ in range(6):
+        step(network, [state])
+    saved = {name: tensor for name, tensor in METHOD.save([state]).items() if name not in ("mean", "averaged")}
+    (resumed,) = METHOD.load(network, row, saved, CONTEXT)
+    passed = []
+    while not METHOD.done(resumed):
+        step(network, [resumed])
+        passed.append(resumed.parameters)
+    torch.testing.assert_close(resumed.shown, torch.stack(passed).mean(0))
 
 
 def test_from_a_picture() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.workers.fakes import traces
 from workers.mathematics.calls import capture
+from workers.mathematics.minimal_filtering import can_filter
 from workers.networks import LoadedNetwork, load
 from workers.networks.lean import make_lean
 
@@ -63,6 +66,29 @@ def test_an_image_is_the_same_alone_and_in_company() -> None:
         found = lean(alone)
         assert torch.equal(found[0], together[number])
         assert torch.equal(torch.autograd.grad(found.square().sum(), alone)[0][0], slopes[number])
+
+
+def test_an_image_with_slopes_in_one_channel_is_the_same_beside_one_that_has_them_in_all() -> None:
+    lean = make_lean(pair(), SHAPES)
+    images = pixels(2).requires_grad_()
+    together = lean(images)
+    direction = torch.randn(together.shape, generator=torch.Generator().manual_seed(3))
+    direction[0, 1:] = 0
+    (slopes,) = torch.autograd.grad(together, images, direction)
+    for number in range(2):
+        alone = images[number : number + 1].detach().requires_grad_()
+        (own,) = torch.autograd.grad(lean(alone), alone, direction[number : number + 1])
+        assert torch.equal(own[0], slopes[number])
+
+
+def test_without_a_compiler_networks_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "workers.mathematics.tile_transforms", None)
+    can_filter.cache_clear()
+    try:
+        network = pair()
+        assert make_lean(network, SHAPES) is network
+    finally:
+        can_filter.cache_clear()
 
 
 def test_the_network_keeps_its_weights_names_and_state(vgg11: LoadedNetwork) -> None:
