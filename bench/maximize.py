@@ -3,8 +3,8 @@
 Run: python -m bench.maximize. The peers are old and pinned to old companions: put flashtorch 0.1.3, torch-lucent 0.1.8,
 kornia, kornia-rs, decorator and importlib-resources on PYTHONPATH; one that is missing is left out and said so.
 
-Weights are random (the arithmetic is the same with any) and shared. Ours and the peer take turns in short pieces, so
-that whatever else the machine does falls on both alike. `--cpu` counts processor time on one thread instead, which a
+Weights are random (the arithmetic is the same with any) and shared. Ours and the peer take turns, so that whatever else
+the machine does falls on both alike. `--cpu` counts processor time on one thread instead, which a
 busy machine distorts less.
 """
 
@@ -28,9 +28,7 @@ from workers.contract import Context, Row, params
 from workers.methods.maximize import METHOD
 from workers.networks.build import LoadedNetwork, load
 
-FILTERS, STEPS, PIECES = 4, 30, 3
-PIECE_STEPS = 6
-"""Steps of a filter in one turn; what is said is for STEPS of them."""
+FILTERS, STEPS, PIECES = 4, 30, 2
 FAST_ROWS = 4
 
 clock = time.process_time if "--cpu" in sys.argv else time.perf_counter
@@ -82,7 +80,7 @@ def flashtorch(network: LoadedNetwork, layer: int) -> Callable[[], object]:
 
     def run() -> None:
         for channel in range(FILTERS):
-            peer.optimize(features[layer], channel, num_iter=PIECE_STEPS)
+            peer.optimize(features[layer], channel, num_iter=STEPS)
 
     return run
 
@@ -92,11 +90,11 @@ def against_flashtorch(name: str, layer: int, targets: tuple[float, float]) -> l
     network = load("vgg16-random")
     asked = request("flashtorch", channels(f"features.{layer}", FILTERS), steps=10_000)
     works = {
-        "exact": ours(network, asked, 1, PIECE_STEPS),
-        "fast": ours(network, asked | {"precision": "fast"}, FAST_ROWS, PIECE_STEPS),
+        "exact": ours(network, asked, 1, STEPS),
+        "fast": ours(network, asked | {"precision": "fast"}, FAST_ROWS, STEPS),
         "peer": flashtorch(network, layer),
     }
-    seconds = {key: STEPS / PIECE_STEPS * value for key, value in taking_turns(works).items()}
+    seconds = taking_turns(works)
     return [
         {
             "work": f"{name}, {FILTERS} filters, {STEPS} steps, {precision}",
