@@ -218,9 +218,14 @@ def test_an_interrupt_cancels_the_job(tmp_path: Path) -> None:
     }
     with scripted(script) as service:
         command = [sys.executable, "-m", "convscope.cli", "run", "feature-maps", "-i", "id:x", "--url", service.url]
-        process = subprocess.Popen(
-            command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        # A shell that runs the suite in the background has it, and what it starts, ignore interrupts.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(
+                command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
         try:
             output, _ = process.communicate(timeout=15)
         except subprocess.TimeoutExpired:
