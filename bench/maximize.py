@@ -4,8 +4,8 @@ Run: python -m bench.maximize. The peers are old and pinned to old companions: p
 kornia, kornia-rs, decorator and importlib-resources on PYTHONPATH; one that is missing is left out and said so.
 
 Weights are random (the arithmetic is the same with any) and shared. Ours and the peer take turns, so that whatever else
-the machine does falls on both alike. `--cpu` counts processor time on one thread instead, which a
-busy machine distorts less.
+the machine does falls on both alike. `--cpu` counts processor time on one thread instead, which a busy machine distorts
+less.
 """
 
 from __future__ import annotations

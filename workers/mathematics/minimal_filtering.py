@@ -49,14 +49,13 @@ EVERY = 499
 TILES_AT_ONCE = 112
 """What keeps a chunk's tiles in the cache, and its matrix products large enough (measured on an AVX-512 core)."""
 
-
 TILES_TOGETHER = 512
 """Of several images of small maps: products so large cost least, and larger ones would only take memory."""
 
 
 @functools.cache
 def can_filter() -> bool:
-    """Whether what moves the tiles can be compiled here; machines with a GPU, may lack numba."""
+    """Whether what moves the tiles can be compiled here; a machine with a GPU may lack numba."""
     try:
         importlib.import_module("workers.mathematics.tile_transforms")
     except ImportError:
