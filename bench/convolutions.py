@@ -1,11 +1,11 @@
-"""3×3 convolutions by minimal filtering (workers/networks/lean.py) against torch's own, at VGG16's sizes.
+"""The quicker layers of workers/networks/lean.py against torch's own, at the sizes of VGG16 and other first layers.
 
 Run: python -m bench.convolutions
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,6 +26,30 @@ SIZES = (
 )
 """Channels, channels out, pixels a side."""
 
+FIRST = ((64, 3, 1, 1), (64, 7, 2, 3), (64, 11, 4, 2))
+"""First layers of VGG16, ResNet-50 and AlexNet: channels out, taps, stride, padding; of images of 224×224."""
+
+POOLED = ((64, 224), (128, 112), (256, 56), (512, 28))
+"""Channels, pixels a side."""
+
+
+def layers() -> Iterator[tuple[str, nn.Module, tuple[int, ...], int]]:
+    """Each with what it is called, the shape of its inputs, C×H×W, and its outputs' side."""
+    for channels, outputs, side in SIZES:
+        shape = (channels, side, side)
+        yield (
+            f"{channels} to {outputs} channels, {side}×{side}",
+            nn.Conv2d(channels, outputs, 3, padding=1),
+            shape,
+            side,
+        )
+    for outputs, taps, stride, padding in FIRST:
+        first = nn.Conv2d(3, outputs, taps, stride, padding)
+        side = (224 + 2 * padding - taps) // stride + 1
+        yield f"3 to {outputs} channels by {taps}×{taps}, stride {stride}", first, (3, 224, 224), side
+    for channels, side in POOLED:
+        yield f"2×2 pooling of {channels} channels, {side}×{side}", nn.MaxPool2d(2), (channels, side, side), side // 2
+
 
 def both_ways(layer: nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
     """A forward and the gradient with respect to the inputs."""
@@ -36,11 +60,12 @@ def both_ways(layer: nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
 def main() -> None:
     """Measure and report."""
     rows: list[dict[str, Any]] = []
-    for channels, outputs, side in SIZES:
+    for name, layer, shape, side in layers():
         for dtype in (torch.float32, torch.bfloat16):
-            own = nn.Sequential(nn.Conv2d(channels, outputs, 3, padding=1, dtype=dtype)).eval().requires_grad_(False)
-            lean = make_lean(own, {"0": (outputs, side, side)})
-            inputs = torch.randn(2, channels, side, side).to(dtype)
+            own = nn.Sequential(layer).to(dtype).eval().requires_grad_(False)
+            lean = make_lean(own, {"0": (shape[0], side, side)})
+            assert lean is not own, name
+            inputs = torch.randn(2, *shape).to(dtype).contiguous(memory_format=torch.channels_last)
             with torch.no_grad():
                 found, usual = lean(inputs).double(), own(inputs).double()
                 exact = own.double()(inputs.double())
@@ -49,7 +74,7 @@ def main() -> None:
             took = alternating_s(works, repeats=15, warmup=3)
             rows.append(
                 {
-                    "work": f"{channels} to {outputs} channels, {side}×{side}, {str(dtype).removeprefix('torch.')}",
+                    "work": f"{name}, {str(dtype).removeprefix('torch.')}",
                     "ours_s": took["lean"],
                     "peer": "torch's own",
                     "peer_s": took["own"],

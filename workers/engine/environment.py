@@ -51,8 +51,9 @@ def prepare_process(kept: str = "") -> None:
 def compile_kernels() -> None:
     """Have the compiled parts of convolutions ready; where that cannot be, they are convolved by torch, or later."""
     try:
-        from workers.mathematics import tile_transforms
+        from workers.mathematics import pixel_loops, tile_transforms
 
         tile_transforms.compile_all()
+        pixel_loops.compile_all()
     except (ImportError, OSError) as error:
         log.warning("nothing was compiled", extra={"error": f"{type(error).__name__}: {error}"})

@@ -323,7 +323,7 @@ def _moves(bundle: _Bundle, input_slopes: Tensor) -> list[_Move]:
         if _completes(row):
             move.parameters = _regularized(recipe, moved[number], row.step).clone()
             move.moments = (first[number].clone(), second[number].clone())
-            move.finite = move.finite and bool(move.parameters.isfinite().all())
+            move.finite = move.finite and all(math.isfinite(bound) for bound in move.parameters.aminmax())
     return moves
 
 

@@ -17,20 +17,16 @@ import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property, partial
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from workers.mathematics.arrays import Array, as_array
 from workers.mathematics.cook_toom import cook_toom
-from workers.mathematics.threads import side_by_side
-
-Array = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
+from workers.mathematics.threads import parts, shares, side_by_side
 
 OUTPUTS, TAPS = 4, 3
 SIDE = OUTPUTS + TAPS - 1
@@ -212,7 +208,7 @@ class _Plan:
         from workers.mathematics import tile_transforms
 
         self._transforms = tile_transforms
-        self._inputs, self._outputs, self._bias = _array(pages), _array(found), bias.numpy()
+        self._inputs, self._outputs, self._bias = as_array(pages), as_array(found), bias.numpy()
         self._kernels, self._padding = kernels, padding
         rows, self._columns = (-(-side // OUTPUTS) for side in found.shape[1:3])
         self._tiles = rows * self._columns
@@ -226,8 +222,8 @@ class _Plan:
             for first in images[:: self._together]:
                 self._whole(images[first : first + self._together])
             return
-        chunks = [(image, *pair) for image in images for pair in _parts(self._tiles, -(-self._tiles // TILES_AT_ONCE))]
-        side_by_side([partial(self._through, chunks[slice(*pair)]) for pair in _shares(len(chunks))])
+        chunks = [(image, *pair) for image in images for pair in parts(self._tiles, -(-self._tiles // TILES_AT_ONCE))]
+        side_by_side([partial(self._through, chunks[slice(*pair)]) for pair in shares(len(chunks))])
 
     def _through(self, chunks: Sequence[tuple[int, int, int]]) -> None:
         """Tiles of an image, from one to another, one chunk after the other all the way through a thread's cache."""
@@ -236,21 +232,21 @@ class _Plan:
             if end - begin != size:
                 size = end - begin
                 taken, products = _buffers(self._kernels, size)
-                inputs, outputs = _array(taken), _array(products)
+                inputs, outputs = as_array(taken), as_array(products)
             self._take(inputs, 0, image, begin, end)
             torch.bmm(taken, self._kernels, out=products)
             self._lay(outputs, 0, image, begin, end)
 
     def _whole(self, images: Sequence[int]) -> None:
         taken, products = _buffers(self._kernels, self._tiles * len(images))
-        inputs, outputs = _array(taken), _array(products)
+        inputs, outputs = as_array(taken), as_array(products)
         parts = [
             (self._tiles * number + begin, image, begin, end)
             for number, image in enumerate(images)
-            for begin, end in _shares(self._tiles)
+            for begin, end in shares(self._tiles)
         ]
         side_by_side([partial(self._take, inputs, *part) for part in parts])
-        side_by_side([partial(self._multiply, taken, products, slice(*pair)) for pair in _shares(PRODUCTS)])
+        side_by_side([partial(self._multiply, taken, products, slice(*pair)) for pair in shares(PRODUCTS)])
         side_by_side([partial(self._lay, outputs, *part) for part in parts])
 
     def _take(self, taken: Array, place: int, image: int, begin: int, end: int) -> None:
@@ -261,17 +257,6 @@ class _Plan:
 
     def _lay(self, products: Array, place: int, image: int, begin: int, end: int) -> None:
         self._transforms.lay_tiles(products, place, self._bias, begin, end, self._columns, self._outputs[image])
-
-
-def _shares(count: int) -> list[tuple[int, int]]:
-    """As many even parts of a range as there are threads."""
-    return _parts(count, torch.get_num_threads())
-
-
-def _parts(count: int, parts: int) -> list[tuple[int, int]]:
-    """Even parts of a range, from one to another."""
-    bounds = [count * number // parts for number in range(parts + 1)]
-    return [pair for pair in pairwise(bounds) if pair[0] < pair[1]]
 
 
 _kept = threading.local()
@@ -291,9 +276,3 @@ def _buffers(kernels: Tensor, tiles: int) -> tuple[Tensor, Tensor]:
     parts = room[: sizes[0]], room[sizes[0] : sum(sizes)]
     taken, products = (part.view(PRODUCTS, tiles, -1) for part in parts)
     return taken, products
-
-
-def _array(tensor: Tensor) -> Array:
-    """The tensor's own memory; bfloat16 as uint16."""
-    array: Array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array

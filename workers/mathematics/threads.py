@@ -9,6 +9,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import torch
 
@@ -31,6 +32,17 @@ def side_by_side(tasks: Sequence[Callable[[], None]]) -> None:
     failed = [error for each in running if (error := each.exception()) is not None]
     if failed:
         raise failed[0]
+
+
+def shares(count: int) -> list[tuple[int, int]]:
+    """As many even parts of a range as there are threads."""
+    return parts(count, torch.get_num_threads())
+
+
+def parts(count: int, number: int) -> list[tuple[int, int]]:
+    """Even parts of a range, from one to another."""
+    bounds = [count * part // number for part in range(number + 1)]
+    return [pair for pair in pairwise(bounds) if pair[0] < pair[1]]
 
 
 @functools.cache

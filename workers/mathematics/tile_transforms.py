@@ -1,26 +1,24 @@
 """The two transforms of minimal filtering, compiled: pages of channels to tiles, products of tiles to pages.
 
 By torch's operations they cost as much as the matrix products between them: a transform is a few additions a number,
-and each operation of torch passes through memory. numba compiles them for the processor at hand, once a machine (it
-keeps what it compiled beside this file, or where NUMBA_CACHE_DIR says).
+and each operation of torch passes through memory. numba compiles them for the processor at hand, once a machine.
 
 A tile's 36 numbers of 64 channels stay in the first-level cache, in float32; channels lie innermost and are what a
 vector register holds.
 
-Import rule: numba and numpy.
+Import rule: numba, numpy and workers.mathematics.compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+from workers.mathematics.compiled import compiled, inlined
 
 OUTPUTS, SIDE = 4, 6
 LANES = 64
@@ -28,20 +26,6 @@ LANES = 64
 
 _EIGHTH, _QUARTER, _HALF, _ONE_AND_HALF = np.float32(0.125), np.float32(0.25), np.float32(0.5), np.float32(1.5)
 _DOUBLE, _TWO_AND_HALF, _FOUR, _EIGHT = np.float32(2), np.float32(2.5), np.float32(4), np.float32(8)
-
-
-def compiled(function: Compiled) -> Compiled:
-    """Machine code that runs without the interpreter's lock; products and sums may be fused, never reordered."""
-    flags: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}}
-    try:
-        return cast(Compiled, numba.njit(cache=True, **flags)(function))
-    except RuntimeError:  # no folder to keep it in can be written to
-        return cast(Compiled, numba.njit(**flags)(function))
-
-
-def inlined(function: Compiled) -> Compiled:
-    """A part of compiled code, put where it is called so that what is constant there makes it quick."""
-    return cast(Compiled, numba.njit(inline="always")(function))
 
 
 def _read(source: Any, buffer: Any, place: int) -> None:

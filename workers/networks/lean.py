@@ -1,9 +1,12 @@
-"""Networks whose large 3×3 convolutions filter minimally, for methods that run them hundreds of times on a CPU.
+"""Networks some of whose layers run on compiled loops, for methods that run them hundreds of times on a CPU.
 
-torch computes such a convolution there by its definition, at the processor's peak. Minimal filtering needs a quarter
-of the multiplications. It rounds to 4e-6 of a layer's largest value in float32 (torch's own: 3e-7) and to 2 % of a
-layer in bfloat16 (0.2 %); a unit that close to a threshold may fall on its other side. See docs/decisions/0005 and
-0007.
+* Large 3×3 convolutions filter minimally, with a quarter of the multiplications; torch computes them by their
+  definition, at the processor's peak. Minimal filtering rounds to 4e-6 of a layer's largest value in float32 (torch's
+  own: 3e-7) and to 2 % of a layer in bfloat16 (0.2 %); a unit that close to a threshold may fall on its other side.
+* The first convolution's gradient is folded from one matrix product.
+* Max-pooling of 2×2 pixels passes through memory once, with torch's values bit for bit.
+
+See docs/decisions/0005, 0007 and 0008.
 
 Import rule: torch and workers.mathematics.
 """
@@ -13,19 +16,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from workers.mathematics.max_pooling import pool
 from workers.mathematics.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, can_filter, convolve
+from workers.mathematics.thin_convolution import MOST_CHANNELS, convolve_thin
 
 LEAST_MULTIPLICATIONS = 200_000_000
 """Of an image, by the definition, below which handing work to threads costs more than what is saved."""
 
 
 def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A copy of the network whose large 3×3 convolutions filter minimally.
+    """A copy of the network with quicker layers, where there are any.
 
     Args:
         network: float32 or bfloat16, in evaluation mode, no weight requiring a gradient; not touched.
@@ -36,17 +41,14 @@ def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Mod
         differentiable once, with respect to its inputs. In float32 an image's result does not depend on the other
         images of its batch, bit for bit.
     """
-    chosen = [
-        name
-        for name, module in network.named_modules()
-        if _can_be_lean(module) and len(shapes.get(name, ())) == 3 and _pays(module, *shapes[name][1:])
-    ]
+    kinds = {name: _lean_kind(module, shapes.get(name, ())) for name, module in network.named_modules()}
+    chosen = {name: kind for name, kind in kinds.items() if kind is not None}
     if not chosen or not can_filter():
         return network
     shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
     lean = copy.deepcopy(network, shared)
-    for name in chosen:
-        lean.get_submodule(name).__class__ = _LeanConv2d
+    for name, kind in chosen.items():
+        lean.get_submodule(name).__class__ = kind
     return lean
 
 
@@ -56,18 +58,45 @@ def factor_bytes(network: nn.Module) -> int:
     return sum(kernels.nbytes for kernels in made if kernels is not None)
 
 
-def _can_be_lean(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+def _lean_kind(module: nn.Module, shape: Sequence[int]) -> type[nn.Module] | None:
+    """What a module becomes, by the shape of its output at the network's own input size; None where it stays."""
+    if len(shape) != 3:
+        return None
+    if _is_plain_convolution(module) and module.stride == (1, 1) and module.kernel_size == (TAPS, TAPS):
+        few = min(module.in_channels, module.out_channels) < LEAST_CHANNELS
+        if not few and module.padding in ((0, 0), (1, 1)) and _pays(module, *shape[1:]):
+            return _LeanConv2d
+    if _is_plain_convolution(module) and module.in_channels <= MOST_CHANNELS and _is_even(module):
+        return _ThinConv2d
+    if type(module) is nn.MaxPool2d and _is_pooling_of_pairs(module):
+        return _LeanMaxPool2d
+    return None
+
+
+def _is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         type(module) is nn.Conv2d
-        and module.kernel_size == (TAPS, TAPS)
-        and module.stride == module.dilation == (1, 1)
+        and module.dilation == (1, 1)
         and module.groups == 1
-        and module.padding in ((0, 0), (1, 1))
         and module.padding_mode == "zeros"
-        and min(module.in_channels, module.out_channels) >= LEAST_CHANNELS
         and module.weight.device.type == "cpu"
         and module.weight.dtype in (torch.float32, torch.bfloat16)
     )
+
+
+def _is_even(module: nn.Conv2d) -> bool:
+    """Whether rows and columns are treated alike, and no tap reads nothing but padding."""
+    alike = (len(set(pair)) == 1 for pair in (module.kernel_size, module.stride, module.padding))
+    return not isinstance(module.padding, str) and all(alike) and int(module.padding[0]) < module.kernel_size[0]
+
+
+def _is_pooling_of_pairs(module: nn.MaxPool2d) -> bool:
+    def both(number: Any) -> tuple[Any, ...]:
+        return tuple(number) if isinstance(number, Sequence) else (number, number)
+
+    windows = both(module.kernel_size) == both(module.stride) == (2, 2)
+    plain = both(module.padding) == (0, 0) and both(module.dilation) == (1, 1)
+    return windows and plain and not (module.ceil_mode or module.return_indices)
 
 
 def _pays(convolution: nn.Conv2d, height: int, width: int) -> bool:
@@ -92,6 +121,28 @@ class _LeanConv2d(nn.Conv2d):
         return convolve(inputs, self.kernels, self.bias, padding)
 
 
+class _ThinConv2d(nn.Conv2d):
+    """A convolution that reads few channels, with a quicker gradient."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """N×C×H×W → N×K×H′×W′."""
+        if inputs.dim() != 4:
+            return super().forward(inputs)
+        return convolve_thin(inputs, self.weight, self.bias, int(self.padding[0]), self.stride[0])
+
+
+class _LeanMaxPool2d(nn.MaxPool2d):
+    """Max-pooling of 2×2 pixels by one pass through memory."""
+
+    def forward(self, inputs: Tensor) -> Any:
+        """N×C×H×W → N×C×h×w."""
+        last = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
+        if not last or inputs.shape[1] == 1 or min(inputs.shape[2:]) < 2 or inputs.device.type != "cpu":
+            return super().forward(inputs)
+        return pool(inputs) if inputs.dtype in (torch.float32, torch.bfloat16) else super().forward(inputs)
+
+
 # An observer tells torch's own classes, whose inner operations are no layers, by name and module.
-_LeanConv2d.__name__ = _LeanConv2d.__qualname__ = nn.Conv2d.__name__
-_LeanConv2d.__module__ = nn.Conv2d.__module__
+for _kind, _own in ((_LeanConv2d, nn.Conv2d), (_ThinConv2d, nn.Conv2d), (_LeanMaxPool2d, nn.MaxPool2d)):
+    _kind.__name__ = _kind.__qualname__ = _own.__name__
+    _kind.__module__ = _own.__module__

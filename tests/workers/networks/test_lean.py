@@ -95,7 +95,8 @@ def test_the_network_keeps_its_weights_names_and_state(vgg11: LoadedNetwork) -> 
     before = traces(vgg11.module)
     lean = vgg11.lean_module(fast=False)
     assert lean is vgg11.lean_module(fast=False)
-    places = (3, 6, 8, 11, 13, 16, 18)
+    # All eight convolutions and the five poolings.
+    places = (0, 2, 3, 5, 6, 8, 10, 11, 13, 15, 16, 18, 20)
     assert replaced(vgg11.module, lean) == [f"features.{place}" for place in places]
     assert all(a is b for a, b in zip(lean.parameters(), vgg11.module.parameters(), strict=True)), "no second copy"
     names = [layer.name for layer in vgg11.table.layers]
@@ -115,8 +116,41 @@ def test_small_maps_are_convolved_as_ever(vgg11: LoadedNetwork) -> None:
         assert torch.equal(vgg11.lean_module(fast=False)(inputs), vgg11.module(inputs))
 
 
+def first_layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 96, 7, stride=2, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Conv2d(96, 8, 1)]
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+FIRST_SHAPES = {"0": (96, 33, 30), "1": (96, 33, 30), "2": (96, 16, 15), "3": (8, 16, 15)}
+
+
+def test_a_first_convolution_and_a_pooling_have_torchs_values_and_slopes() -> None:
+    network = first_layers()
+    lean = make_lean(network, FIRST_SHAPES)
+    assert replaced(network, lean) == ["0", "2"]
+    x = torch.randn(2, 3, 69, 64, generator=torch.Generator().manual_seed(1))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    found, expected = lean(x), network(x)
+    assert torch.equal(found, expected)
+    direction = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+    (ours,), (theirs,) = (torch.autograd.grad(each, x, direction) for each in (found, expected))
+    assert float((ours - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
+    with torch.no_grad():
+        seen, _ = capture(lean, x, ["0", "2"])
+    assert [tuple(seen[name].shape[1:]) for name in ("0", "2")] == [FIRST_SHAPES["0"], FIRST_SHAPES["2"]]
+
+
+def test_pooling_of_pixels_that_lie_in_planes_is_torchs() -> None:
+    lean = make_lean(nn.Sequential(nn.MaxPool2d(2)).eval(), {"0": (4, 5, 5)})
+    x = torch.randn(2, 4, 10, 10, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    found = lean(x)
+    assert "MaxPool2DWithIndices" in type(found.grad_fn).__name__
+    assert torch.equal(found, nn.functional.max_pool2d(x, 2))
+
+
 @pytest.mark.parametrize(
-    "convolution",
+    "module",
     [
         nn.Conv2d(64, 64, 3, stride=2, padding=1),
         nn.Conv2d(64, 64, 3, padding=2, dilation=2),
@@ -125,16 +159,26 @@ def test_small_maps_are_convolved_as_ever(vgg11: LoadedNetwork) -> None:
         nn.Conv2d(64, 64, 3, padding="same"),
         nn.Conv2d(64, 64, 5, padding=2),
         nn.Conv2d(32, 512, 3, padding=1),
+        nn.Conv2d(3, 64, (3, 5), padding=1),
+        nn.Conv2d(3, 64, 3, stride=(1, 2), padding=1),
+        nn.Conv2d(3, 64, 3, padding=3),
+        nn.Conv2d(3, 64, 3, padding="same"),
+        nn.MaxPool2d(3, 2),
+        nn.MaxPool2d(2, 1),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(2, return_indices=True),
     ],
 )
-def test_what_it_cannot_or_need_not_do_stays(convolution: nn.Conv2d) -> None:
-    network = nn.Sequential(convolution).eval()
+def test_what_it_cannot_or_need_not_do_stays(module: nn.Module) -> None:
+    network = nn.Sequential(module).eval()
     assert make_lean(network, {"0": (64, 104, 104)}) is network
 
 
 def test_in_bfloat16_it_is_the_fast_network_with_a_little_more_noise(vgg11: LoadedNetwork) -> None:
     lean, fast = vgg11.lean_module(fast=True), vgg11.fast_module()
-    assert len(replaced(fast, lean)) == 7
+    assert len(replaced(fast, lean)) == 13
     inputs = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = vgg11.module(inputs)
