@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from workers.mathematics.arrays import Array, as_array
+from workers.mathematics.arrays import Array, as_array, pages_of
 from workers.mathematics.cook_toom import cook_toom
 from workers.mathematics.threads import parts, shares, side_by_side
 
@@ -97,7 +97,7 @@ def _transformed(taps: Tensor) -> Tensor:
         return spread.reshape(PRODUCTS, *taps.shape[2:]).to(taps.dtype).contiguous()
 
 
-def convolve(inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int) -> Tensor:
+def convolve(inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int, *, rectified: bool = False) -> Tensor:
     """A 3×3 convolution of stride 1; differentiable once, with respect to `inputs` alone.
 
     In float32 an image's result does not depend on the other images of the batch, bit for bit.
@@ -106,11 +106,12 @@ def convolve(inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int
         inputs: N×C×H×W, of the kernels' type.
         bias: K numbers or None.
         padding: zeros on each side, 0 to 2.
+        rectified: whether a ReLU follows, which then costs no passes through memory of its own; the same bits.
 
     Returns:
         N×K×H′×W′ in channels_last.
     """
-    found: Tensor = _Convolution.apply(inputs, kernels, bias, padding)
+    found: Tensor = _Convolution.apply(inputs, kernels, bias, padding, rectified)
     return found
 
 
@@ -118,37 +119,47 @@ class _Convolution(torch.autograd.Function):
     """See `convolve`."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int, rectified: bool
+    ) -> Tensor:
         ctx.kernels, ctx.padding = kernels, padding
         # torch's own layers before this one differentiate slowly where a gradient lies otherwise than what they gave.
         ctx.channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
-        return _filtered(inputs, kernels.forward, bias, padding)
+        found = _filtered(inputs, kernels.forward, bias, padding, rectified=rectified)
+        if rectified:
+            ctx.save_for_backward(found)
+        return found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        found = _turned(slopes, ctx.kernels, ctx.padding)
-        return found if ctx.channels_last else found.contiguous(), None, None, None
+            return None, None, None, None, None
+        gate = ctx.saved_tensors[0] if ctx.saved_tensors else None
+        found = _turned(slopes, gate, ctx.kernels, ctx.padding)
+        return found if ctx.channels_last else found.contiguous(), None, None, None, None
 
 
-def _turned(slopes: Tensor, kernels: Kernels, padding: int) -> Tensor:
+def _turned(slopes: Tensor, gate: Tensor | None, kernels: Kernels, padding: int) -> Tensor:
     """The gradient with respect to the inputs, N×C×H×W in channels_last.
 
     One channel's objective leaves an image slopes in a few channels only, and these are convolved by the definition.
     Each image goes its own way, so that its bits are its own.
+
+    Args:
+        gate: of the slopes' shape; slopes count where it is above zero.
     """
     alive = _alive(slopes)
     few = alive.sum(1) <= FEW
     if not few.any():
-        return _filtered(slopes, kernels.backward, None, TAPS - 1 - padding)
-    sparse = _of_few(slopes[few], alive[few], kernels.weight, padding)
+        return _filtered(slopes, kernels.backward, None, TAPS - 1 - padding, gate=gate)
+    sparse = _of_few(slopes[few], None if gate is None else gate[few], alive[few], kernels.weight, padding)
     if few.all():
         return sparse
     found = torch.empty((len(slopes), *sparse.shape[1:]), dtype=slopes.dtype, memory_format=torch.channels_last)
     found[few] = sparse
-    found[~few] = _filtered(slopes[~few], kernels.backward, None, TAPS - 1 - padding)
+    rest = None if gate is None else gate[~few]
+    found[~few] = _filtered(slopes[~few], kernels.backward, None, TAPS - 1 - padding, gate=rest)
     return found
 
 
@@ -164,32 +175,44 @@ def _alive(slopes: Tensor) -> Tensor:
         return alive
 
 
-def _of_few(slopes: Tensor, alive: Tensor, weight: Tensor, padding: int) -> Tensor:
+def _of_few(slopes: Tensor, gate: Tensor | None, alive: Tensor, weight: Tensor, padding: int) -> Tensor:
     """The gradient by the definition, of the channels that are alive in each image."""
     with torch.no_grad(), torch._C.DisableTorchFunction():
         edge, (height, width) = TAPS - 1 - padding, slopes.shape[2:]
         sides = (height + 2 * edge - TAPS + 1, width + 2 * edge - TAPS + 1)
         shape = (len(slopes), weight.shape[1], *sides)
         found = torch.empty(shape, dtype=slopes.dtype, memory_format=torch.channels_last)
-        for page, image, chosen in zip(found.permute(0, 2, 3, 1), slopes, alive, strict=True):
+        for number, (page, chosen) in enumerate(zip(found.permute(0, 2, 3, 1), alive, strict=True)):
             taps = weight[chosen].flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
-            around = functional.pad(image[chosen], (edge,) * 4).unfold(1, TAPS, 1).unfold(2, TAPS, 1)
+            image = slopes[number, chosen]
+            if gate is not None:
+                image = image.masked_fill(gate[number, chosen] <= 0, 0)
+            around = functional.pad(image, (edge,) * 4).unfold(1, TAPS, 1).unfold(2, TAPS, 1)
             torch.mm(around.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1), taps, out=page.flatten(0, 1))
         return found
 
 
-def _filtered(inputs: Tensor, kernels: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def _filtered(
+    inputs: Tensor,
+    kernels: Tensor,
+    bias: Tensor | None,
+    padding: int,
+    *,
+    rectified: bool = False,
+    gate: Tensor | None = None,
+) -> Tensor:
     """N×C×H×W → N×K×H′×W′ in channels_last."""
     images, _, height, width = inputs.shape
     sides = (height + 2 * padding - TAPS + 1, width + 2 * padding - TAPS + 1)
     with torch.no_grad(), torch._C.DisableTorchFunction():  # one convolution to whoever watches
         # Channels lie innermost, so that tiles move as runs of channels.
-        pages = inputs.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        pages = inputs.contiguous(memory_format=torch.channels_last)
+        gates = pages[:, :, :0] if gate is None else gate.contiguous(memory_format=torch.channels_last)
         # No view, so that an in-place ReLU may follow.
         shape = (images, kernels.shape[2], *sides)
         found = torch.empty(shape, dtype=inputs.dtype, memory_format=torch.channels_last)
         added = torch.zeros(kernels.shape[2]) if bias is None else bias.float()
-        _Plan(pages, kernels, added, padding, found.permute(0, 2, 3, 1)).run()
+        _Plan(pages, gates, kernels, added, rectified, padding, found).run()
         return found
 
 
@@ -197,23 +220,35 @@ class _Plan:
     """One convolution, cut into what threads can do side by side.
 
     Args:
-        pages: N×H×W×C, as they lie.
+        inputs: N×C×H×W in channels_last.
+        gates: of their shape, or empty.
         kernels: 36×C×K.
         bias: K numbers, float32.
-        found: N×H′×W′×K, to be filled.
+        rectified: whether negative outputs become zero.
+        found: N×K×H′×W′ in channels_last, to be filled.
     """
 
-    def __init__(self, pages: Tensor, kernels: Tensor, bias: Tensor, padding: int, found: Tensor) -> None:
+    def __init__(
+        self,
+        inputs: Tensor,
+        gates: Tensor,
+        kernels: Tensor,
+        bias: Tensor,
+        rectified: bool,
+        padding: int,
+        found: Tensor,
+    ) -> None:
         # Not where `can_filter` is false.
         from workers.mathematics import tile_transforms
 
         self._transforms = tile_transforms
-        self._inputs, self._outputs, self._bias = as_array(pages), as_array(found), bias.numpy()
+        self._inputs, self._gates, self._outputs = pages_of(inputs), pages_of(gates), pages_of(found)
+        self._bias, self._rectified = bias.numpy(), rectified
         self._kernels, self._padding = kernels, padding
-        rows, self._columns = (-(-side // OUTPUTS) for side in found.shape[1:3])
+        rows, self._columns = (-(-side // OUTPUTS) for side in found.shape[2:])
         self._tiles = rows * self._columns
         # Products of float32 are those of one image each, so that its bits are its own.
-        self._together = 1 if pages.dtype == torch.float32 else max(1, TILES_TOGETHER // self._tiles)
+        self._together = 1 if inputs.dtype == torch.float32 else max(1, TILES_TOGETHER // self._tiles)
 
     def run(self) -> None:
         """Fill `found`."""
@@ -250,13 +285,15 @@ class _Plan:
         side_by_side([partial(self._lay, outputs, *part) for part in parts])
 
     def _take(self, taken: Array, place: int, image: int, begin: int, end: int) -> None:
-        self._transforms.take_tiles(self._inputs[image], begin, end, self._columns, self._padding, taken, place)
+        page, gate = self._inputs[image], self._gates[image]
+        self._transforms.take_tiles(page, gate, begin, end, self._columns, self._padding, taken, place)
 
     def _multiply(self, taken: Tensor, products: Tensor, share: slice) -> None:
         torch.bmm(taken[share], self._kernels[share], out=products[share])
 
     def _lay(self, products: Array, place: int, image: int, begin: int, end: int) -> None:
-        self._transforms.lay_tiles(products, place, self._bias, begin, end, self._columns, self._outputs[image])
+        page, added = self._outputs[image], (self._bias, self._rectified)
+        self._transforms.lay_tiles(products, place, *added, begin, end, self._columns, page)
 
 
 _kept = threading.local()

@@ -33,15 +33,21 @@ def _read(source: Any, buffer: Any, place: int) -> None:
     raise TypeError("compiled code only")
 
 
+def _read_open(source: Any, gate: Any, buffer: Any, place: int) -> None:
+    """As `_read`, zeros where the gate is not above zero."""
+    raise TypeError("compiled code only")
+
+
 def _write(buffer: Any, place: int, target: Any) -> None:
     """One place of the buffer into the channels of one pixel."""
     raise TypeError("compiled code only")
 
 
 @inlined
-def _add(bias: Any, buffer: Any, place: int) -> None:
+def _add(bias: Any, floor: Any, buffer: Any, place: int) -> None:
     for lane in range(LANES):
-        buffer[place, lane] += bias[lane]
+        output = buffer[place, lane] + bias[lane]
+        buffer[place, lane] = floor if output < floor else output  # what is no number stays none
 
 
 @overload(_read, inline="always")
@@ -54,6 +60,20 @@ def _read_of(source: Any, buffer: Any, place: Any) -> Callable[..., None]:
     def copied(source: Any, buffer: Any, place: Any) -> None:
         for lane in range(source.size):
             buffer[place, lane] = source[lane]
+
+    return widened if source.dtype is types.uint16 else copied
+
+
+@overload(_read_open, inline="always")
+def _read_open_of(source: Any, gate: Any, buffer: Any, place: Any) -> Callable[..., None]:
+    def widened(source: Any, gate: Any, buffer: Any, place: Any) -> None:
+        bits = buffer[place].view(np.uint32)
+        for lane in range(LANES):  # the sign is the highest bit
+            bits[lane] = np.uint32(source[lane]) << 16 if 0 < gate[lane] < 0x8000 else np.uint32(0)
+
+    def copied(source: Any, gate: Any, buffer: Any, place: Any) -> None:
+        for lane in range(source.size):
+            buffer[place, lane] = np.float32(0) if gate[lane] <= 0 else source[lane]
 
     return widened if source.dtype is types.uint16 else copied
 
@@ -100,11 +120,12 @@ def _to_outputs(buffer: Any, first: int, step: int) -> None:
 
 
 @compiled
-def take_tiles(page: Any, begin: int, end: int, columns: int, padding: int, taken: Any, place: int) -> None:
+def take_tiles(page: Any, gate: Any, begin: int, end: int, columns: int, padding: int, taken: Any, place: int) -> None:
     """Tiles of 6×6 pixels, each four further than the one before, transformed for the products.
 
     Args:
         page: H×W×C, float32 or bfloat16 as uint16; beyond it are zeros.
+        gate: another page of its shape: what lies where this is not above zero counts as zero; none where it is empty.
         begin, end: which tiles, counted row by row.
         columns: tiles in a row.
         padding: pixels by which the first tile begins before the page.
@@ -121,7 +142,10 @@ def take_tiles(page: Any, begin: int, end: int, columns: int, padding: int, take
             for pixel in range(SIDE * SIDE):
                 y, x = top + pixel // SIDE, left + pixel % SIDE
                 if 0 <= y < height and 0 <= x < width:
-                    _read(page[y, x, start:stop], buffer, pixel)
+                    if gate.size:
+                        _read_open(page[y, x, start:stop], gate[y, x, start:stop], buffer, pixel)
+                    else:
+                        _read(page[y, x, start:stop], buffer, pixel)
                 else:
                     buffer[pixel] = 0
             for column in range(SIDE):
@@ -133,19 +157,23 @@ def take_tiles(page: Any, begin: int, end: int, columns: int, padding: int, take
 
 
 @compiled
-def lay_tiles(products: Any, place: int, bias: Any, begin: int, end: int, columns: int, page: Any) -> None:
+def lay_tiles(
+    products: Any, place: int, bias: Any, rectified: bool, begin: int, end: int, columns: int, page: Any
+) -> None:
     """Tiles of 4×4 outputs, from their products, with the bias, onto a page.
 
     Args:
         products: 36×T×K, of the page's type.
         place: where the first tile is in `products`.
         bias: K numbers, float32.
+        rectified: whether negative outputs become zero.
         begin, end: which tiles, counted row by row.
         columns: tiles in a row.
         page: H×W×K, float32 or bfloat16 as uint16; filled where the tiles lie, which may reach beyond it.
     """
     height, width, channels = page.shape
     buffer = np.empty((SIDE * SIDE, LANES), np.float32)
+    floor = np.float32(0 if rectified else -np.inf)
     for tile in range(begin, end):
         top, left = OUTPUTS * (tile // columns), OUTPUTS * (tile % columns)
         for block in range(0, channels, LANES):
@@ -159,7 +187,7 @@ def lay_tiles(products: Any, place: int, bias: Any, begin: int, end: int, column
                 _to_outputs(buffer, SIDE * row, 1)
             for row in range(min(OUTPUTS, height - top)):
                 for column in range(min(OUTPUTS, width - left)):
-                    _add(bias[start:stop], buffer, SIDE * row + column)
+                    _add(bias[start:stop], floor, buffer, SIDE * row + column)
                     _write(buffer, SIDE * row + column, page[top + row, left + column, start:stop])
 
 
@@ -167,5 +195,5 @@ def compile_all() -> None:
     """Compile for both types of numbers, or read what an earlier process compiled: seconds, else hundredths of one."""
     for kind in (np.float32, np.uint16):
         page, tile = np.zeros((OUTPUTS, OUTPUTS, LANES), kind), np.zeros((SIDE * SIDE, 1, LANES), kind)
-        take_tiles(page, 0, 1, 1, 1, tile, 0)
-        lay_tiles(tile, 0, np.zeros(LANES, np.float32), 0, 1, 1, page)
+        take_tiles(page, page[:0], 0, 1, 1, 1, tile, 0)
+        lay_tiles(tile, 0, np.zeros(LANES, np.float32), False, 0, 1, 1, page)

@@ -3,6 +3,7 @@
 * Large 3×3 convolutions filter minimally, with a quarter of the multiplications; torch computes them by their
   definition, at the processor's peak. Minimal filtering rounds to 4e-6 of a layer's largest value in float32 (torch's
   own: 3e-7) and to 2 % of a layer in bfloat16 (0.2 %); a unit that close to a threshold may fall on its other side.
+  A ReLU behind such a convolution is done in the same pass, unless somebody looks between them.
 * The first convolution's gradient is folded from one matrix product.
 * Max-pooling of 2×2 pixels passes through memory once, with torch's values bit for bit.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeGuard
 
 import torch
@@ -43,6 +44,7 @@ def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Mod
     """
     kinds = {name: _lean_kind(module, shapes.get(name, ())) for name, module in network.named_modules()}
     chosen = {name: kind for name, kind in kinds.items() if kind is not None}
+    chosen |= {name: _LeanSequential for name, module in network.named_modules() if _has_pairs(name, module, chosen)}
     if not chosen or not can_filter():
         return network
     shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
@@ -71,6 +73,15 @@ def _lean_kind(module: nn.Module, shape: Sequence[int]) -> type[nn.Module] | Non
     if type(module) is nn.MaxPool2d and _is_pooling_of_pairs(module):
         return _LeanMaxPool2d
     return None
+
+
+def _has_pairs(name: str, module: nn.Module, chosen: Mapping[str, type[nn.Module]]) -> bool:
+    """Whether a ReLU follows one of the convolutions that filter minimally."""
+    if type(module) is not nn.Sequential:
+        return False
+    prefix = f"{name}." if name else ""
+    pairs = pairwise(module.named_children())
+    return any(chosen.get(prefix + own) is _LeanConv2d and type(after) is nn.ReLU for (own, _), (_, after) in pairs)
 
 
 def _is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -110,15 +121,37 @@ class _LeanConv2d(nn.Conv2d):
 
     kernels: Kernels | None = None
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """N×C×H×W → N×K×H′×W′."""
+    def forward(self, inputs: Tensor, rectified: bool = False) -> Tensor:
+        """N×C×H×W → N×K×H′×W′; with the ReLU that follows where `rectified`."""
         padding = int(self.padding[0])
         shrink = TAPS - 1 - 2 * padding
         if inputs.dim() != 4 or not _pays(self, inputs.shape[2] - shrink, inputs.shape[3] - shrink):
-            return super().forward(inputs)
+            return torch.relu_(super().forward(inputs)) if rectified else super().forward(inputs)
         if self.kernels is None:
             self.kernels = Kernels(self.weight)
-        return convolve(inputs, self.kernels, self.bias, padding)
+        return convolve(inputs, self.kernels, self.bias, padding, rectified=rectified)
+
+
+class _LeanSequential(nn.Sequential):
+    """Modules one after the other; a convolution that filters minimally does the ReLU behind it as well."""
+
+    def forward(self, inputs: Any) -> Any:
+        """What its last module makes of them."""
+        done = False
+        for module, after in pairwise([*self, None]):
+            assert module is not None
+            if done:  # by the convolution before
+                done = False
+                continue
+            done = isinstance(module, _LeanConv2d) and type(after) is nn.ReLU and not _is_watched(module, after)
+            inputs = module(inputs, rectified=True) if done else module(inputs)
+        return inputs
+
+
+def _is_watched(*modules: nn.Module) -> bool:
+    """Whether somebody looks at calls of the modules, or at functions, and would miss one."""
+    hooks = (hook for module in modules for hook in (*module._forward_hooks, *module._forward_pre_hooks))
+    return torch._C._len_torch_function_stack() > 0 or next(hooks, None) is not None
 
 
 class _ThinConv2d(nn.Conv2d):
@@ -142,7 +175,13 @@ class _LeanMaxPool2d(nn.MaxPool2d):
         return pool(inputs) if inputs.dtype in (torch.float32, torch.bfloat16) else super().forward(inputs)
 
 
+_DISGUISED = (
+    (_LeanConv2d, nn.Conv2d),
+    (_ThinConv2d, nn.Conv2d),
+    (_LeanMaxPool2d, nn.MaxPool2d),
+    (_LeanSequential, nn.Sequential),
+)
 # An observer tells torch's own classes, whose inner operations are no layers, by name and module.
-for _kind, _own in ((_LeanConv2d, nn.Conv2d), (_ThinConv2d, nn.Conv2d), (_LeanMaxPool2d, nn.MaxPool2d)):
+for _kind, _own in _DISGUISED:
     _kind.__name__ = _kind.__qualname__ = _own.__name__
     _kind.__module__ = _own.__module__

@@ -48,7 +48,7 @@ def test_the_compiled_transforms_are_those_matrices(channels: int) -> None:
     generator = torch.Generator().manual_seed(channels)
     page = torch.randint(-4, 5, (6, 14, channels), generator=generator).float()
     taken = torch.full((36, 5, channels), torch.nan)
-    take_tiles(page.numpy(), 1, 3, 3, 0, taken.numpy(), 2)
+    take_tiles(page.numpy(), page[:0].numpy(), 1, 3, 3, 0, taken.numpy(), 2)
     for tile, place in ((1, 2), (2, 3)):
         under = page[:, 4 * tile : 4 * tile + 6].double()
         expected = torch.einsum("ia,jb,abc->ijc", inputs, inputs, under).reshape(36, channels)
@@ -57,7 +57,7 @@ def test_the_compiled_transforms_are_those_matrices(channels: int) -> None:
     bias = torch.randint(-4, 5, (channels,), generator=generator).float()
     products = 8.0 * torch.randint(-4, 5, (36, 4, channels), generator=generator).float()
     laid = torch.full((4, 10, channels), torch.nan)
-    lay_tiles(products.numpy(), 2, bias.numpy(), 1, 3, 3, laid.numpy())
+    lay_tiles(products.numpy(), 2, bias.numpy(), False, 1, 3, 3, laid.numpy())
     tiles = products[:, 2:].reshape(6, 6, 2, channels).double()
     expected = torch.einsum("ia,jb,abtc->itjc", outputs, outputs, tiles).reshape(4, 8, channels) + bias
     assert torch.equal(laid[:, 4:].double(), expected[:, :6]), "the last tile reaches beyond the page"
@@ -68,7 +68,16 @@ def test_bfloat16_is_rounded_to_the_nearest_and_ties_to_even() -> None:
     generator = torch.Generator().manual_seed(0)
     page = torch.randn(6, 6, 64, generator=generator).bfloat16()
     taken = torch.empty(36, 1, 64, dtype=torch.bfloat16)
-    take_tiles(page.view(torch.uint16).numpy(), 0, 1, 1, 0, taken.view(torch.uint16).numpy(), 0)
+    take_tiles(
+        page.view(torch.uint16).numpy(),
+        page[:0].view(torch.uint16).numpy(),
+        0,
+        1,
+        1,
+        0,
+        taken.view(torch.uint16).numpy(),
+        0,
+    )
     _, _, inputs = cook_toom(POINTS, 4, 3)
     exact = torch.einsum("ia,jb,abc->ijc", inputs, inputs, page.double()).reshape(36, 64)
     assert torch.equal(taken[:, 0], exact.bfloat16()), "two roundings would differ somewhere"
@@ -76,7 +85,7 @@ def test_bfloat16_is_rounded_to_the_nearest_and_ties_to_even() -> None:
     products = torch.zeros(36, 1, 64, dtype=torch.bfloat16)
     laid = torch.empty(4, 4, 64, dtype=torch.bfloat16)
     lay_tiles(
-        products.view(torch.uint16).numpy(), 0, halves.numpy(), 0, 1, 1, laid.view(torch.uint16).numpy()
+        products.view(torch.uint16).numpy(), 0, halves.numpy(), False, 0, 1, 1, laid.view(torch.uint16).numpy()
     )  # the bias alone, rounded
     assert torch.equal(laid[3, 2], halves.bfloat16())
 
@@ -144,6 +153,42 @@ def test_what_follows_may_work_in_place() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
     (ours,), (theirs,) = torch.autograd.grad(found.sum(), x), torch.autograd.grad(expected.sum(), x)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("alive", [1, 70], ids=["slopes in one channel", "slopes in all"])
+def test_a_rectified_convolution_has_the_bits_of_both(kind: torch.dtype, alive: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 64, 50, 46, generator=generator).to(kind).contiguous(memory_format=torch.channels_last)
+    kernels = Kernels(torch.randn(70, 64, 3, 3, generator=generator).to(kind))
+    bias = torch.randn(70, generator=generator).to(kind)
+    direction = torch.randn(2, 70, 50, 46, generator=generator).to(kind)
+    direction[0, alive:] = 0
+    direction = direction.contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    together = convolve(x, kernels, bias, 1, rectified=True)
+    apart = torch.relu(convolve(x, kernels, bias, 1))
+    assert torch.equal(together, apart)
+    assert 0.2 < float((together > 0).float().mean()) < 0.8
+    (ours,), (theirs,) = (torch.autograd.grad(each, x, direction) for each in (together, apart))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_rectified_convolution_hides_no_number_that_is_none() -> None:
+    x = torch.zeros(1, 64, 8, 8)
+    x[0, 0, 4, 4] = torch.nan
+    found = convolve(x, Kernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True)
+    assert bool(found.isnan().any())
+
+
+def test_an_output_that_was_overwritten_gives_no_wrong_gradient() -> None:
+    x = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = convolve(x, Kernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True)
+    loss = found.sum()
+    found.data.zero_()
+    found.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, x)
 
 
 @pytest.mark.parametrize("side", [14, 60], ids=["multiplied together", "in chunks"])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.workers.fakes import traces
 from workers.mathematics.calls import capture
 from workers.mathematics.minimal_filtering import can_filter
+from workers.mathematics.redirect import RedirectMode
 from workers.networks import LoadedNetwork, load
 from workers.networks.lean import make_lean
 
@@ -95,9 +96,9 @@ def test_the_network_keeps_its_weights_names_and_state(vgg11: LoadedNetwork) -> 
     before = traces(vgg11.module)
     lean = vgg11.lean_module(fast=False)
     assert lean is vgg11.lean_module(fast=False)
-    # All eight convolutions and the five poolings.
+    # All eight convolutions and the five poolings, and what runs them.
     places = (0, 2, 3, 5, 6, 8, 10, 11, 13, 15, 16, 18, 20)
-    assert replaced(vgg11.module, lean) == [f"features.{place}" for place in places]
+    assert replaced(vgg11.module, lean) == ["features", *(f"features.{place}" for place in places)]
     assert all(a is b for a, b in zip(lean.parameters(), vgg11.module.parameters(), strict=True)), "no second copy"
     names = [layer.name for layer in vgg11.table.layers]
     inputs = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -141,6 +142,47 @@ def test_a_first_convolution_and_a_pooling_have_torchs_values_and_slopes() -> No
     assert [tuple(seen[name].shape[1:]) for name in ("0", "2")] == [FIRST_SHAPES["0"], FIRST_SHAPES["2"]]
 
 
+def rectified_pairs() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(64, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 64, 3, padding=1), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Conv2d(64, 8, 1)).eval().requires_grad_(False)
+
+
+def test_a_relu_is_done_by_its_convolution_unless_somebody_looks() -> None:
+    side = 104
+    network = rectified_pairs()
+    shapes = {str(number): (channels, side, side) for number, channels in enumerate((96, 96, 64, 64, 8))}
+    lean = make_lean(network, shapes)
+    assert replaced(network, lean) == ["", "0", "2"]
+    x = torch.randn(1, 64, side, side, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    direction = torch.randn(1, 8, side, side, generator=torch.Generator().manual_seed(2))
+    alone = lean(x)
+    (slopes,) = torch.autograd.grad(alone, x, direction)
+    assert "_Convolution" in type(alone.grad_fn.next_functions[0][0]).__name__, "no ReLU of its own"
+    for name in ("0", "1", "2", "3"):
+        with torch.enable_grad():
+            _, output = capture(lean, x, [name], to_output=True)
+        assert output is not None
+        assert torch.equal(output, alone), name
+        assert torch.equal(torch.autograd.grad(output, x, direction)[0], slopes), name
+        with torch.no_grad():
+            seen, plain = (capture(each, x, [name])[0] for each in (lean, network))
+        assert float((seen[name] - plain[name]).abs().max()) < 1e-4 * float(plain[name].abs().max()), name
+        assert (float(seen[name].min()) < 0) == (name in "02"), "a convolution's own output"
+
+
+def test_a_redirected_relu_is_not_passed_over() -> None:
+    side = 104
+    network = rectified_pairs()
+    torch.nn.init.constant_(network[2].bias, -1000.0)  # nothing passes the second ReLU
+    lean = make_lean(network, {"0": (96, side, side), "2": (64, side, side)})
+    x = torch.randn(1, 64, side, side, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    assert not torch.autograd.grad(lean(x).sum(), x)[0].any()
+    with RedirectMode([True], x.device):
+        redirected = torch.autograd.grad(-lean(x).sum(), x)[0]
+    assert redirected.any()
+
+
 def test_pooling_of_pixels_that_lie_in_planes_is_torchs() -> None:
     lean = make_lean(nn.Sequential(nn.MaxPool2d(2)).eval(), {"0": (4, 5, 5)})
     x = torch.randn(2, 4, 10, 10, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -178,7 +220,7 @@ def test_what_it_cannot_or_need_not_do_stays(module: nn.Module) -> None:
 
 def test_in_bfloat16_it_is_the_fast_network_with_a_little_more_noise(vgg11: LoadedNetwork) -> None:
     lean, fast = vgg11.lean_module(fast=True), vgg11.fast_module()
-    assert len(replaced(fast, lean)) == 13
+    assert len(replaced(fast, lean)) == 14
     inputs = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = vgg11.module(inputs)
