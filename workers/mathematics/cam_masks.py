@@ -43,8 +43,8 @@ def score_weights(
     maps = activation[0]
     flat = maps.flatten(1)
     varies = (flat.amax(dim=1) > flat.amin(dim=1)).nonzero()[:, 0]
-    scores = torch.empty(len(classes), len(maps), dtype=torch.float64)
-    columns = torch.as_tensor(list(classes))
+    scores = torch.empty(len(classes), len(maps), dtype=torch.float64, device=inputs.device)
+    columns = torch.as_tensor(list(classes), device=inputs.device)
     if len(varies) < len(maps):
         scores[:] = _logits(network, torch.zeros_like(inputs), columns).T
     start = 0
@@ -83,8 +83,8 @@ def ablation_weights(
         The share done, after each forward.
     """
     channels = activation.shape[1]
-    columns = torch.as_tensor(list(scores))
-    base = torch.tensor(list(scores.values()), dtype=torch.float64)
+    columns = torch.as_tensor(list(scores), device=inputs.device)
+    base = torch.tensor(list(scores.values()), dtype=torch.float64, device=inputs.device)
     # Removing a channel that is zero everywhere changes nothing.
     alive = activation[0].flatten(1).ne(0).any(dim=1).nonzero()[:, 0]
     dropped = base[:, None].repeat(1, channels)
@@ -94,7 +94,7 @@ def ablation_weights(
 
         def ablated(output: Tensor, removed: Tensor = part) -> Tensor:
             copies = output.expand(len(removed), *output.shape[1:]).clone()
-            copies[torch.arange(len(removed)), removed] = 0
+            copies[torch.arange(len(removed), device=removed.device), removed] = 0
             return copies
 
         with torch.no_grad(), _ExpandBatches():

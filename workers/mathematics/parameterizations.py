@@ -71,7 +71,7 @@ class Pixels(Parameterization):
         return self.of_image((level + recipe.start_spread * noise) / 255.0)
 
     def of_image(self, image: Tensor) -> Tensor:
-        return ((image - self._offset) / self._scale).contiguous()
+        return ((image - self._offset.to(image.device)) / self._scale.to(image.device)).contiguous()
 
     def decode(self, parameters: Tensor) -> Tensor:
         return parameters * self._scale.to(parameters.device) + self._offset.to(parameters.device)
@@ -98,8 +98,8 @@ class Fourier(Parameterization):
 
     def of_image(self, image: Tensor) -> Tensor:
         logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)).flatten(1)
-        planes = torch.linalg.solve(self._colors, logits).view(image.shape)
-        coefficients = torch.fft.rfft2(planes * LUCID_DIVISOR, norm="ortho") / self._scale
+        planes = torch.linalg.solve(self._colors.to(image.device), logits).view(image.shape)
+        coefficients = torch.fft.rfft2(planes * LUCID_DIVISOR, norm="ortho") / self._scale.to(image.device)
         return torch.view_as_real(coefficients).contiguous()
 
     def decode(self, parameters: Tensor) -> Tensor:
@@ -133,8 +133,8 @@ class Maco(Parameterization):
         return self.recipe.start_spread * torch.randn((3, height, width // 2 + 1), generator=generator)
 
     def of_image(self, image: Tensor) -> Tensor:
-        logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)) - self._mean[0]
-        planes = torch.linalg.solve(self._colors, logits.flatten(1)).view(image.shape)
+        logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)) - self._mean[0].to(image.device)
+        planes = torch.linalg.solve(self._colors.to(image.device), logits.flatten(1)).view(image.shape)
         phases: Tensor = torch.fft.rfft2(planes).angle()
         return phases.contiguous()
 
