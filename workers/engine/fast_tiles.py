@@ -17,6 +17,10 @@ GROUPS_KEPT = 1024
 FORGET_AFTER = 500
 """After so many steps other sizes are tried again: what they cost depended on what else the machine did."""
 
+OUTLIER = 2.0
+"""A step counts at most for so many times what such steps took: one that stood still, or in which a graph was made
+(`workers.mathematics.replay`), says little about the next."""
+
 
 @dataclass
 class _Group:
@@ -63,7 +67,8 @@ class FastTiles:
             group.costs[rows] = None
             return group.tile
         before = group.costs[rows]
-        group.costs[rows] = seconds / rows if before is None else 0.8 * before + 0.2 * seconds / rows
+        cost = seconds / rows
+        group.costs[rows] = 0.8 * before + 0.2 * min(cost, OUTLIER * before) if before else cost
         known = {size: cost for size, cost in group.costs.items() if cost is not None}
         best = min(known, key=lambda size: (known[size], size))
         wanted = 2 * best if best == max(known) else best

@@ -1,6 +1,6 @@
 """How much working memory a row needs: a figure from the layer table first, then what was measured.
 
-Import rule: torch and workers.contract.
+Import rule: torch, workers.contract, workers.mathematics.replay.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from workers.contract import Network
+from workers.mathematics.replay import drop_replays
 
 MEASURED_KEPT = 1024
 LEAST_SHARE = 0.125
@@ -30,8 +31,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(error: BaseException) -> None:
-    """Let go of what a failed allocation left behind: the frames of its traceback and the allocator's cache."""
+    """Let go of what a failed allocation left behind, of steps kept for replaying, and of the allocator's cache.
+
+    What it left behind are the frames of its traceback.
+    """
     error.__traceback__ = None
+    drop_replays()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

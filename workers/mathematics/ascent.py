@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from workers.contract import MethodError, Network
-from workers.mathematics.calls import capture
-from workers.mathematics.objectives import OUTPUT, Objective, gram, likeness
+from workers.mathematics.activations import activations
+from workers.mathematics.objectives import Objective, gram, likeness
 from workers.mathematics.optimizers import blur, climb, penalty
 from workers.mathematics.parameterizations import parameterization_of, to_bytes
 from workers.mathematics.recipes import Recipe, generator_of
 from workers.mathematics.redirect import RedirectMode
+from workers.mathematics.replay import replayed_activations
 from workers.mathematics.transforms import draw_noise, draw_views, sample
 
 PATIENCE = 8
@@ -246,25 +247,20 @@ def _forward(
 ) -> list[tuple[Ascent, list[dict[str, Tensor]]]]:
     """Each row with the activations of each of its views by layer."""
     views = len(inputs) // len(states)
-    layers = {layer for state in states for layer in state.objective.layers}
+    layers = sorted({layer for state in states for layer in state.objective.layers})
+    fast = states[0].fast
+    module = network.lean_module(fast=fast)
+    # A graph holds the plain gradients, and only `fast` may depend on whether there is one.
+    look = replayed_activations if fast and not redirect else activations
     mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
-    module = network.lean_module(fast=states[0].fast)
     with mode:
-        seen, output = capture(module, inputs, layers - {OUTPUT}, to_output=OUTPUT in layers)
-    if output is not None:
-        seen[OUTPUT] = logits_of(output)
+        seen = look(module, inputs, layers)
     apart = {name: tensor.unbind(0) for name, tensor in seen.items()}
     rows = []
     for number, state in enumerate(states):
         places = range(number * views, (number + 1) * views)
         rows.append((state, [{name: apart[name][place] for name in state.objective.layers} for place in places]))
     return rows
-
-
-def logits_of(output: Any) -> Tensor:
-    """A network's class scores, N×classes."""
-    scores: Tensor = output if isinstance(output, Tensor) else output[0]
-    return scores.flatten(1)
 
 
 def _read(state: Ascent, views: Sequence[Mapping[str, Tensor]]) -> _Reading:

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.contract import Context, Network, Progress
-from workers.mathematics.ascent import Ascent, logits_of
-from workers.mathematics.calls import capture
-from workers.mathematics.objectives import OUTPUT
+from workers.mathematics.activations import activations
+from workers.mathematics.ascent import Ascent
 
 
 @dataclass
@@ -114,10 +113,8 @@ def _reference_values(
 
 def _look(network: Network, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """Activations of a batch by layer, the output under OUTPUT."""
-    named = [name for name in layers if name != OUTPUT]
     with torch.no_grad():
-        seen, output = capture(network.module, inputs, named, to_output=OUTPUT in layers)
-    return dict(seen) if output is None else {**seen, OUTPUT: logits_of(output)}
+        return activations(network.module, inputs, layers)
 
 
 def covered(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Layer, MethodError, Transform
+from workers.mathematics.replay import replay_bytes
 from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
@@ -61,10 +62,10 @@ class LoadedNetwork:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights in memory, a cast copy and the factors of lean ones included."""
+        """Bytes of weights in memory, a cast copy, the factors of lean ones and recorded steps included."""
         copies = [self.module] if self._fast is None else [self.module, self._fast]
         weights = sum(weight_files.weight_bytes(copy.state_dict(keep_vars=True)) for copy in copies)
-        return weights + sum(factor_bytes(lean) for lean in self._lean.values())
+        return weights + sum(factor_bytes(lean) + replay_bytes(lean) for lean in self._lean.values())
 
     def fast_module(self) -> nn.Module:
         """The network for precision `fast`, cast at first use; float32 at its edges."""

@@ -48,6 +48,14 @@ def test_the_first_step_of_a_size_only_warms_up() -> None:
     assert steps(FastTiles(10.0, 1), seconds)[-1] == MOST_ROWS
 
 
+def test_one_step_that_stood_still_changes_nothing() -> None:
+    tiles = FastTiles(10.0, 1)
+    cost = lambda rows: 0.02 * (-(-rows // 8)) ** 1.5  # noqa: E731  (as much for up to eight rows, then more a row)
+    assert steps(tiles, cost)[-1] == 8
+    tiles.learn("key", 8, 3.0)
+    assert set(steps(tiles, cost)) == {8}
+
+
 def test_no_more_than_the_memory_takes() -> None:
     tiles = FastTiles(0.25, 8)
     tiles.limit("key", 4)
