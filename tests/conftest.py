@@ -1,15 +1,20 @@
-"""Fixtures that every part's tests share: a real server, a client of it, and servers of one's own for faults."""
+"""Fixtures that every part's tests share: a real server, a client of it, and servers of one's own for faults.
+
+What they need is imported when they are used: `tests/gpu` runs where there is no Redis.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from redis.asyncio import Redis
 
-from convscope.protocol.connection import connect
-from tests.servers import PrivateServer
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from tests.servers import PrivateServer
 
 REAL_PROCESSES = ("faults", "end_to_end", "service", "convscope/cli", "workers/test_supervisor")
 """Tests that start, stop and kill real processes: a machine that stands still for seconds may fail one of them. They
@@ -27,6 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """A server that the whole session shares; CONVSCOPE_TEST_SERVER=redis-server makes it Debian's Redis."""
+    from tests.servers import PrivateServer
+
     with PrivateServer() as server:
         yield server.url
 
@@ -34,6 +41,8 @@ def valkey_url() -> Iterator[str]:
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
     """A client of the shared server, which is emptied first."""
+    from convscope.protocol.connection import connect
+
     client = connect(valkey_url)
     await client.flushall()
     await client.config_set("maxmemory", 0)
@@ -44,6 +53,8 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def private_server() -> Iterator[Callable[..., PrivateServer]]:
     """Makes and starts servers of one's own (arguments as PrivateServer); they end with the test."""
+    from tests.servers import PrivateServer
+
     servers: list[PrivateServer] = []
 
     def make(*, append_only: bool = False, port: int = 0, config: dict[str, str] | None = None) -> PrivateServer:

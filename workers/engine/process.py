@@ -80,11 +80,7 @@ def _start(config: EngineConfig, outbox: Outbox) -> tuple[Engine, dict[str, Any]
     began = time.monotonic()
     device = choose_device(config.device)
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
-    # `exact` is float32 through and through; `fast` switches what it wants for itself.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+    choose_arithmetic()
     source = open_networks(config, str(device))
     methods = find_methods(config.methods)
     engine = Engine(config, device, source, methods, outbox)
@@ -98,6 +94,14 @@ def _start(config: EngineConfig, outbox: Outbox) -> tuple[Engine, dict[str, Any]
     }
     log.info("the engine is ready", extra={"seconds": round(time.monotonic() - began, 2), "device": card["device"]})
     return engine, card
+
+
+def choose_arithmetic() -> None:
+    """Float32 through and through, the same each time; `fast` switches what it wants for itself."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def choose_device(name: str) -> torch.device:

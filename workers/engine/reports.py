@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def device_name(device: torch.device) -> str:
     """`cpu`, or the kind of the accelerator with its model."""
-    return "cpu" if device.type == "cpu" else f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 class Reports:

