@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workers.contract import MethodError, Network
 from workers.mathematics.activations import activations
+from workers.mathematics.narrow import narrow_activations
 from workers.mathematics.objectives import Objective, gram, likeness
 from workers.mathematics.optimizers import blur, climb, penalty
 from workers.mathematics.parameterizations import parameterization_of, to_bytes
@@ -250,17 +251,26 @@ def _forward(
     layers = sorted({layer for state in states for layer in state.objective.layers})
     fast = states[0].fast
     module = network.lean_module(fast=fast)
-    # A graph holds the plain gradients, and only `fast` may depend on whether there is one.
+    # A graph holds the plain gradients, and only `fast` may depend on whether there is one, or on what others read.
     look = replayed_activations if fast and not redirect else activations
     mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
     with mode:
-        seen = look(module, inputs, layers)
+        narrow = narrow_activations(module, inputs, layers[0], _read_channels(states)) if fast else None
+        seen = look(module, inputs, layers) if narrow is None else {layers[0]: narrow}
     apart = {name: tensor.unbind(0) for name, tensor in seen.items()}
     rows = []
     for number, state in enumerate(states):
         places = range(number * views, (number + 1) * views)
         rows.append((state, [{name: apart[name][place] for name in state.objective.layers} for place in places]))
     return rows
+
+
+def _read_channels(states: Sequence[Ascent]) -> set[int]:
+    """The channels that anybody reads, where all read the same layer and nobody all of it; else none."""
+    if len({state.objective.layers for state in states}) > 1 or states[0].recipe.diversity:
+        return set()
+    apart = [state.objective.channels for state in states]
+    return set() if None in apart else {channel for own in apart for channel in own or ()}
 
 
 def _read(state: Ascent, views: Sequence[Mapping[str, Tensor]]) -> _Reading:

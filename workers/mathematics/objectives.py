@@ -118,6 +118,13 @@ class Objective:
         return total
 
     @property
+    def channels(self) -> frozenset[int] | None:
+        """The channels that it reads of its one layer, None where it reads all, or several layers."""
+        read: set[int | None] = {None} if len(self.layers) > 1 else set()
+        read |= {term.channel if term.kind in ("channel", "unit") else None for _, term in self.terms}
+        return None if None in read else frozenset(channel for channel in read if channel is not None)
+
+    @property
     def target(self) -> Term:
         """The term that the picture is checked by: the first with a channel, else the first."""
         return next((term for _, term in self.terms if term.channel is not None), self.terms[0][1])

@@ -42,6 +42,8 @@ def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Mod
         differentiable once, with respect to its inputs. In float32 an image's result does not depend on the other
         images of its batch, bit for bit.
     """
+    if any(tensor.device.type != "cpu" for tensor in network.parameters()):
+        return network
     kinds = {name: _lean_kind(module, shapes.get(name, ())) for name, module in network.named_modules()}
     chosen = {name: kind for name, kind in kinds.items() if kind is not None}
     chosen |= {name: _LeanSequential for name, module in network.named_modules() if _has_pairs(name, module, chosen)}
