@@ -17,12 +17,12 @@ from torch import Tensor
 from workers.contract import MethodError, Network
 from workers.mathematics.activations import activations
 from workers.mathematics.narrow import narrow_activations
-from workers.mathematics.objectives import Objective, gram, likeness
+from workers.mathematics.objectives import Objective, gram, likeness, read_channels
 from workers.mathematics.optimizers import blur, climb, penalty
 from workers.mathematics.parameterizations import parameterization_of, to_bytes
 from workers.mathematics.recipes import Recipe, generator_of
 from workers.mathematics.redirect import RedirectMode
-from workers.mathematics.replay import replayed_activations
+from workers.mathematics.replay import can_replay, replayed_activations
 from workers.mathematics.transforms import draw_noise, draw_views, sample
 
 PATIENCE = 8
@@ -255,7 +255,9 @@ def _forward(
     look = replayed_activations if fast and not redirect else activations
     mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
     with mode:
-        narrow = narrow_activations(module, inputs, layers[0], _read_channels(states)) if fast else None
+        whole = not fast or can_replay(inputs.device) or states[0].recipe.diversity
+        channels = set() if whole else read_channels([state.objective for state in states])
+        narrow = narrow_activations(module, inputs, layers[0], channels)
         seen = look(module, inputs, layers) if narrow is None else {layers[0]: narrow}
     apart = {name: tensor.unbind(0) for name, tensor in seen.items()}
     rows = []
@@ -263,14 +265,6 @@ def _forward(
         places = range(number * views, (number + 1) * views)
         rows.append((state, [{name: apart[name][place] for name in state.objective.layers} for place in places]))
     return rows
-
-
-def _read_channels(states: Sequence[Ascent]) -> set[int]:
-    """The channels that anybody reads, where all read the same layer and nobody all of it; else none."""
-    if len({state.objective.layers for state in states}) > 1 or states[0].recipe.diversity:
-        return set()
-    apart = [state.objective.channels for state in states]
-    return set() if None in apart else {channel for own in apart for channel in own or ()}
 
 
 def _read(state: Ascent, views: Sequence[Mapping[str, Tensor]]) -> _Reading:

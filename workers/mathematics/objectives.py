@@ -130,6 +130,14 @@ class Objective:
         return next((term for _, term in self.terms if term.channel is not None), self.terms[0][1])
 
 
+def read_channels(objectives: Sequence[Objective]) -> set[int]:
+    """The channels that anybody reads, where all read the same layer and nobody all of it; else none."""
+    if len({objective.layers for objective in objectives}) > 1:
+        return set()
+    apart = [objective.channels for objective in objectives]
+    return set() if None in apart else {channel for own in apart for channel in own or ()}
+
+
 def widened(values: Tensor) -> Tensor:
     """float32 for narrower types; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()

@@ -176,6 +176,11 @@ _of_networks: WeakKeyDictionary[nn.Module, Replays] = WeakKeyDictionary()
 """Graphs hold their network's memory and go with it."""
 
 
+def can_replay(device: torch.device) -> bool:
+    """Whether steps may be replayed there."""
+    return device.type in MAKERS
+
+
 def replayed_activations(module: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """As `activations`, replayed where that is quicker; then what it gives is overwritten by the next call."""
     maker = MAKERS.get(inputs.device.type)

@@ -11,7 +11,7 @@ from tests.workers.methods import ascents, cases
 from workers.mathematics import ascent
 from workers.mathematics.calls import capture
 from workers.mathematics.narrow import narrow_activations
-from workers.mathematics.objectives import OUTPUT, Objective, Term
+from workers.mathematics.objectives import OUTPUT, Objective, Term, read_channels
 
 
 def network() -> nn.Sequential:
@@ -94,6 +94,13 @@ def test_what_an_objective_reads(terms: tuple[Term, ...], expected: set[int] | N
     assert found == (None if expected is None else frozenset(expected))
 
 
+def test_what_several_objectives_read_together() -> None:
+    one, two, other = (Objective(((1.0, term),)) for term in (CHANNEL, SAME_LAYER, Term("channel", "1", 5)))
+    assert read_channels([one, two, one]) == {5, 7}
+    assert read_channels([one, other]) == set(), "two layers"
+    assert read_channels([one, Objective(((1.0, Term("layer", "0")),))]) == set()
+
+
 @pytest.mark.parametrize("changes", [{}, {"diversity": 0.5}])
 def test_only_fast_ascents_on_channels_alone_are_narrow(
     changes: dict[str, float], monkeypatch: pytest.MonkeyPatch
@@ -116,5 +123,6 @@ def test_only_fast_ascents_on_channels_alone_are_narrow(
         for _ in range(3):
             assert not any(ascents.step(cases.network("cpu"), states))
         losses[precision] = torch.tensor([state.losses for state in states])
-    assert asked == [("6", set() if changes else {1, 3}, not changes)] * 3, "of fast steps only"
+    narrow_steps = [("6", set() if changes else {1, 3}, not changes)] * 3
+    assert asked == narrow_steps + [("6", set(), False)] * 3, "fast ones only"
     torch.testing.assert_close(losses["fast"], losses["exact"], rtol=0.05, atol=1e-4)
