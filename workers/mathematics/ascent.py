@@ -243,22 +243,28 @@ def _silent_starts(states: Sequence[Ascent], slopes: Tensor) -> list[bool]:
     return [first and zero for first, zero in zip(early, without, strict=True)]
 
 
+def _seen(network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: Sequence[bool]) -> dict[str, Tensor]:
+    """What the rows' objectives read, by layer. Only `fast` may depend on what else is in the tile, or was recorded."""
+    layers = sorted({layer for state in states for layer in state.objective.layers})
+    fast = states[0].fast
+    module = network.lean_module(fast=fast)
+    if fast and can_replay(inputs.device) and not redirect:  # a graph holds the plain gradients
+        return replayed_activations(module, inputs, layers)
+    mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
+    with mode:
+        if fast and not states[0].recipe.diversity:
+            found = narrow_activations(module, inputs, layers[0], read_channels([row.objective for row in states]))
+            if found is not None:
+                return {layers[0]: found}
+        return activations(module, inputs, layers)
+
+
 def _forward(
     network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: Sequence[bool]
 ) -> list[tuple[Ascent, list[dict[str, Tensor]]]]:
     """Each row with the activations of each of its views by layer."""
     views = len(inputs) // len(states)
-    layers = sorted({layer for state in states for layer in state.objective.layers})
-    fast = states[0].fast
-    module = network.lean_module(fast=fast)
-    # A graph holds the plain gradients, and only `fast` may depend on whether there is one, or on what others read.
-    look = replayed_activations if fast and not redirect else activations
-    mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
-    with mode:
-        whole = not fast or can_replay(inputs.device) or states[0].recipe.diversity
-        channels = set() if whole else read_channels([state.objective for state in states])
-        narrow = narrow_activations(module, inputs, layers[0], channels)
-        seen = look(module, inputs, layers) if narrow is None else {layers[0]: narrow}
+    seen = _seen(network, states, inputs, redirect)
     apart = {name: tensor.unbind(0) for name, tensor in seen.items()}
     rows = []
     for number, state in enumerate(states):

@@ -149,7 +149,7 @@ def _turned(slopes: Tensor, gate: Tensor | None, kernels: Kernels, padding: int)
     Args:
         gate: of the slopes' shape; slopes count where it is above zero.
     """
-    alive = _alive(slopes)
+    alive = _alive(slopes, gate)
     few = alive.sum(1) <= FEW
     if not few.any():
         return _filtered(slopes, kernels.backward, None, TAPS - 1 - padding, gate=gate)
@@ -163,12 +163,16 @@ def _turned(slopes: Tensor, gate: Tensor | None, kernels: Kernels, padding: int)
     return found
 
 
-def _alive(slopes: Tensor) -> Tensor:
-    """Which channels of which images have any slope, N×K; of images with more than FEW, at least more than FEW."""
+def _alive(slopes: Tensor, gate: Tensor | None) -> Tensor:
+    """Which channels of which images have any slope that counts, N×K; of images with more than FEW, more of them."""
     with torch.no_grad(), torch._C.DisableTorchFunction():
         pixels = slopes.permute(0, 2, 3, 1).flatten(1, 2)
+        gates = None if gate is None else gate.permute(0, 2, 3, 1).flatten(1, 2)
         alive = torch.ones(())
-        for seen in (pixels[:, ::EVERY], pixels):  # a look at some pixels tells most of what has more
+        for every in (EVERY, 1):  # a look at some pixels tells most of what has more
+            seen = pixels[:, ::every]
+            if gates is not None:
+                seen = seen.masked_fill(gates[:, ::every] <= 0, 0)
             alive = (seen.amax(1) != 0) | (seen.amin(1) != 0)
             if int(alive.sum(1).min()) > FEW:
                 break

@@ -25,7 +25,7 @@ def narrow_activations(module: nn.Module, inputs: Tensor, layer: str, channels: 
 
     Args:
         module: the network, in evaluation mode; left as it was found, also on errors.
-        inputs: the prepared batch, N×C×H×W, on the CPU; a GPU computes the whole layer in the time of a launch.
+        inputs: the prepared batch, N×C×H×W.
         layer: a call's name.
         channels: which are read.
 
@@ -36,7 +36,9 @@ def narrow_activations(module: nn.Module, inputs: Tensor, layer: str, channels: 
         target = module.get_submodule(layer)
     except AttributeError:  # a function's call, or a module's second
         return None
-    if not isinstance(target, nn.Conv2d) or inputs.device.type != "cpu":
+    # A class of somebody else's may pad or scale in a way of its own; who hooks it wants the whole layer.
+    plain = type(target) is nn.Conv2d or getattr(type(target), "is_plain_convolution", False)
+    if not plain or not isinstance(target, nn.Conv2d) or target._forward_hooks or target._forward_pre_hooks:
         return None
     few = 0 < len(channels) <= MOST_SHARE * target.out_channels
     if not few or not set(channels) <= set(range(target.out_channels)):
@@ -59,7 +61,7 @@ def narrow_activations(module: nn.Module, inputs: Tensor, layer: str, channels: 
         handle.remove()
     if not given:
         raise KeyError(f"this call never happened: {layer}")
-    chosen = torch.tensor(sorted(channels))
+    chosen = torch.tensor(sorted(channels), device=inputs.device)
     bias = None if target.bias is None else target.bias[chosen]
     found = functional.conv2d(given[0], target.weight[chosen], bias, target.stride, target.padding, target.dilation)
     whole = found.new_zeros(len(found), target.out_channels, *found.shape[2:])

@@ -29,7 +29,8 @@ def keep_largest(page: Any, begin: int, end: int, kept: Any, places: Any) -> Non
         page: H×W×C, float32 or bfloat16 as uint16.
         begin, end: which rows of `kept`.
         kept: h×w×C of the page's type, to be filled.
-        places: h×w×C, uint8, to be filled: 0 to 3, row by row, the first of equal ones.
+        places: h×w×C, uint8, to be filled: 0 to 3, row by row, the first of equal ones, or of those that are no number
+            (torch: the last of these).
     """
     channels = page.shape[2]
     for y in range(begin, end):
@@ -43,11 +44,12 @@ def keep_largest(page: Any, begin: int, end: int, kept: Any, places: Any) -> Non
                 largest[channel] = as_stored(_larger(above, below), a[channel])
             for channel in range(channels):  # on its own, so that few arrays are in play and the loop is vectorized
                 found = as_float(largest[channel])
-                if as_float(a[channel]) == found:
+                first, second, third = as_float(a[channel]), as_float(b[channel]), as_float(c[channel])
+                if first == found or first != first:
                     place[channel] = 0
-                elif as_float(b[channel]) == found:
+                elif second == found or second != second:
                     place[channel] = 1
-                elif as_float(c[channel]) == found:
+                elif third == found or third != third:
                     place[channel] = 2
                 else:
                     place[channel] = 3

@@ -85,7 +85,7 @@ class Replays:
     @property
     def nbytes(self) -> int:
         """Bytes of device memory that the graphs hold."""
-        return sum(shape.nbytes for shape in self._shapes.values())
+        return sum(shape.nbytes for shape in list(self._shapes.values()))  # asked for by threads that load networks
 
     def run(self, function: Function, inputs: Tensor, key: Hashable) -> tuple[Tensor, ...]:
         """`function(inputs)`, replayed where that is quicker.
@@ -136,6 +136,9 @@ class Replays:
         if pays:
             shape.eager, shape.replay, shape.nbytes = False, replay, nbytes
             self._make_room()
+        elif nbytes > MOST_BYTES:  # a network that was loaded meanwhile may have been counted
+            shape.eager = False
+            shape.drop()
 
     def _make_room(self) -> None:
         held = [shape for shape in self._shapes.values() if shape.replay is not None]

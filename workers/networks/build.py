@@ -65,7 +65,7 @@ class LoadedNetwork:
         """Bytes of weights in memory, a cast copy, the factors of lean ones and recorded steps included."""
         copies = [self.module] if self._fast is None else [self.module, self._fast]
         weights = sum(weight_files.weight_bytes(copy.state_dict(keep_vars=True)) for copy in copies)
-        return weights + sum(factor_bytes(lean) + replay_bytes(lean) for lean in self._lean.values())
+        return weights + sum(factor_bytes(lean) + replay_bytes(lean) for lean in list(self._lean.values()))
 
     def fast_module(self) -> nn.Module:
         """The network for precision `fast`, cast at first use; float32 at its edges."""

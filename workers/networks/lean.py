@@ -30,6 +30,13 @@ LEAST_MULTIPLICATIONS = 200_000_000
 """Of an image, by the definition, below which handing work to threads costs more than what is saved."""
 
 
+LEAST_FOLDED = 5_000_000
+"""Multiplications of a first convolution, below which the same holds of its gradient."""
+
+LEAST_POOLED = 20_000
+"""Outputs of a pooling, below which it does."""
+
+
 def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
     """A copy of the network with quicker layers, where there are any.
 
@@ -71,9 +78,11 @@ def _lean_kind(module: nn.Module, shape: Sequence[int]) -> type[nn.Module] | Non
         if not few and module.padding in ((0, 0), (1, 1)) and _pays(module, *shape[1:]):
             return _LeanConv2d
     if _is_plain_convolution(module) and module.in_channels <= MOST_CHANNELS and _is_even(module):
-        return _ThinConv2d
+        taps = module.kernel_size[0] ** 2  # one alone would be a product with a vector, whose bits depend on its place
+        large = taps * module.in_channels * module.out_channels * shape[1] * shape[2] >= LEAST_FOLDED
+        return _ThinConv2d if taps > 1 and large else None
     if type(module) is nn.MaxPool2d and _is_pooling_of_pairs(module):
-        return _LeanMaxPool2d
+        return _LeanMaxPool2d if shape[0] * shape[1] * shape[2] >= LEAST_POOLED else None
     return None
 
 
@@ -92,7 +101,6 @@ def _is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         and module.dilation == (1, 1)
         and module.groups == 1
         and module.padding_mode == "zeros"
-        and module.weight.device.type == "cpu"
         and module.weight.dtype in (torch.float32, torch.bfloat16)
     )
 
@@ -121,6 +129,7 @@ def _pays(convolution: nn.Conv2d, height: int, width: int) -> bool:
 class _LeanConv2d(nn.Conv2d):
     """A 3×3 convolution of stride 1 that filters minimally where the maps are large."""
 
+    is_plain_convolution = True
     kernels: Kernels | None = None
 
     def forward(self, inputs: Tensor, rectified: bool = False) -> Tensor:
@@ -151,13 +160,15 @@ class _LeanSequential(nn.Sequential):
 
 
 def _is_watched(*modules: nn.Module) -> bool:
-    """Whether somebody looks at calls of the modules, or at functions, and would miss one."""
+    """Whether a forward hook looks at calls of the modules, or a mode at functions, and would miss one."""
     hooks = (hook for module in modules for hook in (*module._forward_hooks, *module._forward_pre_hooks))
     return torch._C._len_torch_function_stack() > 0 or next(hooks, None) is not None
 
 
 class _ThinConv2d(nn.Conv2d):
     """A convolution that reads few channels, with a quicker gradient."""
+
+    is_plain_convolution = True
 
     def forward(self, inputs: Tensor) -> Tensor:
         """N×C×H×W → N×K×H′×W′."""

@@ -174,6 +174,20 @@ def test_a_rectified_convolution_has_the_bits_of_both(kind: torch.dtype, alive: 
     assert torch.equal(ours, theirs)
 
 
+def test_slopes_that_its_relu_stops_do_not_choose_the_way_of_a_gradient() -> None:
+    """Five channels have slopes, and the ReLU lets four through: the fewer, the quicker way, and other bits."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 64, 20, 20, generator=generator).requires_grad_()
+    kernels, bias = Kernels(torch.randn(64, 64, 3, 3, generator=generator)), torch.zeros(64)
+    bias[2] = -1e4
+    direction = torch.zeros(1, 64, 20, 20)
+    direction[:, : FEW + 1] = torch.randn(1, FEW + 1, 20, 20, generator=generator)
+    together = convolve(x, kernels, bias, 1, rectified=True)
+    apart = torch.relu(convolve(x, kernels, bias, 1))
+    (ours,), (theirs,) = (torch.autograd.grad(each, x, direction) for each in (together, apart))
+    assert torch.equal(ours, theirs)
+
+
 def test_a_rectified_convolution_hides_no_number_that_is_none() -> None:
     x = torch.zeros(1, 64, 8, 8)
     x[0, 0, 4, 4] = torch.nan

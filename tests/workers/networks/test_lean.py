@@ -184,7 +184,7 @@ def test_a_redirected_relu_is_not_passed_over() -> None:
 
 
 def test_pooling_of_pixels_that_lie_in_planes_is_torchs() -> None:
-    lean = make_lean(nn.Sequential(nn.MaxPool2d(2)).eval(), {"0": (4, 5, 5)})
+    lean = make_lean(nn.Sequential(nn.MaxPool2d(2)).eval(), {"0": (4, 80, 80)})
     x = torch.randn(2, 4, 10, 10, generator=torch.Generator().manual_seed(1)).requires_grad_()
     found = lean(x)
     assert "MaxPool2DWithIndices" in type(found.grad_fn).__name__
@@ -205,6 +205,7 @@ def test_pooling_of_pixels_that_lie_in_planes_is_torchs() -> None:
         nn.Conv2d(3, 64, 3, stride=(1, 2), padding=1),
         nn.Conv2d(3, 64, 3, padding=3),
         nn.Conv2d(3, 64, 3, padding="same"),
+        nn.Conv2d(3, 64, 1),
         nn.MaxPool2d(3, 2),
         nn.MaxPool2d(2, 1),
         nn.MaxPool2d(2, ceil_mode=True),
@@ -216,6 +217,13 @@ def test_pooling_of_pixels_that_lie_in_planes_is_torchs() -> None:
 def test_what_it_cannot_or_need_not_do_stays(module: nn.Module) -> None:
     network = nn.Sequential(module).eval()
     assert make_lean(network, {"0": (64, 104, 104)}) is network
+
+
+@pytest.mark.parametrize("module", [nn.MaxPool2d(2), nn.Conv2d(3, 64, 3, padding=1)])
+def test_what_is_small_stays(module: nn.Module) -> None:
+    network = nn.Sequential(module).eval()
+    assert make_lean(network, {"0": (64, 16, 16)}) is network
+    assert make_lean(network, {"0": (64, 64, 64)}) is not network
 
 
 def test_in_bfloat16_it_is_the_fast_network_with_a_little_more_noise(vgg11: LoadedNetwork) -> None:
