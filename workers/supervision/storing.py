@@ -84,7 +84,7 @@ class ResultStore:
         """
         arrays: dict[str, StoredArray] = {}
         arrays_key: str | None = None
-        writes: list[Awaitable[str]] = []
+        blobs: list[tuple[Blob, FaultPoint, str | None]] = []
         facts = dict(frame.header["facts"])
         if frame.blobs:
             data = memoryview(frame.blobs[0])
@@ -92,7 +92,7 @@ class ResultStore:
             arrays_key = await self._artifacts.key_of("results", data)
             await self._register_pictures(held, facts, arrays, data)
             fault_point("after_pictures_put")
-            writes.append(self._put(held, data, "after_arrays_put", arrays_key))
+            blobs.append((data, "after_arrays_put", arrays_key))
         manifest = Manifest(
             operation=held.claim.operation,
             request=held.claim.request,
@@ -104,9 +104,9 @@ class ResultStore:
             computed_ms=frame.header["computed_ms"],
         )
         text = manifest.model_dump_json().encode()
-        writes.append(self._put(held, text, "after_manifest_put"))
+        blobs.append((text, "after_manifest_put", None))
         # Each is waited for, also where another has failed: nothing is still being written for a run that has ended.
-        stored = await asyncio.gather(*writes, return_exceptions=True)
+        stored = await asyncio.gather(*(self._put(held, *blob) for blob in blobs), return_exceptions=True)
         for key_or_error in stored:
             if isinstance(key_or_error, BaseException):
                 raise key_or_error
