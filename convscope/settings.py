@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(30.0, gt=0, description="Longest pause while a body arrives, seconds.")
     megapixels: float = Field(40.0, gt=0, description="Most pixels of one image, millions.")
     images_per_request: int = Field(64, ge=1, description="Most images in one request.")
+    request_megapixels: float = Field(
+        400.0, gt=0, description="Most pixels of all images of one request together, millions; each takes three bytes."
+    )
+    request_kib: int = Field(
+        1024, ge=1, description="Longest request without its images, KiB of JSON; the queue keeps it with the job."
+    )
     image_set_images: int = Field(10_000, ge=1, description="Most images in one set.")
     image_set_mib: int = Field(2048, ge=1, description="Largest image set, MiB as uploaded.")
     image_set_megapixels: float = Field(

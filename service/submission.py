@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from convscope.protocol.requests import CommonRequest, ImageRef
 from service import bodies
 from service.context import Context
 from service.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
+from service.limits import check_cost, check_length, check_pixels
 from service.negotiation import idempotency_key
 from service.problems import from_validation, invalid_request
 from service.uploads import keep_image, read_base64
@@ -164,6 +164,7 @@ async def _with_images(
             if len(refs) > 1 and not error.errors:
                 error.errors = (FieldError(f"/images/{number}", error.detail),)
             raise
+    check_pixels(records, context.settings)
     if refs:
         asked = asked.model_copy(update={"image": None, "images": [ImageRef(id=record.id) for record in records]})
     images = [
@@ -205,14 +206,15 @@ async def submit(
     """Resolve a request and make it a job; says whether it is a new one.
 
     Raises:
-        ProblemError: of the network, the layers and channels, the cost, the queue.
+        ProblemError: of the network, the layers and channels, the cost and length, the queue.
     """
     card = received.network.card
     resolved, others = await _resolve(received.request, operation, card, context)
-    _check_cost(resolved, operation, card, len(received.images), context)
+    check_cost(resolved, operation, card, len(received.images), context.settings)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
     if plain.get("images"):
         plain["images"] = [{"id": image.id} for image in received.images]
+    check_length(plain, context.settings)
     spec = JobSpec(
         operation=operation.name,
         request=plain,
@@ -255,40 +257,6 @@ async def _resolve(
     except ValidationError as error:
         raise from_validation(error, asked.model_dump(mode="json")) from error
     return resolved, list(others)
-
-
-def _check_cost(
-    resolved: CommonRequest, operation: Operation[Any], card: ModelCard, images: int, context: Context
-) -> None:
-    cost = operation.cost(resolved, card, images)
-    limit = context.settings.result_mib << 20
-    if cost.result_bytes > limit:
-        raise ProblemError(
-            "too-expensive",
-            f"The result would have {cost.result_bytes / 2**20:.1f} MiB of arrays; {context.settings.result_mib} MiB "
-            "are allowed. Ask for fewer channels, layers or images.",
-            cost_bytes=cost.result_bytes,
-            limit_bytes=limit,
-        )
-    settings = context.settings
-    forwards = cost.forwards * _relative_size(resolved, card)
-    most = settings.interactive_forwards if operation.lane == "interactive" else settings.batch_forwards
-    if forwards > most:
-        raise ProblemError(
-            "too-expensive",
-            f"The request would cost about {forwards:,.0f} forward passes of one image; {most:,} are allowed for "
-            f"{operation.name}. Ask for fewer images, targets, samples, steps or places.",
-            cost_forwards=round(forwards),
-            limit_forwards=most,
-        )
-
-
-def _relative_size(resolved: CommonRequest, card: ModelCard) -> float:
-    """How many times the pixels of the network's own input size the request asks for."""
-    preprocess = getattr(resolved, "preprocess", None)
-    if preprocess is None or preprocess.size is None:
-        return 1.0
-    return float(math.prod(preprocess.size) / math.prod(card.preprocess.size))
 
 
 async def _result_is_there(context: Context, job: Job) -> bool:

@@ -13,11 +13,10 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import check_applicable, check_channels
 from convscope.protocol.problems import FieldError, ProblemError
-from convscope.protocol.requests import LayerName, StrictModel, UnitTarget
+from convscope.protocol.requests import MOST_CHANNELS, LayerName, StrictModel, UnitTarget
 from convscope.protocol.targets import resolve_target, resolve_unit, target_text
 
 Reduce = Literal["mean", "max", "center"]
-MOST_CHANNELS = 65_536
 
 
 class ClassObjective(StrictModel):

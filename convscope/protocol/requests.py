@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PRECISIONS = ("exact", "fast")
+MOST_CHANNELS = 65_536
+"""In one list; more than any layer has."""
 
 
 class StrictModel(BaseModel):
@@ -141,7 +143,7 @@ def _channel_word(value: list[int] | str) -> list[int] | str:
 LayerName = Annotated[str, Field(min_length=1, max_length=200)]
 LayerNames = Annotated[list[LayerName], BeforeValidator(split_commas), Field(min_length=1, max_length=256)]
 Channels = Annotated[
-    list[Annotated[int, Field(ge=0, lt=1_000_000)]]
+    Annotated[list[Annotated[int, Field(ge=0, lt=1_000_000)]], Field(max_length=MOST_CHANNELS)]
     | Annotated[str, Field(pattern=r"^(all|strongest|(top|first):[1-9][0-9]{0,4})$")],
     BeforeValidator(_channels_from_form),
     AfterValidator(_channel_word),

@@ -78,6 +78,13 @@ def test_the_service_is_published_on_this_machine_only_unless_told_otherwise() -
     assert load(GIVEN)["services"]["api"]["ports"] == ["127.0.0.1:8000:8000"]
 
 
+def test_what_arrives_waits_on_a_disk() -> None:
+    """An image set may have gigabytes, and /tmp is memory."""
+    api = load(GIVEN)["services"]["api"]
+    assert any(volume.endswith(f":{api['environment']['TMPDIR']}") for volume in api["volumes"])
+    assert f"--owner convscope --mode 0700 {api['environment']['TMPDIR']} " in recipe("service")
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_as_nobody_in_particular_and_is_asked_for_its_health(name: str) -> None:
     final = recipe(name).split("\nFROM ")[-1]
@@ -164,10 +171,10 @@ class Composition:
             **image_variables(recipe_name),
             **{k: v for k, v in self.services[name]["environment"].items() if v is not None},
         }
-        places = {"@valkey:6379": f"@127.0.0.1:{self.queue_port}", "/artifacts": str(self.folder / "artifacts")}
+        places = {"@valkey:6379": f"@127.0.0.1:{self.queue_port}"}
+        places |= {place: str(self.folder) + place for place in ("/artifacts", "/data")}
         for before, after in places.items():
             given = {variable: value.replace(before, after) for variable, value in given.items()}
-        given["CONVSCOPE_DATA"] = str(self.folder / "data")
         given["CONVSCOPE_HOST"] = "127.0.0.1"
         given["CONVSCOPE_PORT"] = str(self.api_port)
         given["CONVSCOPE_DEVICE"] = "cpu"

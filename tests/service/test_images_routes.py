@@ -34,7 +34,7 @@ def guarded(service_settings: Settings, tmp_path_factory: pytest.TempPathFactory
     keys = folder / "keys.toml"
     keys.write_text("".join(f'[callers.{name}]\nkey_sha256 = ["{digest}"]\n' for name, digest in digests.items()))
     limits = {"body_mib": 1, "image_set_mib": 2, "image_set_images": 5, "megapixels": 0.1, "api_keys_file": keys}
-    limits["image_set_megapixels"] = 0.25
+    limits |= {"image_set_megapixels": 0.25, "request_megapixels": 0.2, "request_kib": 4}
     with Service(service_settings.model_copy(update=limits)) as running:
         yield running
 
@@ -343,3 +343,30 @@ def test_pixels_are_in_the_store_and_nothing_else(client: Client, service_settin
     path = Path(service_settings.artifacts_location) / "images" / digest[:2] / digest
     assert np.array_equal(np.load(path), pixels)
     assert view["id"] == f"img-{hashlib.sha256(png_bytes(11, 13, 77)).hexdigest()[:32]}"
+
+
+ASYNC = {"Prefer": "respond-async"}
+
+
+def test_a_request_may_not_have_more_than_its_pixels(guarded: Service) -> None:
+    """Sixty-four mentions of one small file may be gigabytes of pixels in a worker."""
+    with as_caller(guarded, "ann") as ann:
+        ref = {"id": upload(ann, png_bytes(300, 300, 8))["id"]}  # 0.09 megapixels
+        assert ann.post("/v1/feature-maps", headers=ASYNC, json={"images": [ref] * 2}).status_code == 202
+        problem = problem_of(ann.post("/v1/feature-maps", json={"images": [ref] * 3}), 413, "too-many-pixels")
+        assert problem["limit_megapixels"] == 0.2 and "0.3 million pixels together" in problem["detail"]
+
+
+def test_a_request_may_not_be_longer_than_the_queue_keeps(guarded: Service) -> None:
+    with as_caller(guarded, "ann") as ann:
+        ref = {"base64": base64.b64encode(png_bytes(200, 200, 9)).decode()}
+        body = {"image": ref, "layer": "conv"}
+        assert ann.post("/v1/feature-maps", headers=ASYNC, json=body | {"channels": [0] * 1000}).status_code == 202
+        problem = problem_of(ann.post("/v1/feature-maps", json=body | {"channels": [0] * 3000}), 413, "body-too-large")
+        assert problem["limit_bytes"] == 4096
+
+
+def test_a_list_of_channels_is_no_longer_than_layers_are_wide(client: Client) -> None:
+    body = {"image": {"id": "img-x"}, "channels": [0] * 65_537}
+    problem = problem_of(client.post("/v1/feature-maps", json=body), 422, "invalid-request")
+    assert "65536" in problem["errors"][0]["detail"] and problem["errors"][0]["pointer"] == "/channels"

@@ -70,6 +70,20 @@ def test_steps_and_cost() -> None:
     assert OPERATION.cost(resolve("digits"), card("digits"), 1).result_bytes == 12 * 32 * 32
 
 
+@pytest.mark.parametrize(
+    ("wanted", "points"),
+    [
+        ({}, 50 + 100 + 200 + 400),
+        ({"steps": 1, "max_steps": 9}, 1 + 2 + 4 + 8 + 9),
+        ({"steps": 300, "max_steps": 300}, 300),
+        ({"steps": 500}, 500),
+    ],
+)
+def test_the_cost_counts_the_tries_that_may_be_needed(wanted: dict[str, int], points: int) -> None:
+    found = resolve("digits", method="integrated-gradients", **wanted)
+    assert OPERATION.cost(found, card("digits"), 2).forwards == 2 * (1 + 3 * points)
+
+
 def test_one_picture_for_each_image() -> None:
     image = {"target": 3, "target_name": "tiger cat, tabby", "maximum": 1.0, "transform": {}}
     pictures = OPERATION.pictures({"model": "m", "method": "gradient"}, {"images": [image, image]}, {})
