@@ -30,6 +30,8 @@ PADS_KEPT = 64
 LONGEST_INTERVAL_S = 60.0
 SUSPECT_CHECKPOINT_S = 1.0
 """A run that has to be alone shows this soon that it gets on; until then all others wait for it."""
+UNFIT = (LookupError, ValueError, RuntimeError, TypeError)
+"""What a method raises when it loads what it has not saved."""
 SAVE_SHARE = 50.0
 """A checkpoint may cost a fiftieth of the time since the last one."""
 
@@ -88,7 +90,10 @@ class Iteratives:
         """Checkpoint every run that has moved since its last one: this engine is about to stop."""
         for run in runs.values():
             if run.states and run.steps > run.checkpointed_step:
-                self._checkpoint(run)
+                try:
+                    self._checkpoint(run)
+                except Exception as error:
+                    log.error("a last checkpoint failed", exc_info=error, extra={"run": run.id})
 
     # Starting and finishing.
 
@@ -100,7 +105,14 @@ class Iteratives:
                 digest = checkpoints.request_digest(run.operation, run.request)
                 saved = checkpoints.unpack(run.checkpoint, digest=digest)
                 run.states = method.load(run.network, run.row, saved.tensors, context)
-            except (checkpoints.CheckpointError, MethodError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            except (
+                checkpoints.CheckpointError,
+                MethodError,
+                LookupError,
+                ValueError,
+                RuntimeError,
+                TypeError,
+            ) as error:
                 if is_out_of_memory(error):
                     raise
                 self._ran(decision, began, [run])

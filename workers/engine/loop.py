@@ -205,7 +205,7 @@ class Engine:
                 key=run.key,
                 iterative=isinstance(method, IterativeMethod),
                 rows=run.rows,
-                bytes=row_bytes * run.rows,
+                bytes=row_bytes * run.rows_at_once,
                 deadline=run.deadline,
                 alone=alone,
             ),

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Method, MethodError, Network, OneShotMethod, Progress, Row, params
+from workers.contract import IterativeMethod, Method, MethodError, Network, OneShotMethod, Progress, Row, params
 from workers.engine.files import FileImages
 from workers.engine.plan import Lane
 from workers.engine.wire import Frame
+
+FEW_ROWS = 32
+"""Rows of a long computation that go through the network together, at most."""
 
 
 @dataclass
@@ -70,6 +73,12 @@ class Run:
     def rows(self) -> int:
         """Images it works on, at least one."""
         return max(1, len(self.row.images))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Of these, how many it has in memory together: of a set, or beside pictures on their way, only a few."""
+        few = isinstance(self.method, IterativeMethod) or isinstance(self.row.images, FileImages)
+        return min(self.rows, FEW_ROWS) if few else self.rows
 
     @property
     def pixels(self) -> int | None:

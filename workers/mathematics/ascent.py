@@ -16,8 +16,9 @@ from torch import Tensor
 
 from workers.contract import MethodError, Network
 from workers.mathematics.activations import activations
+from workers.mathematics.diversity import earlier_grams, gram, is_ahead, kept_grams, likeness, load_grams, save_grams
 from workers.mathematics.narrow import narrow_activations
-from workers.mathematics.objectives import Objective, gram, likeness, read_channels
+from workers.mathematics.objectives import Objective, read_channels
 from workers.mathematics.optimizers import blur, climb, penalty
 from workers.mathematics.parameterizations import parameterization_of, to_bytes
 from workers.mathematics.recipes import Recipe, generator_of
@@ -38,6 +39,7 @@ class Ascent:
 
     Attributes:
         copy: how many rows of its job have the same objective and come before it.
+        from_image: whether it starts from an image.
         fast: precision `fast`.
         parameters, moments: on the network's device.
         family: all rows of the job, for `diversity`.
@@ -47,7 +49,7 @@ class Ascent:
         mean, averaged: of the parameters over the steps that the recipe averages, and how many these are so far.
         silent_run, silent_steps: steps without any gradient, in a row up to now and altogether.
         alpha: sum over steps of |d objective / d picture|, H×W; kept for `maco`.
-        grams: by step, the last two, for `diversity`.
+        grams: by step, the last ones, for `diversity`.
     """
 
     recipe: Recipe
@@ -57,6 +59,7 @@ class Ascent:
     copy: int
     steps: int
     stop_at: float | None
+    from_image: bool
     fast: bool
     parameters: Tensor
     moments: tuple[Tensor, Tensor]
@@ -76,10 +79,15 @@ class Ascent:
 
     @property
     def dead(self) -> bool:
-        """Whether the picture shows nothing: there was no gradient, or it was lost without a gain, or none helped."""
-        if not self.losses:
+        """Whether the picture shows nothing: there was no gradient, or it was lost without a gain, or none helped.
+
+        An image that it starts from may excite the objective already, as much as can be.
+        """
+        if not self.losses or (self.from_image and max(self.losses) > 0):
             return False
         constant = len(self.losses) > 1 and min(self.losses) == max(self.losses)
+        # Above zero, a few small steps may come to the same float32 number.
+        constant = constant and (self.losses[0] == 0 or len(self.losses) >= PATIENCE)
         return constant or self.silent_steps == len(self.losses) or self.stopped_by == "dead"
 
     @property
@@ -110,18 +118,9 @@ class Ascent:
         if self.alpha is not None:
             tensors["alpha"] = self.alpha
         if self.recipe.diversity:
-            saved |= self._saved_grams()
+            saved |= save_grams(self.grams)
         saved["losses"] = self.loss_row()
         return saved | {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-    def _saved_grams(self) -> dict[str, Tensor]:
-        size = len(next(iter(self.grams.values()))) if self.grams else 0
-        every = [(step, matrix.cpu()) for step, matrix in sorted(self.grams.items())]
-        every = [(-1, torch.zeros(size))] * (2 - len(every)) + every
-        return {
-            "gram_steps": torch.tensor([step for step, _ in every]),
-            "grams": torch.stack([matrix for _, matrix in every]),
-        }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what `save` gave; parameters and moments are the caller's affair."""
@@ -140,8 +139,7 @@ class Ascent:
         if "alpha" in saved:
             self.alpha = saved["alpha"].to(device)
         if "grams" in saved:
-            pairs = zip(saved["gram_steps"].tolist(), saved["grams"], strict=True)
-            self.grams = {step: matrix.to(device) for step, matrix in pairs if step >= 0}
+            self.grams = load_grams(saved, device)
 
 
 def current_picture(state: Ascent) -> Tensor:
@@ -155,12 +153,14 @@ def advance(network: Network, states: Sequence[Ascent]) -> list[MethodError | No
 
     Where a step takes many views (`crops`), each call looks at the next few of each row and adds their gradients up.
     Rows are changed at the very end, so an exception leaves them as they were; a row whose numbers are not finite, or
-    whose objective the network cannot have, gets its error and is not changed.
+    whose objective the network cannot have, gets its error and is not changed. With `diversity`, a row that is a step
+    ahead of another of its job is not changed either: its turn comes again.
 
     Args:
         network: its layers are those that the rows' objectives read.
         states: rows of one recipe.
     """
+    held = [bool(row.recipe.diversity) and is_ahead(row, row.family) for row in states]
     with torch.enable_grad():
         groups = [list(states)] if states[0].fast else [[state] for state in states]
         bundles = [_bundle(network, group) for group in groups]
@@ -172,7 +172,8 @@ def advance(network: Network, states: Sequence[Ascent]) -> list[MethodError | No
             slopes = torch.where(torch.tensor(silent, device=slopes.device).view(-1, 1, 1, 1), redirected, slopes)
         parts = torch.split(slopes, [len(bundle.inputs) for bundle in bundles])
         moves = [move for bundle, part in zip(bundles, parts, strict=True) for move in _moves(bundle, part.clone())]
-    return [_commit(*row) for row in zip(states, readings, moves, strict=True)]
+    rows = zip(held, states, readings, moves, strict=True)
+    return [None if waits else _commit(state, reading, move) for waits, state, reading, move in rows]
 
 
 @dataclass
@@ -280,21 +281,12 @@ def _read(state: Ascent, views: Sequence[Mapping[str, Tensor]]) -> _Reading:
         return _Reading(error=error)
     if not state.recipe.diversity:
         return _Reading(-value, value.detach())
-    own = gram(views[0][state.objective.target.layer])
-    others = [matrix for other in state.family if (matrix := _earlier_gram(state, other)) is not None]
+    layer = state.objective.target.layer
+    own = gram(views[0][layer])
+    rivals = [row for row in state.family if row is not state and row.objective.target.layer == layer]
+    others = earlier_grams(state, rivals)
     goal = -value + state.recipe.diversity * likeness(own, others) if others else -value
     return _Reading(goal, value.detach(), own.detach())
-
-
-def _earlier_gram(state: Ascent, other: Ascent) -> Tensor | None:
-    """Another row's Gram matrix of the step before this row's present one, or of its last step.
-
-    The engine lets no row of a job run a step ahead of another, so this is the same in whatever order rows are stepped.
-    """
-    if other is state or other.objective.target.layer != state.objective.target.layer:
-        return None
-    known = [step for step in other.grams if step < state.step]
-    return other.grams[max(known)] if known else None
 
 
 @dataclass
@@ -377,8 +369,7 @@ def _commit(state: Ascent, reading: _Reading, move: _Move) -> MethodError | None
         alpha = move.slopes.abs().sum(0)
         state.alpha = alpha if state.alpha is None else state.alpha + alpha
     if reading.gram is not None:
-        state.grams = {step: matrix for step, matrix in state.grams.items() if step == state.step - 1}
-        state.grams[state.step] = reading.gram
+        state.grams = kept_grams(state, reading.gram)
     if state.stop_at is not None and state.losses[-1] >= state.stop_at:
         state.stopped_by = "stop_at"
     else:
@@ -396,5 +387,6 @@ def _commit(state: Ascent, reading: _Reading, move: _Move) -> MethodError | None
 def _end(state: Ascent) -> str | None:
     """Why a row that has just made a step goes no further; None where it does."""
     if state.silent_run >= PATIENCE and state.step > state.recipe.redirect_steps:
-        return "dead" if state.losses[-1] <= state.losses[0] else "saturated"
+        excited = state.from_image and state.losses[-1] > 0
+        return "saturated" if excited or state.losses[-1] > state.losses[0] else "dead"
     return "steps" if state.step >= state.steps else None

@@ -167,18 +167,3 @@ def _read_term(term: Any) -> Term:
     if getattr(term, "channel", None) is not None:
         return Term("channel", term.layer, int(term.channel), reduce=term.reduce)
     return Term("layer", term.layer)
-
-
-def gram(activation: Tensor) -> Tensor:
-    """The normalised Gram matrix of one row's channels over positions, flat (C²): what `diversity` compares.
-
-    Source: Lucid, `diversity` (Olah et al. 2017).
-    """
-    maps = activation.float().flatten(1) if activation.dim() > 1 else activation.float()[:, None]
-    product = (maps @ maps.T).flatten()
-    return product / product.square().sum().clamp_min(1e-20).sqrt()
-
-
-def likeness(own: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """Mean inner product of a row's Gram matrix with those of other rows, which stand still: 0 to 1."""
-    return torch.stack([(own * other).sum() for other in others]).mean()

@@ -15,9 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import Context, Network, Progress
+from workers.contract import Context, Network, Progress, Row
 from workers.mathematics.activations import activations
 from workers.mathematics.ascent import Ascent
+
+MOST_TOGETHER = 32
+"""Photographs in one forward."""
 
 
 @dataclass
@@ -53,11 +56,18 @@ def check_pictures(
     network: Network,
     states: Sequence[Ascent],
     pictures: Sequence[Tensor],
-    references: Sequence[Tensor],
-    request: Any,
+    row: Row,
     context: Context,
+    first: int = 0,
 ) -> Generator[Progress, None, list[Check]]:
-    """Each picture (uint8 H×W×3) through the float32 network, alone, whatever precision made it; then photographs."""
+    """Each picture through the float32 network, alone, whatever precision made it; then photographs.
+
+    Args:
+        pictures: uint8 H×W×3 on the CPU, one for each state.
+        row: its images from `first` on are the photographs; a few at a time are in memory.
+        context: how long a slice may take.
+        first: where in the row's images the photographs begin.
+    """
     checks: list[Check] = []
     for number, (state, pixels) in enumerate(zip(states, pictures, strict=True)):
         size = state.recipe.input_size
@@ -67,8 +77,8 @@ def check_pictures(
         seen = _look(network, network.normalize(unit), state.objective.layers)
         checks.append(_checked(state, {name: maps[0] for name, maps in seen.items()}))
         yield Progress(state.steps, state.steps, f"checking picture {number + 1} of {len(states)}")
-    if references:
-        values = yield from _reference_values(network, states, references, request, context)
+    if len(row.images) > first:
+        values = yield from _reference_values(network, states, row, context, first)
         for check, own in zip(checks, values, strict=True):
             check.percentile = 100.0 * sum(value < check.value for value in own) / len(own)
             check.reference_max = max(own)
@@ -84,10 +94,10 @@ def _checked(state: Ascent, activations: Mapping[str, Tensor]) -> Check:
 
 
 def _reference_values(
-    network: Network, states: Sequence[Ascent], references: Sequence[Tensor], request: Any, context: Context
+    network: Network, states: Sequence[Ascent], row: Row, context: Context, first: int
 ) -> Generator[Progress, None, list[list[float]]]:
     """The objectives' values on photographs, prepared for the pictures' input size."""
-    wish = request.preprocess
+    wish = row.request.preprocess
     how = SimpleNamespace(
         size=states[0].recipe.input_size,
         crop=getattr(wish, "crop", None),
@@ -95,10 +105,10 @@ def _reference_values(
     )
     layers = tuple(sorted({layer for state in states for layer in state.objective.layers}))
     values: list[list[float]] = [[] for _ in states]
-    start, pace = 0, 1
-    while start < len(references):
+    start, pace = first, 1
+    while start < len(row.images):
         began = time.perf_counter()
-        chunk = references[start : start + pace]
+        chunk = row.images[start : start + pace]
         seen = _look(network, network.prepare(chunk, how)[0], layers)
         for number, state in enumerate(states):
             for place in range(len(chunk)):
@@ -106,8 +116,9 @@ def _reference_values(
                 values[number].append(float(value))
         start += len(chunk)
         per_image = (time.perf_counter() - began) / len(chunk)
-        pace = max(1, min(32, int(context.slice_s / max(per_image, 1e-6))))
-        yield Progress(states[0].steps, states[0].steps, f"photograph {start} of {len(references)}")
+        pace = max(1, min(MOST_TOGETHER, int(context.slice_s / max(per_image, 1e-6))))
+        done, count = start - first, len(row.images) - first
+        yield Progress(states[0].steps, states[0].steps, f"photograph {done} of {count}")
     return values
 
 

@@ -6,6 +6,7 @@ Import rule: torch and the standard library.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class Recipe:
         input_size: (height, width) of what the network sees: the picture's, or the network's own for crops.
         crop_steps: steps over which boxes shrink; 0 without boxes.
         mean, std: of the network's normalisation.
+        most_views: of one picture's views, how many go through the network together.
     """
 
     parameterization: str
@@ -62,11 +64,12 @@ class Recipe:
     diversity: float = 0.0
     average: float = 0.0
     crop_steps: int = 0
+    most_views: int = 4
 
     @property
     def views_per_slice(self) -> int:
-        """Views that go through the network together: the largest divisor of `crops` up to VIEWS_PER_SLICE."""
-        return max(count for count in range(1, VIEWS_PER_SLICE + 1) if self.crops % count == 0)
+        """Views that go through the network together: the largest divisor of `crops` up to `most_views`."""
+        return max(count for count in range(1, self.most_views + 1) if self.crops % count == 0)
 
     @property
     def cropping(self) -> bool:
@@ -75,12 +78,14 @@ class Recipe:
 
 
 VIEWS_PER_SLICE = 4
-"""More views than these of one picture would make a slice too long on a CPU; their gradients are added up instead."""
+SLICE_PRODUCTS = 8e9
+"""Multiplications of the convolutions in one forward of a slice's views, on a CPU, where interactive work waits for
+slices: about a quarter of a second with their gradient. Gradients of more views are added up from slice to slice."""
 
 _NUMBERS = tuple(
     name
     for name in Recipe.__dataclass_fields__
-    if name not in ("parameterization", "size", "input_size", "mean", "std", "optimizer", "crop_steps")
+    if name not in ("parameterization", "size", "input_size", "mean", "std", "optimizer", "crop_steps", "most_views")
 )
 
 
@@ -102,8 +107,21 @@ def read_recipe(request: Any, network: Network) -> Recipe:
         std=std,
         optimizer=request.optimizer,
         crop_steps=request.steps if crops else 0,
+        most_views=_most_views(network, input_size),
         **{name: _number(request, name) for name in _NUMBERS},
     )
+
+
+def _most_views(network: Network, input_size: tuple[int, int]) -> int:
+    """From the layer table and not from a clock: how views are added up is a matter of bits."""
+    if network.device.type != "cpu":
+        return VIEWS_PER_SLICE
+    convolutions = {layer.order: layer for layer in network.layers.values() if layer.kernel_shape}
+    products = sum(
+        math.prod(layer.shape) * math.prod((layer.kernel_shape or ())[1:]) for layer in convolutions.values()
+    )
+    larger = math.prod(input_size) / math.prod(network.input_size)
+    return max(1, min(VIEWS_PER_SLICE, int(SLICE_PRODUCTS / max(products * larger, 1.0))))
 
 
 def _number(request: Any, name: str) -> Any:

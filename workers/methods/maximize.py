@@ -85,11 +85,7 @@ class Maximize(IterativeMethod):
         return _finish(network, row, states, context)
 
     def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
-        saved: dict[str, list[Tensor]] = {}
-        for state in states:
-            for name, tensor in state.save().items():
-                saved.setdefault(name, []).append(tensor)
-        return {name: torch.stack(tensors) for name, tensors in saved.items()}
+        return _stacked([state.save() for state in states])
 
     def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], context: Context) -> list[Any]:
         del context
@@ -98,13 +94,33 @@ class Maximize(IterativeMethod):
         copies = _copies(objectives)
         family: list[Ascent] = []
         for place, index in enumerate(saved["index"].tolist()):
-            own = {name: tensor[place] for name, tensor in saved.items()}
+            own = _of_place(saved, place)
             parameters = own["parameters"].to(network.device)
             moments = (own["first"].to(network.device), own["second"].to(network.device))
             state = _ascent(recipe, objectives[index], request, index, copies[index], parameters, moments, family)
             state.restore(own)
             family.append(state)
         return list(family)
+
+
+def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What rows save, each name once for all where they agree in shape, else `name/row` for each row that has it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found: dict[str, Tensor] = {}
+    for name in names:
+        tensors = {place: row[name] for place, row in enumerate(rows) if name in row}
+        if len(tensors) == len(rows) and len({tensor.shape for tensor in tensors.values()}) == 1:
+            found[name] = torch.stack(list(tensors.values()))
+        else:
+            found |= {f"{name}/{place}": tensor for place, tensor in tensors.items()}
+    return found
+
+
+def _of_place(saved: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    """What one row saved."""
+    own = {name: tensor[place] for name, tensor in saved.items() if "/" not in name}
+    apart = {name.partition("/")[0]: name for name in saved if name.endswith(f"/{place}")}
+    return own | {name: saved[full] for name, full in apart.items()}
 
 
 def _ascent(
@@ -125,6 +141,7 @@ def _ascent(
         copy=copy,
         steps=int(request.steps),
         stop_at=request.stop_at,
+        from_image=request.start == "image",
         fast=request.precision == "fast",
         parameters=parameters,
         moments=moments,
@@ -161,8 +178,8 @@ def _finish(
 ) -> Generator[Progress, None, Result]:
     recipe, request = states[0].recipe, row.request
     pictures = [current_picture(state) for state in states]
-    references = list(row.images[1:] if request.start == "image" else row.images)
-    checks = yield from check_pictures(network, states, pictures, references, request, context)
+    first = 1 if request.start == "image" else 0  # the photographs come after the image of the start
+    checks = yield from check_pictures(network, states, pictures, row, context, first)
     kept = [torch.zeros_like(pixels) if state.dead else pixels for state, pixels in zip(states, pictures, strict=True)]
     arrays = {
         "images": torch.stack(kept),
@@ -174,7 +191,7 @@ def _finish(
     facts = {
         "parameterization": recipe.parameterization,
         "size": list(recipe.size),
-        "references": len(references),
+        "references": len(row.images) - first,
         "pictures": [
             {**_told(state), **check.facts(), "image_id": None} for state, check in zip(states, checks, strict=True)
         ],

@@ -172,6 +172,8 @@ class Maximize(Operation[MaximizeRequest]):
     def resolve(self, request: MaximizeRequest, card: ModelCard) -> MaximizeRequest:
         preset = PRESETS[request.preset]
         filled = {name: preset[name] if getattr(request, name) is None else getattr(request, name) for name in FIELDS}
+        if "start_level" in request.model_fields_set:  # the one number whose null means something
+            filled["start_level"] = request.start_level
         resolved = request.model_copy(
             update={
                 **filled,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from workers.contract import MethodError, params
-from workers.mathematics.objectives import OUTPUT, Objective, Term, gram, likeness, read_objective
+from workers.mathematics.diversity import gram, likeness
+from workers.mathematics.objectives import OUTPUT, Objective, Term, read_objective
 
 MAPS = torch.arange(2 * 3 * 4, dtype=torch.float32).view(2, 3, 4) - 5.0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from typing import overload
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from workers.mathematics.optimizers import blur
 from workers.mathematics.parameterizations import parameterization_of, to_bytes
 from workers.mathematics.recipes import read_recipe
 from workers.methods.maximize import METHOD
+from workers.networks.build import load
 
 
 def linear(weight: torch.Tensor) -> FakeNetwork:
@@ -111,6 +114,39 @@ def test_pictures_are_compared_with_photographs() -> None:
     assert found.facts["references"] == 5
 
 
+class Photographs(Sequence[torch.Tensor]):
+    """A set on a disk: remembers how many were read at once."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[torch.Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(index, int):
+            self.read.append(1)
+            return torch.full((32, 32, 3), index, dtype=torch.uint8)
+        places = range(self._count)[index]
+        self.read.append(len(places))
+        return [torch.full((32, 32, 3), place, dtype=torch.uint8) for place in places]
+
+
+@pytest.mark.parametrize("start", ["noise", "image"])
+def test_a_set_of_photographs_is_never_in_memory_as_a_whole(start: str) -> None:
+    photographs = Photographs(120)
+    found = outcome(tiny(), request("pixel", start=start), photographs)
+    assert sum(photographs.read) == 120 and max(photographs.read) <= 32
+    assert found.facts["references"] == (120 if start == "noise" else 119)
+
+
 def test_a_class_is_ranked_among_logits() -> None:
     found = outcome(tiny(), request("pixel", objective=[{"class": 7}], steps=20))
     assert found.arrays["channel_means"].shape == (1, 10)
@@ -174,6 +210,21 @@ def test_a_saturated_unit_is_no_dead_one() -> None:
     assert told["stopped_by"] == "saturated"
     assert not told["dead"]
     assert told["value"] == pytest.approx(6.0, abs=0.5)
+
+
+def test_an_image_that_saturates_its_objective_already_is_no_dead_one() -> None:
+    """ReLU6 ends at 6: nothing can grow, and the image is as good as can be."""
+    asked = request("pixel", objective=[channel(0)], steps=40, start="image")
+    found = outcome(dead_channel(1e4), asked, [image((32, 32), seed=5)])
+    (told,) = found.facts["pictures"]
+    assert (told["dead"], told["stopped_by"], told["loss_last"]) == (False, "saturated", 6.0)
+    assert found.arrays["images"].any()
+
+
+def test_two_tiny_steps_that_come_to_the_same_number_are_not_dead() -> None:
+    asked = request("pixel", objective=[channel(1)], steps=2, learning_rate=1e-12)
+    (told,) = outcome(tiny(), asked).facts["pictures"]
+    assert told["loss_first"] == told["loss_last"] > 0 and not told["dead"]
 
 
 def test_the_tutorials_recipe_rises_and_stops_row_by_row() -> None:
@@ -280,6 +331,13 @@ def test_diversity_pushes_pictures_apart() -> None:
         return float(sum((grams[a] * grams[b]).sum() for a in range(3) for b in range(a)) / 3)
 
     assert likeness_at_the_end(30.0) < likeness_at_the_end(0.0) - 0.05
+
+
+def test_a_large_network_sees_one_view_a_slice_and_a_small_one_four() -> None:
+    asked = params(request("maco", size=[224, 224]))
+    assert asked.crops == 32
+    views = {name: read_recipe(asked, load(name)).views_per_slice for name in ("vgg16-random", "efficientnet_lite0")}
+    assert views == {"vgg16-random": 1, "efficientnet_lite0": 4}
 
 
 def test_macos_views_add_up_over_slices() -> None:

@@ -42,6 +42,12 @@ def refusal(**body: Any) -> ProblemError:
     return refused("maximize", CARD, body)
 
 
+def test_a_level_of_null_is_the_mean_colour_and_no_level_is_the_presets() -> None:
+    assert resolve(preset="flashtorch")["start_level"] == 150.0
+    assert resolve(preset="flashtorch", start_level=None)["start_level"] is None
+    assert resolve(preset="flashtorch", start_level=90)["start_level"] == 90.0
+
+
 def test_nothing_but_a_network_must_do() -> None:
     found = resolve()
     assert found["objective"] == [{"layer": "conv", "channel": c, "reduce": "mean"} for c in range(4)]
