@@ -18,6 +18,7 @@ from tests.workers.engine.networks import Networks
 from workers.engine.config import EngineConfig
 from workers.engine.loader import Source
 from workers.engine.loop import Engine
+from workers.engine.memory import estimate_row_bytes
 from workers.engine.registry import find_methods
 from workers.engine.wire import Frame
 
@@ -44,7 +45,9 @@ class Bench:
     made: ClassVar[list[Bench]] = []
 
     def __init__(self, **config: Any) -> None:
-        self.config = EngineConfig(methods="tests.workers.engine.dummies", progress_s=0.0, preview_s=0.0, **config)
+        self.config = EngineConfig(
+            **{"methods": "tests.workers.engine.dummies", "progress_s": 0.0, "preview_s": 0.0, **config}
+        )
         self.said = Recorder()
         source = Source(Networks(), "code", {})
         self.engine = Engine(self.config, torch.device("cpu"), source, find_methods(self.config.methods), self.said)
@@ -337,6 +340,52 @@ def test_draining_checkpoints_what_has_moved():
     bench.engine.inbox.put(Frame({"type": "drain"}))
     bench.until(lambda: [frame for frame in bench.said.frames if frame.type == "drained"])
     assert len(bench.of(run, "checkpoint")) == 1
+
+
+def test_a_job_that_cannot_be_saved_costs_no_other_its_last_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    save = Climb.save
+
+    def fails_for_two(self: Climb, states: Any) -> Any:
+        if len(states) == 2:
+            raise RuntimeError("a bug in the method")
+        return save(self, states)
+
+    monkeypatch.setattr(Climb, "save", fails_for_two)
+    bench = Bench()
+    bad, good = bench.send("climb", steps=10_000, pictures=2), bench.send("climb", steps=10_000)
+    bench.until(lambda: bench.of(bad, "progress") and bench.of(good, "progress"))
+    bench.engine.inbox.put(Frame({"type": "drain"}))
+    bench.until(lambda: [frame for frame in bench.said.frames if frame.type == "drained"])
+    assert len(bench.of(good, "checkpoint")) == 1 and not bench.of(bad, "checkpoint")
+
+
+@pytest.mark.parametrize("tile", [1, 4])
+def test_cancelling_one_of_a_tile_leaves_its_mates_their_bits(tile: int):
+    bench = Bench(tile=tile)
+    gone, stays = bench.send("climb", steps=10_000, seed=1), bench.send("climb", steps=64, seed=2)
+    bench.until(lambda: bench.of(gone, "progress") and bench.of(stays, "progress"))
+    slices = bench.engine._slices
+    bench.cancel(gone)
+    bench.until(lambda: bench.of(gone, "dropped"))
+    assert bench.engine._slices - slices <= 2
+    assert (bench.arrays(stays)["values"] == alone(seed=2, steps=64, tile=tile)).all()
+
+
+def test_previews_are_made_no_more_often_than_the_setting_says():
+    bench = Bench(preview_s=10.0**6)
+    run = bench.send("climb", steps=40)
+    bench.facts(run)
+    reports = bench.of(run, "progress")
+    assert len(reports) > 10 and sum("preview" in frame.header for frame in reports) == 1
+
+
+def test_photographs_to_compare_with_take_no_more_memory_than_a_few_of_them():
+    """They go through the network a few at a time, however many there are."""
+    bench = Bench()
+    run = bench.send("climb", steps=10_000, images=300)
+    bench.until(lambda: bench.of(run, "progress"))
+    held = bench.engine._runs[run]
+    assert bench.engine._scheduler.used("batch") == 32 * estimate_row_bytes(held.network, held.pixels)
 
 
 def test_a_job_that_has_to_be_alone_makes_its_first_checkpoint_soon():
