@@ -176,6 +176,9 @@ class Stocked:
     def __init__(self, network: Any) -> None:
         self._network = network
 
+    def held(self, model: str) -> Any:
+        return self._network
+
     def get(self, model: str) -> Any:
         return self._network
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,10 @@ class Catalogue(Protocol):
 
     def card(self, model: str) -> Mapping[str, Any]:
         """JSON of the `ModelCard`; MethodError `unknown-model`."""
+        ...
+
+    def held(self, model: str) -> Network | None:
+        """The network if it is in memory and current, at once; MethodError as `get`."""
         ...
 
     def get(self, model: str) -> Network:
@@ -71,7 +75,8 @@ def open_networks(config: EngineConfig, device: str) -> Source:
 class Loader:
     """Runs calls of the networks in a few threads and hands each answer to `arrived`.
 
-    A network that is still in memory is handed over at once: while another one is downloaded, nobody waits for it.
+    A network that is in memory, and still what the catalogue says, is handed over without waiting for a thread that
+    loads: while others are downloaded, nobody waits for it.
 
     Args:
         networks: what is called.
@@ -83,21 +88,14 @@ class Loader:
         self._networks = networks
         self._arrived = arrived
         self._loads = ThreadPoolExecutor(THREADS, thread_name_prefix="load")
+        self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._describes = ThreadPoolExecutor(1, thread_name_prefix="describe")
         self._lock = threading.Lock()
         self._loading: set[str] = set()
-        self._alive: weakref.WeakValueDictionary[str, Network] = weakref.WeakValueDictionary()
 
     def load(self, model: str) -> None:
         """Have `arrived("network", model, Network | MethodError)` called; once for all who ask while it is loaded."""
-        with self._lock:
-            alive = self._alive.get(model)
-            asked = model in self._loading
-            self._loading.add(model)
-        if alive is not None:
-            self._arrived("network", model, alive)
-        if not asked:
-            self._loads.submit(self._load, model, alive is None)
+        self._looks.submit(self._look, model)
 
     def describe(self, model: str) -> None:
         """Have `arrived("card", model, dict | MethodError)` called."""
@@ -110,18 +108,28 @@ class Loader:
 
     def close(self) -> None:
         """Start nothing more; what is being loaded goes on."""
+        self._looks.shutdown(wait=False, cancel_futures=True)
         self._loads.shutdown(wait=False, cancel_futures=True)
         self._describes.shutdown(wait=False, cancel_futures=True)
 
-    def _load(self, model: str, waited_for: bool) -> None:
-        """Load the network, or only tell the networks that it is in use."""
+    def _look(self, model: str) -> None:
+        """Hand over what is there, or have it loaded; who asks while it is loaded hears of it with the others."""
+        held = self._answer(model, self._networks.held)
+        if held is not None:
+            self._arrived("network", model, held)
+            return
+        with self._lock:
+            asked = model in self._loading
+            self._loading.add(model)
+        if not asked:
+            with suppress(RuntimeError):  # closed meanwhile
+                self._loads.submit(self._load, model)
+
+    def _load(self, model: str) -> None:
         answer = self._answer(model, self._networks.get)
         with self._lock:
             self._loading.discard(model)
-            if not isinstance(answer, MethodError):
-                self._alive[model] = answer
-        if waited_for:
-            self._arrived("network", model, answer)
+        self._arrived("network", model, answer)
 
     def _answer(self, model: str, call: Callable[[str], Any]) -> Any:
         try:

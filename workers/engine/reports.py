@@ -22,8 +22,12 @@ from workers.engine.config import EngineConfig
 from workers.engine.loader import Source
 from workers.engine.outbox import Outbox
 from workers.engine.runs import Run
+from workers.engine.wire import HEADER_LIMIT
 
 log = logging.getLogger(__name__)
+
+MOST_FACTS_BYTES = HEADER_LIMIT // 2
+"""A result whose frame could not be sent would leave its job running for ever."""
 
 
 def device_name(device: torch.device) -> str:
@@ -102,9 +106,15 @@ class Reports:
                     f"The result has {size / 1024**2:.0f} MiB, more than the limit of {self._config.result_mib} MiB.",
                 )
             try:
-                json.dumps(outcome.facts, allow_nan=False)
+                length = len(json.dumps(outcome.facts, allow_nan=False))
             except ValueError as error:
                 raise MethodError("numerical-error", "The facts of the result are not finite numbers.") from error
+            if length > MOST_FACTS_BYTES:
+                raise MethodError(
+                    "too-expensive",
+                    f"The facts of the result have {length / 1024**2:.0f} MiB, more than the limit of "
+                    f"{MOST_FACTS_BYTES / 1024**2:.0f} MiB.",
+                )
         except MethodError as error:
             self.failed(run, error)
             return

@@ -10,6 +10,7 @@ import gc
 import hashlib
 import platform
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +60,8 @@ class Networks:
         self._default = default_model
         self._cards = CardFolder(Path(cards_folder) if cards_folder else self._folder / "cards", self.environment())
         self._warm: OrderedDict[str, tuple[str, LoadedNetwork]] = OrderedDict()
+        # Also those that had to leave, as long as somebody computes with them.
+        self._alive: weakref.WeakValueDictionary[tuple[str, str], LoadedNetwork] = weakref.WeakValueDictionary()
         self._lock = threading.RLock()
         self._loading: dict[str, threading.Lock] = {}
 
@@ -114,19 +117,29 @@ class Networks:
             network = load_entry(entry, self._folder, self._device, tick)
             with self._lock:
                 self._warm[model] = (digest, network)
+                self._alive[model, digest] = network
                 self._make_room(0, keep=model)
             return network
+
+    def held(self, model: str) -> LoadedNetwork | None:
+        """The network if it is in memory and still what the catalogue says; nothing is loaded.
+
+        Raises:
+            MethodError: `unknown-model`, `weights-unavailable`.
+        """
+        return self._touch(model, self._catalogue.entry(model).digest(self._folder))
 
     def _touch(self, model: str, digest: str) -> LoadedNetwork | None:
         """The network if it is in memory and still what the catalogue says; now the most recently used."""
         with self._lock:
-            held = self._warm.get(model)
-            if held is None or held[0] != digest:
+            network = self._alive.get((model, digest))
+            if network is None:
                 self._warm.pop(model, None)
                 return None
+            self._warm[model] = (digest, network)
             self._warm.move_to_end(model)
             self._make_room(0, keep=model)  # a cast copy for `fast` may have been added since
-            return held[1]
+            return network
 
     def weights_sha256(self, model: str) -> str:
         """SHA-256 of the network's weights: of their file, or of the tensors where they are random."""

@@ -60,6 +60,9 @@ class Networks:
             },
         }  # fmt: skip
 
+    def held(self, model: str) -> Small | None:
+        return self._held.get(model)
+
     def get(self, model: str) -> Small:
         if model == "missing":
             raise MethodError("weights-unavailable", "There is no such network.")

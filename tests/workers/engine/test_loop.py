@@ -15,6 +15,7 @@ import torch
 
 from tests.workers.engine.dummies.climb import Climb
 from tests.workers.engine.networks import Networks
+from workers.engine import reports
 from workers.engine.config import EngineConfig
 from workers.engine.loader import Source
 from workers.engine.loop import Engine
@@ -176,6 +177,12 @@ def test_facts_that_are_not_finite_fail_their_row():
     assert bench.facts(good)["batch"] == 2
 
 
+def test_facts_that_no_frame_can_hold_fail_their_row(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reports, "MOST_FACTS_BYTES", 20)
+    bench = Bench()
+    assert bench.problem(bench.send()) == "too-expensive"
+
+
 def test_a_result_beyond_the_limit_is_refused_with_both_figures():
     bench = Bench(result_mib=1)
     run = bench.send(act="big")
@@ -205,8 +212,9 @@ def test_interactive_work_waits_for_two_slices_of_batch_work_at_most():
     for seed in range(4):
         bench.send("climb", steps=10_000, seed=seed)
     bench.until(lambda: bench.engine._slices > 50)
-    before = bench.engine._slices
     quick = bench.send(slices=3)
+    bench.until(lambda: quick in bench.engine._scheduler)  # its network has been looked up
+    before = bench.engine._slices
     bench.facts(quick)
     assert bench.engine._slices - before <= 4 + 2
 

@@ -34,6 +34,29 @@ def test_the_least_recently_used_leaves_first(tmp_path: Path) -> None:
     assert first() is None
 
 
+def test_one_that_had_to_leave_and_is_still_used_is_not_loaded_twice(tmp_path: Path) -> None:
+    networks = Networks(weights_folder=tmp_path, memory_mib=14)
+    used = networks.get("squeezenet1_1-random")
+    for model in ("shufflenet_v2_x0_5-random", "squeezenet1_0-random"):
+        networks.get(model)
+    assert "squeezenet1_1-random" not in networks.loaded()
+    assert networks.held("squeezenet1_1-random") is used and networks.get("squeezenet1_1-random") is used
+    assert networks.loaded()[-1] == "squeezenet1_1-random"
+
+
+def test_what_is_held_is_what_the_catalogue_says_now(tmp_path: Path) -> None:
+    file = tmp_path / "catalogue.toml"
+    entry = '[networks.mine]\nsource = "torchvision:squeezenet1_1"\nweights = "random"\nseed = {}\n'
+    file.write_text(entry.format(1))
+    networks = Networks(weights_folder=tmp_path, catalogue=file)
+    assert networks.held("mine") is None
+    first = networks.get("mine")
+    assert networks.held("mine") is first
+    file.write_text(entry.format(22))
+    assert networks.held("mine") is None
+    assert networks.get("mine").weights_sha256 != first.weights_sha256
+
+
 def test_a_cast_copy_counts(tmp_path: Path) -> None:
     networks = Networks(weights_folder=tmp_path, memory_mib=14)
     networks.get("squeezenet1_1-random")
