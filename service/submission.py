@@ -230,6 +230,7 @@ async def submit(
             plain,
             [image.pixels for image in received.images],
         ),
+        environment=received.network.environment,
         deadline_s=received.request.deadline_s,
         idempotency_key=idempotency_key(request.headers.get("idempotency-key")) or None,
         fingerprint=_fingerprint(received, operation.name),

@@ -91,7 +91,16 @@ class Supervisor:
         self._publisher = Publisher(CardStore(redis), config.default_model, self._keeper.send)
         self._holdings = Holdings(
             self._jobs,
-            Follower(self._jobs, artifacts, images, results, self._keeper.hand_over, self._totals, spool),
+            Follower(
+                self._jobs,
+                artifacts,
+                images,
+                results,
+                self._keeper.hand_over,
+                self._totals,
+                spool,
+                lambda: self._publisher.environment,
+            ),
             self._keeper,
             self._totals,
             room=Room(settings.interactive_runs, settings.batch_runs),

@@ -13,8 +13,8 @@ import hashlib
 import os
 import random
 import re
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -27,9 +27,9 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from convscope.protocol.problems import ProblemError
 
-Kind = Literal["images", "results", "checkpoints", "previews"]
+Kind = Literal["images", "results", "checkpoints", "previews", "probes"]
 Blob = bytes | bytearray | memoryview
-KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews")
+KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews", "probes")
 CHUNK_BYTES = 4 * 1024 * 1024
 
 # Bytes put again within this time of their last writing are not written again; the sweep spares them as much longer.
@@ -45,7 +45,7 @@ RETRY_AFTER_S = 5.0
 # A writer that died leaves its unfinished file beside the whole ones; obstore names them `<name>#<number>`.
 ORPHAN_S = 3600.0
 
-_KEY = re.compile(r"(images|results|checkpoints|previews)/([0-9a-f]{2})/(\2[0-9a-f]{62})")
+_KEY = re.compile(rf"({'|'.join(KINDS)})/([0-9a-f]{{2}})/(\2[0-9a-f]{{62}})")
 _STORE_TROUBLE = (BaseError, OSError, TimeoutError)
 
 T = TypeVar("T")
@@ -61,6 +61,7 @@ def retention_s(keep_images_s: float, keep_jobs_s: float) -> dict[Kind, float]:
         "results": 2 * keep_jobs_s,
         "checkpoints": keep_jobs_s,
         "previews": 2 * keep_jobs_s,
+        "probes": 0.0,  # removed by those that put them, where the store lets them
     }
 
 
@@ -272,7 +273,8 @@ class Artifacts:
         Raises:
             ProblemError: `store-unavailable`, with the reason.
         """
-        probe = f"probes/{uuid.uuid4().hex}"
+        digest = secrets.token_hex(32)
+        probe = f"probes/{digest[:2]}/{digest}"
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await obstore.put_async(self._store, probe, b"writable?", use_multipart=False)

@@ -130,6 +130,7 @@ class Jobs:
             "images": _compact(images_json(spec)),
             "lane": spec.lane,
             "digest": spec.digest,
+            "environment": spec.environment,
             "deadline_in_ms": "" if spec.deadline_s is None else round(spec.deadline_s * 1000),
             "idempotency": idempotency_key(spec.caller, spec.idempotency_key) if spec.idempotency_key else "",
             "fingerprint": spec.fingerprint,
@@ -262,8 +263,13 @@ class Jobs:
         manifest: str | None = None,
         error: Mapping[str, Any] | None = None,
         computed_ms: float,
+        environment: str = "",
     ) -> Verdict:
-        """The end of a run, after its artifacts are stored: a result's manifest, or an error {name, detail, extra}."""
+        """The end of a run, after its artifacts are stored: a result's manifest, or an error {name, detail, extra}.
+
+        A result answers later requests only where `environment`, what the worker runs on, is what its digest was made
+        for: while versions or devices are mixed, a job may be computed by a worker of another kind.
+        """
         if (manifest is None) == (error is None):
             raise ValueError("a run ends with either a manifest or an error")
         reply = await self._scripts.run(
@@ -273,6 +279,7 @@ class Jobs:
             manifest=manifest or "",
             error=_compact(dict(error)) if error else "",
             error_name=str(error["name"]) if error else "",
+            environment=environment,
             computed_ms=computed_ms,
             keep_ms=self._keep_ms,
         )

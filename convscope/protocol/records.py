@@ -94,6 +94,7 @@ class JobSpec(_Record):
 
     `request` is the resolved request as JSON, without labels and deadline. `digest` identifies the computation; "" is
     never shared and never cached. `fingerprint` identifies the request as the client sent it, for its idempotency key.
+    `environment` is what the workers ran on when the digest was made, "" unknown; another one's result is not cached.
     `caller_jobs` is this caller's own quota, where it has one. `image_list` is the artifact key of an image set's
     contents whose members are the images: a set of thousands is no message for Redis.
     """
@@ -106,6 +107,7 @@ class JobSpec(_Record):
     lane: Lane = "interactive"
     caller: str = "anonymous"
     digest: str = ""
+    environment: str = ""
     deadline_s: float | None = None
     idempotency_key: str | None = None
     fingerprint: str = ""

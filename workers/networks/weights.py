@@ -208,11 +208,15 @@ def fetch(url: str, folder: Path, tick: Tick | None = None) -> Path:
     try:
         digest = hashlib.sha256()
         with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=CONNECT_S) as answer:
+            promised = answer.headers.get("Content-Length")
             while chunk := answer.read(1 << 20):
                 file.write(chunk)
                 digest.update(chunk)
                 if tick is not None:
                     tick()
+            # A connection that breaks off looks like an end, and not every name has a digest.
+            if promised is not None and file.tell() != int(promised):
+                raise ValueError(f"it broke off after {file.tell():,} of {int(promised):,} bytes")
         _check_name(path.name, digest.hexdigest())
         Path(partial).replace(path)
     except (OSError, ValueError) as error:

@@ -49,6 +49,7 @@ class Follower:
         send: hands a run to an engine that is ready, and marks it as sent.
         totals: counts what happens.
         spool: where the images of sets lie while a run needs them.
+        environment: what the engine runs on, as it says itself.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Follower:
         send: Callable[[Held, Frame], Awaitable[None]],
         totals: Totals,
         spool: Spool,
+        environment: Callable[[], str],
     ) -> None:
         self._spool = spool
+        self._environment = environment
         self._jobs = jobs
         self._artifacts = artifacts
         self._images = images
@@ -116,7 +119,11 @@ class Follower:
         files: list[str] = []
         # A set of thousands must not keep single pictures waiting, nor must an engine that is still starting.
         async with self._fetching_sets if claim.image_list else self._fetching:
-            pixels = await asyncio.gather(*(self._pixels(image) for image in claim.images))
+            # An image that is named many times is fetched once.
+            distinct = {image.pixels: image for image in claim.images}
+            fetched = await asyncio.gather(*(self._pixels(image) for image in distinct.values()))
+            found = dict(zip(distinct, fetched, strict=True))
+            pixels = [found[image.pixels] for image in claim.images]
             sizes = [(picture.shape[0], picture.shape[1]) for picture in pixels]
             if claim.image_list:
                 files, sizes = await self._spool.fill(held.token, claim.image_list)
@@ -231,7 +238,12 @@ class Follower:
         while True:
             try:
                 verdict = await self._jobs.finish(
-                    held.run, held.epoch, manifest=manifest, error=error, computed_ms=computed_ms
+                    held.run,
+                    held.epoch,
+                    manifest=manifest,
+                    error=error,
+                    computed_ms=computed_ms,
+                    environment=self._environment(),
                 )
                 break
             except ProblemError as problem:

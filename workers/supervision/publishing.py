@@ -33,13 +33,16 @@ class Publisher:
         cards: where they are kept.
         default_model: catalogue id; its card is made unasked.
         send: writes a frame to the engine of the moment.
+
+    Attributes:
+        environment: what the engine says that it runs on; "" before it was heard.
     """
 
     def __init__(self, cards: CardStore, default_model: str, send: Callable[[Frame], Awaitable[None]]) -> None:
         self._cards = cards
         self._default_model = default_model
         self._send = send
-        self._environment = ""
+        self.environment = ""
         self._catalogue: list[ModelSummary] | None = None
         self._seen = False
         self._asked: set[str] = set()
@@ -49,9 +52,9 @@ class Publisher:
 
     async def engine_ready(self, environment: str) -> None:
         """A new engine: what was asked of the old one is asked again."""
-        if environment != self._environment:
+        if environment != self.environment:
             self._catalogue = None
-        self._environment = environment
+        self.environment = environment
         self._asked.clear()
         await self._list()
 
@@ -129,7 +132,7 @@ class Publisher:
                 log.warning("catalogue_entry_unusable", model=summary.id, problem=summary.problem)
 
     async def _publish_catalogue(self) -> None:
-        await self._cards.publish_catalogue(self._catalogue or [], self._environment, self._default_model)
+        await self._cards.publish_catalogue(self._catalogue or [], self.environment, self._default_model)
         log.info("catalogue_published", networks=len(self._catalogue or []))
         if await self._cards.peek(self._default_model) is None:
             await self._ask(self._default_model)

@@ -7,8 +7,11 @@ if held and held.epoch == args.epoch and held.state == 'ended' then return held.
 held = owned(args.run, args.epoch)
 if not held then return 'fenced' end
 
--- A result is worth keeping even when its jobs were cancelled meanwhile.
-if args.manifest ~= '' and held.digest ~= '' then
+-- A result is worth keeping even when its jobs were cancelled meanwhile, but not where a worker of another kind
+-- computed it than its digest names.
+local meant, ran_on = held.environment or '', args.environment
+local fits = meant == '' or ran_on == '' or meant == ran_on
+if args.manifest ~= '' and held.digest ~= '' and fits then
   local at = key('cached', held.digest)
   redis.call('HSET', at, 'manifest', args.manifest, 'computed_ms', args.computed_ms)
   redis.call('PEXPIRE', at, args.keep_ms)

@@ -103,7 +103,8 @@ record_job('queued', args.id)
 redis.call('HSET', key('run', args.id), 'operation', args.operation, 'request', args.request, 'images', args.images,
   'lane', args.lane, 'digest', args.digest, 'state', 'queued', 'owner', '', 'epoch', '0', 'attempt', '0',
   'crashes', '0', 'lost', '0', 'alone', '0', 'checkpoint', '', 'previous_checkpoint', '', 'checkpoint_step', '0',
-  'submitted_ms', now, 'waiting_ms', now, 'cancelling', '0', 'request_id', args.request_id)
+  'submitted_ms', now, 'waiting_ms', now, 'cancelling', '0', 'request_id', args.request_id,
+  'environment', args.environment)
 redis.call('SADD', key('members', args.id), args.id)
 redis.call('ZADD', lane, now, args.id)
 if args.digest ~= '' then redis.call('SET', key('computation', args.digest), args.id, 'NX') end

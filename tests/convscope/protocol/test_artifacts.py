@@ -191,6 +191,16 @@ async def test_many_at_once_write_the_same(store: Artifacts) -> None:
     assert await store.get(keys[0]) == data
 
 
+async def test_a_probe_that_could_not_be_removed_is_swept(store: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stays(*_: object) -> None:
+        raise PermissionError("deleting is not allowed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("convscope.protocol.artifacts.obstore.delete_async", stays)
+        await fails_with("store-unavailable", store.check_writable())
+    assert await store.sweep("probes", -FRESH_S - 5) == 1
+
+
 async def test_sweeping_by_age(store: Artifacts) -> None:
     keys = [await store.put("previews", bytes([number])) for number in range(3)]
     other = await store.put("images", b"x")

@@ -160,6 +160,22 @@ async def test_identical_requests_in_flight_share_one_computation(redis: Redis) 
     assert (await jobs.get(fresh.id, ME)).state is JobState.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("meant", "ran_on", "kept"),
+    [("new", "new", True), ("new", "old", False), ("", "old", True), ("new", "", True), ("", "", True)],
+)
+async def test_what_another_kind_of_worker_computed_answers_its_job_and_no_later_one(
+    redis: Redis, meant: str, ran_on: str, kept: bool
+) -> None:
+    jobs = make_queue(redis)
+    job = await submit(jobs, digest="d", environment=meant)
+    run = await claim_one(jobs)
+    await jobs.finish(run.run, run.epoch, manifest="results/1", computed_ms=1, environment=ran_on)
+    assert (await jobs.get(job.id, ME)).manifest == "results/1"
+    later = await submit(jobs, digest="d", environment=meant)
+    assert later.state is (JobState.SUCCEEDED if kept else JobState.QUEUED)
+
+
 async def test_a_job_detaches_and_the_last_one_ends_the_computation(redis: Redis) -> None:
     jobs = make_queue(redis)
     first, second = await submit(jobs, digest="d"), await submit(jobs, digest="d")

@@ -198,3 +198,27 @@ def test_what_cannot_be_fetched_says_what_to_do(server: tuple[str, Path], tmp_pa
     (folder / "none.pth").write_bytes(b"here now")
     with pytest.raises(MethodError, match="a moment ago"):
         fetch(f"{url}/none.pth", tmp_path / "kept")
+
+
+class BrokenOff(SimpleHTTPRequestHandler):
+    """Promises more than it sends."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(bytes(600))
+
+
+def test_a_download_that_breaks_off_is_no_file(tmp_path: Path) -> None:
+    """A name without a digest promises nothing; the length does."""
+    weights._failures.clear()
+    served = ThreadingHTTPServer(("127.0.0.1", 0), BrokenOff)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(MethodError, match="broke off after 600 of 1,000 bytes"):
+            fetch(f"http://127.0.0.1:{served.server_port}/timm/net/resolve/model.safetensors", tmp_path / "kept")
+    finally:
+        served.shutdown()
+        served.server_close()
+    assert list((tmp_path / "kept").iterdir()) == []
