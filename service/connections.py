@@ -1,7 +1,8 @@
-"""Connections whose requests must begin in bounded time and size. Knows uvicorn and the problems' documents.
+"""Connections whose requests must begin in bounded time and size, and whose answers must be read. Knows uvicorn.
 
-Uvicorn waits without end for the rest of a request's head, and keeps as much of it as comes. What follows the head is
-the business of `bodies` and of the routes.
+Uvicorn waits without end for the rest of a request's head, and keeps as much of it as comes; and for a reader to take
+what was written, also of an answer that was broken off. What follows the head is the business of `bodies` and of the
+routes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ HEAD_TIMEOUT_S = 30.0
 HEAD_BYTES = 64 * 1024
 """A little more may come before it is noticed: what one read brings."""
 
+READ_TIMEOUT_S = 60.0
+READ_BYTES = 64 * 1024
+"""Of an answer that waits to be read so much has to be taken in that time."""
+
 
 class Connection(HttpToolsProtocol):
-    """A connection that is closed when the head of a request does not come to its end.
+    """A connection that ends when the head of a request does not come to its end, or when answers are not read.
 
     The clock runs from the connection's beginning, and then from the first bytes that come while no request is being
     answered, or from the beginning of another request while one is, until a head is complete. Such bytes may also be
@@ -34,6 +39,7 @@ class Connection(HttpToolsProtocol):
     _got_on = False
     _in_head = False
     _in_body = False
+    _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -43,7 +49,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_clock()
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # which resumes writing
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head or a body."""
@@ -82,6 +88,29 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, and hang up."""
         self._refuse("malformed-body", msg)
+
+    def pause_writing(self) -> None:
+        """The reader is slower than the answer."""
+        super().pause_writing()
+        self._be_patient()
+
+    def resume_writing(self) -> None:
+        """It has caught up, or is gone."""
+        super().resume_writing()
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _be_patient(self) -> None:
+        waits = self.transport.get_write_buffer_size()
+        self._patience = self.loop.call_later(READ_TIMEOUT_S, self._look_at_reader, waits)
+
+    def _look_at_reader(self, waited: int) -> None:
+        """Give up a reader that takes next to nothing; to close would be to wait for it to take the rest."""
+        if waited - self.transport.get_write_buffer_size() < READ_BYTES:
+            self.transport.abort()
+        else:
+            self._be_patient()
 
     def _answering(self) -> bool:
         """Whether the answer to an earlier request is still to come, or to go on."""
