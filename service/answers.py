@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -133,7 +134,7 @@ async def finished_answer(
     problem = failure(job)
     if problem is not None:
         return failure_answer(request, job, problem, headers)
-    sent = {**(headers or {}), "Content-Location": f"{job_path(job.id)}/result"}
+    sent = {**(headers or {}), "Content-Location": _result_path(job, media, query)}
     assert job.manifest is not None
     online, manifest = await asyncio.gather(workers_online(context), context.results.manifest(job.manifest))
     if media == JSON:
@@ -142,6 +143,12 @@ async def finished_answer(
     if media == PNG:
         return await picture_answer(request, context, job, manifest, query.pick, query.options(), sent)
     return await arrays_answer(request, context, job, manifest, sent)
+
+
+def _result_path(job: Job, media: str, query: RenderQuery) -> str:
+    """The address of what is answered: of a picture, with how it is drawn."""
+    drawn = query.model_dump(exclude_none=True) if media == PNG else {}
+    return f"{job_path(job.id)}/result" + (f"?{urlencode(drawn)}" if drawn else "")
 
 
 async def picture_answer(

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from service.results import Results
 
 
+@dataclass
+class Seen:
+    """What the queue last said, for answers that it cannot be asked for."""
+
+    workers: int = 0
+
+
 @dataclass(frozen=True)
 class Context:
     """The parts of a running service, shared by all requests.
@@ -40,4 +47,5 @@ class Context:
     metrics: Metrics
     results: Results
     renderer: Renderer
+    seen: Seen = field(default_factory=Seen)
     stopping: Event = field(default_factory=Event)

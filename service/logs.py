@@ -137,7 +137,9 @@ def _client_left(error: Exception) -> bool:
     from sse_starlette.sse import SendTimeoutError
     from starlette.requests import ClientDisconnect
 
-    return isinstance(error, SendTimeoutError | ClientDisconnect)
+    from service.streaming import ReaderGoneError
+
+    return isinstance(error, SendTimeoutError | ClientDisconnect | ReaderGoneError)
 
 
 def _request_id(given: str | None) -> str:

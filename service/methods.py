@@ -36,8 +36,12 @@ class HeadAndOptions:
             await self._app(scope, receive, send)
 
     async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the head of GET, and end what would make the body: a stream goes on for as long as its job."""
-        asked = {**scope, "method": "GET"}
+        """Answer with the head of GET, and end what would make the body: a stream goes on for as long as its job.
+
+        Of the whole: ranges are GET's alone (RFC 9110, 14.2).
+        """
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        asked = {**scope, "method": "GET", "headers": headers}
 
         async def send_head(message: Message) -> None:
             await send(message)

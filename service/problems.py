@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -28,6 +29,9 @@ CLIENT_GONE = 499
 """Status in our own log for a client that left; nobody receives it."""
 RETRY_AFTER_S = 2
 _MOST_FIELD_ERRORS = 32
+_MOST_READ = 1024
+"""So many of a validation's errors are looked at; several may be about one place."""
+_LONGEST_NAME = 200
 _OBJECTS = {
     "ImageRef": "an object with `id` or `base64`",
     "UnitTarget": "an object with `layer` and `channel`",
@@ -136,16 +140,13 @@ def _of_fitting_members(
 ) -> list[tuple[tuple[Any, ...], Mapping[str, Any]]]:
     """Each error with its place; where a member of a union fits the kind of value that was given, only its errors."""
     placed = [(_location(error["loc"], error["type"], data), error) for error in errors]
+    # Places where a member got further: it says something about a part of the value, or other than of its kind.
+    further = {place[:depth] for place, _ in placed for depth in range(len(place))}
+    further |= {place for place, error in placed if not _of_kind(error)}
     kept = []
     for place, error in placed:
         in_union = len(place) < len(error["loc"])
-        # Another member got further: it says something about a part of the value, or other than of its kind.
-        others = (
-            len(other) > len(place) or not _of_kind(entry)
-            for other, entry in placed
-            if entry is not error and other[: len(place)] == place
-        )
-        if not (in_union and _of_kind(error) and any(others)):
+        if not (in_union and _of_kind(error) and place in further):
             kept.append((place, error))
     return kept
 
@@ -156,7 +157,7 @@ def _of_kind(error: Mapping[str, Any]) -> bool:
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]], data: Any, known: Sequence[str] = ()) -> list[FieldError]:
-    """Validation errors as (pointer, sentence) pairs; what several union members say about one place is joined.
+    """Validation errors as (pointer, sentence) pairs, of the first places; what union members say about one is joined.
 
     Args:
         errors: of pydantic.
@@ -164,19 +165,33 @@ def field_errors(errors: Iterable[Mapping[str, Any]], data: Any, known: Sequence
         known: names of properties, for near names of one that is unknown.
     """
     found: dict[str, list[str]] = {}
-    for place, error in _of_fitting_members(errors, data):
-        message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        message = message.replace("a valid tuple", "a valid list")
-        if error["type"] in ("model_type", "model_attributes_type"):
-            message = f"Input should be {_OBJECTS.get(error.get('ctx', {}).get('class_name', ''), 'an object')}"
-        if error["type"] == "extra_forbidden":
-            name = str(error["loc"][-1])[:80]
-            near = get_close_matches(name, known, n=3, cutoff=0.5)
-            message = f"there is no property {name!r} here" + (f"; near: {', '.join(near)}" if near else "")
-        sentences = found.setdefault(pointer(place), [])
+    for place, error in _of_fitting_members(islice(errors, _MOST_READ), data):
+        where = pointer(_shortened(part) for part in place)
+        if where not in found and len(found) == _MOST_FIELD_ERRORS:
+            continue
+        message = _sentence(error, known)
+        sentences = found.setdefault(where, [])
         if message not in sentences:
             sentences.append(message)
-    return [FieldError(place, "; or ".join(said)) for place, said in list(found.items())[:_MOST_FIELD_ERRORS]]
+    return [FieldError(place, "; or ".join(said)) for place, said in found.items()]
+
+
+def _sentence(error: Mapping[str, Any], known: Sequence[str]) -> str:
+    """What a validation error says, in the words of a request and not of our classes."""
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"Input should be {_OBJECTS.get(error.get('ctx', {}).get('class_name', ''), 'an object')}"
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][-1])[:80]
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        return f"there is no property {name!r} here" + (f"; near: {', '.join(near)}" if near else "")
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return message.replace("a valid tuple", "a valid list")
+
+
+def _shortened(part: object) -> str:
+    """A part of a pointer; of a name that the client made very long, its beginning."""
+    text = str(part)
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
 def invalid_request(errors: Sequence[FieldError]) -> ProblemError:
@@ -239,11 +254,11 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # The location starts with `query`, `path` or `header`; there is no data to walk, and no unions in addresses.
     errors = []
-    for entry in error.errors():
+    for entry in error.errors()[:_MOST_FIELD_ERRORS]:
         message = str(entry["msg"]).removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
             message = "there is no such query parameter"
-        errors.append(FieldError(pointer(entry["loc"]), message))
+        errors.append(FieldError(pointer(map(_shortened, entry["loc"])), message))
     return problem_response(request, invalid_request(errors))
 
 

@@ -14,6 +14,7 @@ from convscope.protocol.artifacts import Artifacts
 from convscope.protocol.problems import ProblemError
 from service.negotiation import etag_matches
 from service.problems import problem_response
+from service.waiting import disconnected
 
 CHUNK_BYTES = 256 * 1024
 SEND_TIMEOUT_S = 60.0
@@ -23,8 +24,12 @@ IMMUTABLE = "private, max-age=3600, immutable"
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 
+class ReaderGoneError(Exception):
+    """A reader left, or stopped reading, before it had all."""
+
+
 class PieceResponse(Response):
-    """An answer whose body comes in pieces, one in memory at a time; a reader that stalls is cut off."""
+    """An answer whose body comes in pieces, one in memory at a time; it ends with its reader, who may not stall."""
 
     def __init__(
         self, pieces: AsyncIterator[bytes], *, status_code: int, media_type: str, headers: Mapping[str, str]
@@ -39,14 +44,23 @@ class PieceResponse(Response):
         """Send head and pieces.
 
         Raises:
-            TimeoutError: the reader stalled; the connection ends before the announced length.
+            ReaderGoneError: the connection ends before the announced length.
         """
-        del scope, receive
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for piece in self._pieces:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        del scope
+        gone = asyncio.create_task(disconnected(receive))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for piece in self._pieces:
+                if gone.done():  # sending to nobody is no error, so it has to be asked
+                    raise ReaderGoneError("it left")
+                try:
+                    async with asyncio.timeout(SEND_TIMEOUT_S):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                except TimeoutError as error:
+                    raise ReaderGoneError("it takes nothing") from error
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            gone.cancel()
 
 
 def not_modified(request: Request, headers: Mapping[str, str]) -> Response | None:

@@ -138,7 +138,18 @@ def etag(*parts: object) -> str:
 
 async def workers_online(context: Context) -> int:
     """How many workers live."""
-    return await context.jobs.workers_online()
+    context.seen.workers = await context.jobs.workers_online()
+    return context.seen.workers
+
+
+async def workers_seen(context: Context) -> int:
+    """How many workers live, or lived when the queue could last be asked."""
+    try:
+        return await workers_online(context)
+    except ProblemError as error:
+        if error.name != "queue-unavailable":
+            raise
+        return context.seen.workers
 
 
 def job_etag(context: Context, job: Job, online: int) -> str:

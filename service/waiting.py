@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from convscope.protocol.jobs import Job
 from service.context import Context
@@ -44,7 +45,7 @@ async def wait_until(
     if done(job) or timeout_s <= 0:
         return job
     deadline = time.monotonic() + timeout_s
-    gone = asyncio.create_task(_disconnected(request))
+    gone = asyncio.create_task(disconnected(request.receive))
     stopping = asyncio.create_task(context.stopping.wait())
     try:
         with context.changes.watch(job.id, end_only=end_only) as watch, context.metrics.waiting.track_inprogress():
@@ -65,8 +66,9 @@ async def wait_until(
         await _end(stopping)
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def disconnected(receive: Receive) -> None:
+    """Wait until the client is gone; of a request whose body has been read."""
+    while (await receive())["type"] != "http.disconnect":
         continue
 
 

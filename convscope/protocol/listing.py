@@ -81,6 +81,6 @@ def _read_cursor(cursor: str) -> Position:
         raise ProblemError(
             "invalid-request",
             "The cursor is not one that a listing gave.",
-            errors=[FieldError("/cursor", "Take it from the `next` link of a page.")],
+            errors=[FieldError("/query/cursor", "Take it from the `next` link of a page.")],
         )
     return int(parts[1]), parts[2]

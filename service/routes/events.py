@@ -47,22 +47,31 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
             "were lost) and `done`, after which the stream ends.",
             {EVENT_STREAM: {}},
         ),
+        204: openapi.answer("The job is finished and its last event was received: there is nothing to come back for."),
         **documented("not-found", "gone", "not-acceptable"),
     },
     openapi_extra={"parameters": [openapi.header("Last-Event-ID", "The last event that was received.", "12")]},
 )
 async def follow(request: Request, job_id: str, context: ContextDependency, caller: CallerDependency) -> Response:
-    """The events of a job from its first, or from the one after Last-Event-ID, live until it is done."""
+    """The events of a job from its first, or from the one after Last-Event-ID, live until it is done.
+
+    Who has them all is answered 204: a browser's EventSource comes back whenever a stream ends, until it hears that.
+    """
     accepted(request.headers.get("accept"), [EVENT_STREAM])
     job = await find(context, caller, job_id)
     after = request.headers.get("last-event-id", "").strip()
+    headers = {"Cache-Control": "no-store", "Vary": "Authorization"}
+    if after and job.finished:
+        page = await context.events.read(job_id, after)
+        if not page.events and not page.trimmed:
+            return Response(status_code=204, headers=headers)
     return EventSourceResponse(
         _stream(context, caller, job, after),
         ping=COMMENT_EVERY_S,
         ping_message_factory=lambda: _said(comment="still here"),
         send_timeout=SEND_TIMEOUT_S,
         shutdown_grace_period=DRAIN_S,
-        headers={"Cache-Control": "no-store", "Vary": "Authorization"},
+        headers=headers,
     )
 
 

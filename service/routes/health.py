@@ -23,6 +23,7 @@ from service.dependencies import ContextDependency
 from service.negotiation import JSON, accepted
 from service.pages import ADDRESS, docs_page, problem_page
 from service.problems import documented
+from service.views import workers_online
 
 router = APIRouter(tags=["health"])
 
@@ -62,7 +63,7 @@ async def _probe_queue(context: Context) -> int:
     try:
         async with asyncio.timeout(PROBE_S):
             await context.redis.set(key("probe"), "1", ex=_PROBE_KEPT_S)
-            return await context.jobs.workers_online()
+            return await workers_online(context)
     except TimeoutError as error:
         raise ProblemError(
             "queue-unavailable", f"The queue did not answer within {PROBE_S:g} s.", retry_after_s=2

@@ -17,13 +17,21 @@ from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import ProblemError
 from service import openapi
-from service.answers import RenderQuery, RenderQueryDependency, finished_answer, job_answer, representations
+from service.answers import (
+    RenderQuery,
+    RenderQueryDependency,
+    failure_answer,
+    finished_answer,
+    job_answer,
+    representations,
+)
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
 from service.forms import schema
 from service.negotiation import PNG, SAFETENSORS, Preference, accepted, preference
 from service.problems import documented
 from service.submission import receive, submit
+from service.views import workers_seen
 from service.waiting import wait_for_end
 
 router = APIRouter(prefix="/v1", tags=["operations"])
@@ -81,20 +89,40 @@ async def _answer(
     if new:
         log.info("submitted", operation=job.operation, lane=job.lane, state=job.state.value, caller=caller)
     try:
-        job = await wait_for_end(request, context, caller, job, _wait_s(preferred, operation, context))
-    except ClientDisconnect:
-        await _client_left(request, context, caller, job, preferred)
-        raise
-    at_once = preferred.respond_async and preferred.wait_s is None
-    applied = preferred.applied(job.finished and not at_once)
-    headers = {"Preference-Applied": applied} if applied else {}
-    if at_once or not job.finished:
-        return await job_answer(request, context, job, status=202, headers=headers)
-    try:
+        job = await _waited(request, context, caller, job, preferred, operation)
+        at_once = preferred.respond_async and preferred.wait_s is None
+        applied = preferred.applied(job.finished and not at_once)
+        headers = {"Preference-Applied": applied} if applied else {}
+        if at_once or not job.finished:
+            online = await workers_seen(context)
+            return await job_answer(request, context, job, status=202, headers=headers, online=online)
         return await finished_answer(request, context, job, media, query, headers)
     except ProblemError as error:
         error.extra.setdefault("job_id", job.id)
+        return failure_answer(request, job, error)
+
+
+async def _waited(
+    request: Request, context: Context, caller: str, job: Job, preferred: Preference, operation: Operation[Any]
+) -> Job:
+    """The job when the wait is over; a queue that goes away meanwhile ends it early.
+
+    It is no failure then: the job is submitted, and a client that sent its request again would have two.
+
+    Raises:
+        ClientDisconnect: nobody waits any more.
+        ProblemError: `not-found`, where the job's lifetime ended meanwhile.
+    """
+    try:
+        return await wait_for_end(request, context, caller, job, _wait_s(preferred, operation, context))
+    except ClientDisconnect:
+        await _client_left(request, context, caller, job, preferred)
         raise
+    except ProblemError as error:
+        if error.name != "queue-unavailable":
+            raise
+        log.warning("wait_interrupted", error=error.detail)
+        return job
 
 
 def _wait_s(preferred: Preference, operation: Operation[Any], context: Context) -> float:

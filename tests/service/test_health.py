@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 
 import httpx2
@@ -98,14 +99,14 @@ class TestModels:
 
 class TestQueueAway:
     @pytest.fixture
-    def fragile(self, service_settings: Settings) -> Iterator[tuple[Service, PrivateServer]]:
+    def fragile(self, service_settings: Settings) -> Iterator[tuple[Service, PrivateServer, Worker]]:
         with PrivateServer(append_only=True) as server:
             settings = service_settings.model_copy(update={"redis_url": server.url})
-            with Worker(settings), Service(settings) as running:
-                yield running, server
+            with Worker(settings) as worker, Service(settings) as running:
+                yield running, server, worker
 
-    def test_problems_while_it_is_away_and_none_after(self, fragile: tuple[Service, PrivateServer]) -> None:
-        service, server = fragile
+    def test_problems_while_it_is_away_and_none_after(self, fragile: tuple[Service, PrivateServer, Worker]) -> None:
+        service, server, _ = fragile
         parts = [("image", ("a.png", png_bytes(), "image/png"))]
         with service.client() as client:
             wait_for(lambda: client.get("/readyz").json().get("workers"), "the worker")
@@ -120,6 +121,26 @@ class TestQueueAway:
             server.start()
             wait_for(lambda: client.get("/readyz").status_code == 200, "the return of the queue")
             assert len(client.get("/v1/jobs").json()["jobs"]) == 1
+
+    def test_who_waits_meanwhile_hears_of_the_job(self, fragile: tuple[Service, PrivateServer, Worker]) -> None:
+        service, server, worker = fragile
+        parts = [("image", ("a.png", png_bytes(), "image/png"))]
+        answers: list[httpx2.Response] = []
+        with service.client() as client:
+            wait_for(lambda: client.get("/readyz").json().get("workers"), "the worker")
+            with worker.idle():
+                asking = threading.Thread(target=lambda: answers.append(client.post(MAPS, files=parts)))
+                asking.start()
+                wait_for(lambda: service.app.state.context.metrics.waiting._value.get(), "the wait")
+                server.stop()
+                asking.join()
+                server.start()
+            (answer,) = answers
+            assert answer.status_code == 202, answer.text
+            assert answer.json()["workers_online"] == 1 and int(answer.headers["retry-after"]) >= 1
+            path = answer.headers["location"]
+            assert path == f"/v1/jobs/{answer.json()['id']}"
+            wait_for(lambda: client.get(path).json().get("state") == "succeeded", "the job's end")
 
 
 def test_a_store_that_cannot_be_written(client: httpx2.Client, service: Service) -> None:

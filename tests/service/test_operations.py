@@ -146,6 +146,9 @@ def test_rendering_options_do_not_compute_again(client: httpx2.Client, worker: W
     second = client.post(MAPS, params=query, files=parts, headers={"Accept": "image/png"})
     assert second.status_code == 200, second.text
     assert second.content != first.content
+    for answer in (first, second):
+        again = client.get(answer.headers["content-location"], headers={"Accept": "image/png"})
+        assert (again.content, again.headers["etag"]) == (answer.content, answer.headers["etag"])
     assert len(worker.computed) == runs
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -314,3 +315,13 @@ async def test_decoding_from_base64_and_outside_the_loop() -> None:
         with pytest.raises(ProblemError) as caught:
             await decode_image(await read_base64(wrong), megapixels=1)
         assert caught.value.name in {"unreadable-image", "unsupported-format"}
+
+
+async def test_base64_in_many_words_takes_no_more_memory_than_in_one() -> None:
+    text = "abc " * (1 << 18)  # four words make three groups
+    tracemalloc.start()
+    try:
+        assert len(await read_base64(text)) == 3 * 3 * (1 << 16)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+    finally:
+        tracemalloc.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx2
+import pytest
 
 from tests.service.support import HOLD, problem_of, wait_for
 from tests.service.test_methods import MAPS, submitted
@@ -11,6 +12,12 @@ from tests.service.test_methods import MAPS, submitted
 def test_a_query_parameter_takes_one_value(client: httpx2.Client) -> None:
     answer = client.get("/v1/jobs?limit=1&limit=2")
     assert problem_of(answer, 422, "invalid-request")["errors"][0]["pointer"] == "/query/limit"
+
+
+@pytest.mark.parametrize("listing", ["jobs", "images", "image-sets"])
+def test_a_cursor_that_no_page_gave_is_a_wrong_query_parameter(client: httpx2.Client, listing: str) -> None:
+    problem = problem_of(client.get(f"/v1/{listing}?cursor=x"), 422, "invalid-request")
+    assert [error["pointer"] for error in problem["errors"]] == ["/query/cursor"]
 
 
 def test_jobs_of_an_unknown_operation_are_no_empty_list(client: httpx2.Client) -> None:
