@@ -17,7 +17,7 @@ serve: $(INSTALLED) ## run everything on this machine (flags in ARGS="--port 900
 	@$(BIN)/convscope serve $(ARGS)
 
 test: lint $(SYSTEM) ## the checks and the whole test suite (pytest's arguments in ARGS)
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## style, types and import directions
 	$(BIN)/ruff check .

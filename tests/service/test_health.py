@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 
@@ -145,8 +146,7 @@ class TestQueueAway:
 
 def test_a_store_that_cannot_be_written(client: httpx2.Client, service: Service) -> None:
     probes = service.settings.data / "artifacts" / "probes"
-    if probes.is_dir():
-        probes.rmdir()
+    shutil.rmtree(probes, ignore_errors=True)
     probes.write_text("a file where a folder should be")
     try:
         problem_of(client.get("/readyz"), 503, "store-unavailable")
