@@ -49,7 +49,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_clock()
-        super().connection_lost(exc)  # which resumes writing
+        self._stop_patience()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head or a body."""
@@ -95,11 +96,9 @@ class Connection(HttpToolsProtocol):
         self._be_patient()
 
     def resume_writing(self) -> None:
-        """It has caught up, or is gone."""
+        """It has caught up."""
         super().resume_writing()
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        self._stop_patience()
 
     def _be_patient(self) -> None:
         waits = self.transport.get_write_buffer_size()
@@ -115,6 +114,11 @@ class Connection(HttpToolsProtocol):
     def _answering(self) -> bool:
         """Whether the answer to an earlier request is still to come, or to go on."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _stop_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _stop_clock(self) -> None:
         if self._clock is not None:

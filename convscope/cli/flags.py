@@ -32,6 +32,8 @@ _API = frozenset(
         "image_set_images",
         "image_set_mib",
         "image_set_megapixels",
+        "request_megapixels",
+        "request_kib",
         "inline_numbers",
         "quick_wait_s",
         "longest_wait_s",

@@ -232,10 +232,12 @@ class Artifacts:
             ProblemError: `store-unavailable`.
         """
         _check(key)
+        await self._remove(key)
 
+    async def _remove(self, path: str) -> None:
         async def remove(_limit: asyncio.Timeout) -> None:
             try:
-                await obstore.delete_async(self._store, key)
+                await obstore.delete_async(self._store, path)
             except FileNotFoundError:
                 return
 
@@ -261,7 +263,7 @@ class Artifacts:
             for meta in batch:
                 # Looked at once more, since it may have been put again while the list was read.
                 if meta["last_modified"].timestamp() < before and await self._age_check(meta["path"], before):
-                    await self.delete(meta["path"])
+                    await self._remove(meta["path"])  # whatever it is called: versions before this one had other names
                     removed += 1
         if self._folder is not None:
             await asyncio.to_thread(_remove_orphans, self._folder / kind, time.time() - ORPHAN_S)

@@ -105,14 +105,7 @@ class Iteratives:
                 digest = checkpoints.request_digest(run.operation, run.request)
                 saved = checkpoints.unpack(run.checkpoint, digest=digest)
                 run.states = method.load(run.network, run.row, saved.tensors, context)
-            except (
-                checkpoints.CheckpointError,
-                MethodError,
-                LookupError,
-                ValueError,
-                RuntimeError,
-                TypeError,
-            ) as error:
+            except (checkpoints.CheckpointError, MethodError, *UNFIT) as error:
                 if is_out_of_memory(error):
                     raise
                 self._ran(decision, began, [run])

@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +34,7 @@ class Catalogue(Protocol):
         ...
 
     def held(self, model: str) -> Network | None:
-        """The network if it is in memory and current, at once; MethodError as `get`."""
+        """The network if it is in memory and current, at once, or None; MethodError as `get`."""
         ...
 
     def get(self, model: str) -> Network:
@@ -88,14 +87,21 @@ class Loader:
         self._networks = networks
         self._arrived = arrived
         self._loads = ThreadPoolExecutor(THREADS, thread_name_prefix="load")
-        self._looks = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._describes = ThreadPoolExecutor(1, thread_name_prefix="describe")
         self._lock = threading.Lock()
-        self._loading: set[str] = set()
+        self._loading: dict[str, bool] = {}
+        """Models that are in the hands of a thread, with whether somebody waits for them."""
 
     def load(self, model: str) -> None:
         """Have `arrived("network", model, Network | MethodError)` called; once for all who ask while it is loaded."""
-        self._looks.submit(self._look, model)
+        held = self._held(model)
+        if held is not None:
+            self._arrived("network", model, held)
+        with self._lock:
+            begun = model in self._loading
+            self._loading[model] = self._loading.get(model, False) or held is None
+        if not begun:
+            self._loads.submit(self._load, model)
 
     def describe(self, model: str) -> None:
         """Have `arrived("card", model, dict | MethodError)` called."""
@@ -108,28 +114,22 @@ class Loader:
 
     def close(self) -> None:
         """Start nothing more; what is being loaded goes on."""
-        self._looks.shutdown(wait=False, cancel_futures=True)
         self._loads.shutdown(wait=False, cancel_futures=True)
         self._describes.shutdown(wait=False, cancel_futures=True)
 
-    def _look(self, model: str) -> None:
-        """Hand over what is there, or have it loaded; who asks while it is loaded hears of it with the others."""
-        held = self._answer(model, self._networks.held)
-        if held is not None:
-            self._arrived("network", model, held)
-            return
-        with self._lock:
-            asked = model in self._loading
-            self._loading.add(model)
-        if not asked:
-            with suppress(RuntimeError):  # closed meanwhile
-                self._loads.submit(self._load, model)
+    def _held(self, model: str) -> Network | None:
+        try:
+            return self._networks.held(model)
+        except MethodError:
+            return None  # the thread that loads says why
 
     def _load(self, model: str) -> None:
+        """Load the network, or only tell the networks that it is in use."""
         answer = self._answer(model, self._networks.get)
         with self._lock:
-            self._loading.discard(model)
-        self._arrived("network", model, answer)
+            waited_for = self._loading.pop(model)
+        if waited_for:
+            self._arrived("network", model, answer)
 
     def _answer(self, model: str, call: Callable[[str], Any]) -> Any:
         try:

@@ -185,18 +185,21 @@ class Engine:
         base: tuple[Hashable, ...] = (run.operation, run.needs, run.precision, size)
         run.memory_key = (*base, run.pixels)
         alone = run.alone
+        # Runs that began with a network that was replaced share nothing with later ones.
+        same = tuple(id(run.networks[name]) for name in run.needs)
         if isinstance(method, IterativeMethod):
             run.base_key = (*base, method.group_key(run.network, run.row.request))
             if run.precision == "exact":
                 saved = checkpoints.tile_of(run.checkpoint) if run.checkpoint is not None else None
                 run.tile = saved or self._tiles.known(run.base_key) or 0
-                run.key = (run.base_key, run.tile)
+                run.key = (run.base_key, run.tile, same)
             else:
-                run.key = run.base_key
+                run.key = (run.base_key, same)
         else:
             shared = method.group_key(run.row.request)
             alone = alone or shared is None
-            run.base_key = run.key = (*base, shared)
+            run.base_key = (*base, shared)
+            run.key = (run.base_key, same)
         row_bytes = self._meter.row_bytes(run.memory_key, estimate_row_bytes(run.network, run.pixels))
         self._scheduler.add(
             Task(

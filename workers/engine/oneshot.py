@@ -112,7 +112,7 @@ class OneShots:
             log.warning("a batch failed", exc_info=error, extra={"runs": [run.id for run in runs]})
             failure = error
         now = time.monotonic()
-        self._meter.end(runs[0].memory_key, sum(run.rows for run in batch.runs))
+        self._meter.end(runs[0].memory_key, sum(run.rows_at_once for run in batch.runs))
         for run in runs:
             run.computed_s += now - began
         self._scheduler.ran(decision, now - began, now)

@@ -83,12 +83,14 @@ class Ascent:
 
         An image that it starts from may excite the objective already, as much as can be.
         """
+        if self.stopped_by == "dead":
+            return True
         if not self.losses or (self.from_image and max(self.losses) > 0):
             return False
         constant = len(self.losses) > 1 and min(self.losses) == max(self.losses)
         # Above zero, a few small steps may come to the same float32 number.
         constant = constant and (self.losses[0] == 0 or len(self.losses) >= PATIENCE)
-        return constant or self.silent_steps == len(self.losses) or self.stopped_by == "dead"
+        return constant or self.silent_steps == len(self.losses)
 
     @property
     def shown(self) -> Tensor:
@@ -130,9 +132,11 @@ class Ascent:
         self.stopped_by = None if ended < 0 else ENDS[ended]
         self.losses = saved["losses"][: int(saved["taken"])].tolist()
         device = self.parameters.device
+        if self.view % self.recipe.views_per_slice:
+            self.view = 0  # saved by a worker that looks at fewer views in a slice: the step begins anew
         if "slopes" in saved:
             self.slopes = saved["slopes"].to(device) if self.view else None
-            self.value = float(saved["value"])
+            self.value = float(saved["value"]) if self.view else 0.0
         if "mean" in saved:
             self.averaged = int(saved["averaged"])
             self.mean = saved["mean"].to(device) if self.averaged else None

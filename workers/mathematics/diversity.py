@@ -73,4 +73,4 @@ def save_grams(grams: Mapping[int, Tensor]) -> dict[str, Tensor]:
 def load_grams(saved: Mapping[str, Tensor], device: torch.device) -> dict[int, Tensor]:
     """What `save_grams` was given."""
     pairs = zip(saved["gram_steps"].tolist(), saved["grams"], strict=True)
-    return {step: matrix.to(device) for step, matrix in pairs}
+    return {step: matrix.to(device) for step, matrix in pairs if step >= 0}  # older ones filled up with −1

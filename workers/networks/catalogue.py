@@ -101,6 +101,18 @@ class Entry:
             raise weight_files.refuse(f"{name} needs sha256 beside it in the catalogue")
         return path
 
+    def stamp(self, weights_folder: Path) -> tuple[Any, ...]:
+        """What tells by a look at the disk alone that `digest` is still what it was: the entry and its file's version.
+
+        Raises:
+            MethodError: `weights-unavailable`.
+        """
+        if self.weights.startswith("file:"):
+            return self, _version(self.local_file(weights_folder))
+        if self.weights.startswith("package:") and (path := self.source_or_raise().package_file) is not None:
+            return self, _version(path)
+        return self, None
+
     def digest(self, weights_folder: Path) -> str:
         """SHA-256 of what identifies source, weights and preprocessing; a local file by what it contains."""
         known = {

@@ -62,6 +62,8 @@ class Networks:
         self._warm: OrderedDict[str, tuple[str, LoadedNetwork]] = OrderedDict()
         # Also those that had to leave, as long as somebody computes with them.
         self._alive: weakref.WeakValueDictionary[tuple[str, str], LoadedNetwork] = weakref.WeakValueDictionary()
+        self._known: dict[str, tuple[tuple[Any, ...], str]] = {}
+        """Digests by model, each with the stamp that it was made at."""
         self._lock = threading.RLock()
         self._loading: dict[str, threading.Lock] = {}
 
@@ -100,8 +102,9 @@ class Networks:
             MethodError: `unknown-model`, `weights-unavailable`, `out-of-memory`.
         """
         entry = self._catalogue.entry(model)
-        digest = entry.digest(self._folder)
+        stamp, digest = entry.stamp(self._folder), entry.digest(self._folder)
         with self._lock:
+            self._known[model] = (stamp, digest)
             loading = self._loading.setdefault(model, threading.Lock())
         with loading:  # one thread loads a network, others go on with other networks
             held = self._touch(model, digest)
@@ -122,12 +125,15 @@ class Networks:
             return network
 
     def held(self, model: str) -> LoadedNetwork | None:
-        """The network if it is in memory and still what the catalogue says; nothing is loaded.
+        """The network if it is in memory and known to be what the catalogue says; nothing is loaded or hashed.
 
         Raises:
             MethodError: `unknown-model`, `weights-unavailable`.
         """
-        return self._touch(model, self._catalogue.entry(model).digest(self._folder))
+        stamp = self._catalogue.entry(model).stamp(self._folder)
+        with self._lock:
+            known = self._known.get(model)
+            return self._alive.get((model, known[1])) if known is not None and known[0] == stamp else None
 
     def _touch(self, model: str, digest: str) -> LoadedNetwork | None:
         """The network if it is in memory and still what the catalogue says; now the most recently used."""

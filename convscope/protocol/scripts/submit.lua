@@ -28,7 +28,8 @@ local function record_job(state, run)
   redis.call('HSET', at, 'operation', args.operation, 'caller', args.caller, 'state', state, 'attempt', '0',
     'done', '0', 'total', '1', 'message', '', 'request', args.request, 'labels', args.labels, 'images', args.images,
     'created_ms', now, 'deadline_ms', deadline or '', 'revision', '0', 'events', '0', 'cancelling', '0', 'run', run,
-    'lane', args.lane, 'digest', args.digest, 'request_id', args.request_id, 'idempotency', args.idempotency)
+    'lane', args.lane, 'digest', args.digest, 'request_id', args.request_id, 'idempotency', args.idempotency,
+    'environment', args.environment)
   if args.idempotency ~= '' then
     redis.call('DEL', args.idempotency)
     redis.call('HSET', args.idempotency, 'job', args.id, 'fingerprint', args.fingerprint)

@@ -70,7 +70,7 @@ local function restore(job, held)
     'images', held.images, 'lane', held.lane, 'digest', held.digest, 'state', 'queued', 'owner', '', 'epoch', now,
     'attempt', held.attempt, 'crashes', '0', 'lost', '0', 'alone', '0', 'checkpoint', '', 'previous_checkpoint', '',
     'checkpoint_step', '0', 'submitted_ms', held.created_ms, 'waiting_ms', now, 'cancelling', '0',
-    'request_id', held.request_id)
+    'request_id', held.request_id, 'environment', held.environment or '')
   redis.call('PERSIST', key('run', held.run))
   redis.call('SADD', key('members', held.run), job)
   queue_run(held.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 from collections.abc import Iterator
@@ -69,18 +70,21 @@ def test_a_network_that_was_replaced_is_not_handed_over(
     assert isinstance(new, Small) and new is not old
 
 
-def test_who_asks_while_a_network_is_loaded_hears_of_it(
+def test_who_asks_while_a_network_is_looked_after_hears_of_it(
     loader: Loader, networks: Slow, answers: queue.Queue[tuple[str, str, Any]]
 ) -> None:
-    """Also where it was in memory before and has gone since: a job that nobody wakes runs for ever."""
+    """A thread sees to a network for somebody who has it; it goes, and another asks: a job that nobody wakes."""
     networks.may_load.set()
     loader.load("small")
     answers.get(timeout=PATIENCE_S)
     networks.may_load.clear()
-    networks.replace("small")
     loader.load("small")
+    answers.get(timeout=PATIENCE_S)  # it is there, and a thread has it in hand besides
     assert [networks.loads.get(timeout=PATIENCE_S) for _ in range(2)] == ["small", "small"]
+    networks.replace("small")
+    gc.collect()
     loader.load("small")
+    assert answers.empty()
     networks.may_load.set()
     assert answers.get(timeout=PATIENCE_S)[:2] == ("network", "small")
 

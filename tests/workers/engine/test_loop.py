@@ -212,9 +212,8 @@ def test_interactive_work_waits_for_two_slices_of_batch_work_at_most():
     for seed in range(4):
         bench.send("climb", steps=10_000, seed=seed)
     bench.until(lambda: bench.engine._slices > 50)
-    quick = bench.send(slices=3)
-    bench.until(lambda: quick in bench.engine._scheduler)  # its network has been looked up
     before = bench.engine._slices
+    quick = bench.send(slices=3)
     bench.facts(quick)
     assert bench.engine._slices - before <= 4 + 2
 
@@ -339,6 +338,20 @@ def test_a_checkpoint_that_does_not_fit_is_refused(damage: str):
     again = after.send("climb", steps=9, seed=seed, act=act, checkpoint=data)
     after.until(lambda: after.of(again, "refused-checkpoint"))
     assert not after.engine._runs
+
+
+@pytest.mark.parametrize("operation", ["climb", "sums"])
+def test_runs_of_a_replaced_network_share_nothing_with_later_ones(operation: str):
+    bench = Bench(window_s=5.0)
+    how = {"steps": 10_000, "precision": "fast"} if operation == "climb" else {"slices": 10_000}
+    first, mate = bench.send(operation, **how), bench.send(operation, **how)
+    bench.until(lambda: first in bench.engine._scheduler and mate in bench.engine._scheduler)
+    del bench.engine._loader._networks._held["small"]  # type: ignore[attr-defined]
+    later = bench.send(operation, **how)
+    bench.until(lambda: later in bench.engine._scheduler)
+    runs = bench.engine._runs
+    assert runs[first].key == runs[mate].key != runs[later].key
+    assert runs[first].network is runs[mate].network is not runs[later].network
 
 
 def test_draining_checkpoints_what_has_moved():

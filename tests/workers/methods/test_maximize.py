@@ -221,6 +221,12 @@ def test_an_image_that_saturates_its_objective_already_is_no_dead_one() -> None:
     assert found.arrays["images"].any()
 
 
+def test_what_an_image_had_and_lost_is_dead() -> None:
+    state = started(tiny(), request("pixel", objective=[channel(0)], start="image"), [image((32, 32))])[1][0]
+    state.losses, state.stopped_by = [0.5, 0.0, 0.0], "dead"
+    assert state.dead
+
+
 def test_two_tiny_steps_that_come_to_the_same_number_are_not_dead() -> None:
     asked = request("pixel", objective=[channel(1)], steps=2, learning_rate=1e-12)
     (told,) = outcome(tiny(), asked).facts["pictures"]

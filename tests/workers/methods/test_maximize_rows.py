@@ -80,6 +80,20 @@ def test_rows_that_join_leave_and_resume_are_bitwise_their_solo_runs(preset: str
         same(finished[state.seed, state.index], state)
 
 
+def test_a_step_that_another_kind_of_worker_began_begins_anew() -> None:
+    """It looked at one view in a slice, as for a large network or without a GPU; this one looks at four."""
+    network, asked = tiny(), request("maco", crops=8, steps=3)
+    row, (state,) = started(network, asked)
+    _, (through,) = started(network, asked)
+    in_turns(network, [through], rows=1)
+    step(network, [state])
+    saved = METHOD.save([state])
+    saved["view"] = torch.tensor([3])
+    (resumed,) = METHOD.load(network, row, saved, CONTEXT)
+    in_turns(network, [resumed], rows=1)
+    same(resumed, through)
+
+
 APART: dict[str, Any] = {"diversity": 5.0, "steps": 8}
 MIXED = [channel(1, "2")] * 3 + [channel(0, "0")] + [channel(4, "2"), channel(2, "0")]
 
