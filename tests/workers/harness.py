@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 from redis.asyncio import Redis
 
 from convscope.protocol.artifacts import Artifacts
@@ -39,6 +40,18 @@ async def until(what: Callable[[], Awaitable[T]], deadline_s: float = DEADLINE_S
         if time.monotonic() > end:
             raise AssertionError(f"it did not happen within {deadline_s:g} s")
         await asyncio.sleep(0.02)
+
+
+async def gone(process: psutil.Process) -> None:
+    """Wait for its end, be it that nobody has asked for its status yet."""
+
+    async def look() -> bool:
+        try:
+            return process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    await until(look)
 
 
 class Worker:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from convscope.protocol.connection import connect
 from convscope.protocol.jobs import JobState
-from tests.workers.harness import Client, Worker, moving, until
+from tests.workers.harness import Client, Worker, gone, moving, until
 
 
 @pytest.fixture
@@ -120,12 +120,6 @@ async def test_engines_are_forked_from_a_process_that_has_loaded_everything(
     valkey_url: str, client: Client, tmp_path: Path
 ):
     worker = Worker(valkey_url, tmp_path)
-
-    async def gone(process: psutil.Process) -> None:
-        async def look() -> bool:
-            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-        await until(look)
 
     async def another_engine(count: int) -> psutil.Process:
         await worker.said("engine_ready", count)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from redis.asyncio import Redis
 
 from convscope.protocol.jobs import JobState
 from convscope.protocol.keys import key
-from tests.workers.harness import Client, Worker, moving, until
+from tests.workers.harness import Client, Worker, gone, moving, until
 from workers.supervision.faults import VARIABLE
 
 Start = Callable[..., Worker]
@@ -114,12 +115,11 @@ async def test_a_killed_supervisor_takes_its_engine_along_and_another_worker_res
     how = {"pictures": 3, "steps": 400, "step_s": 0.003, "seed": 6}
     job_id = await client.submit("climb", **how)
     await until(lambda: checkpointed(client, job_id, 30))
-    engine = first.engine_pid
-    second = start(engine={**CHECKPOINTS, "tile": 4})
-    await second.said("engine_ready")
+    engine = psutil.Process(first.engine_pid)
     first.signal(signal.SIGKILL)
+    await gone(engine)
+    second = start(engine={**CHECKPOINTS, "tile": 4})
     manifest = await client.manifest(job_id)
-    assert not os.path.exists(f"/proc/{engine}")  # noqa: ASYNC240, PTH110  (no disk behind it)
     (claimed,) = second.lines("run_claimed")
     assert claimed["checkpoint_step"] > 30
     assert manifest.provenance.tile == 1
