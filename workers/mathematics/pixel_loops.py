@@ -3,7 +3,7 @@
 torch keeps the place of each maximum in eight bytes, fills the gradient with zeros before it scatters into it, and has
 no quick way for the gradient of a convolution that reads three channels.
 
-Import rule: numba, numpy and workers.mathematics.compiled.
+Import rule: numba, numpy, workers.mathematics.compiled and workers.mathematics.windows.
 """
 
 from __future__ import annotations
@@ -12,13 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from workers.mathematics.compiled import as_float, as_stored, compiled, inlined
-
-
-@inlined
-def _larger(first: Any, second: Any) -> Any:
-    """The second only where it is larger, or no number."""
-    return second if second > first or second != second else first
+from workers.mathematics.compiled import as_float, as_stored, compiled
+from workers.mathematics.windows import largest_of, place_of
 
 
 @compiled
@@ -39,20 +34,11 @@ def keep_largest(page: Any, begin: int, end: int, kept: Any, places: Any) -> Non
             c, d = page[2 * y + 1, 2 * x], page[2 * y + 1, 2 * x + 1]
             largest, place = kept[y, x], places[y, x]
             for channel in range(channels):
-                above = _larger(as_float(a[channel]), as_float(b[channel]))
-                below = _larger(as_float(c[channel]), as_float(d[channel]))
-                largest[channel] = as_stored(_larger(above, below), a[channel])
+                first, second, third = as_float(a[channel]), as_float(b[channel]), as_float(c[channel])
+                largest[channel] = as_stored(largest_of(first, second, third, as_float(d[channel])), a[channel])
             for channel in range(channels):  # on its own, so that few arrays are in play and the loop is vectorized
                 found = as_float(largest[channel])
-                first, second, third = as_float(a[channel]), as_float(b[channel]), as_float(c[channel])
-                if first == found or first != first:
-                    place[channel] = 0
-                elif second == found or second != second:
-                    place[channel] = 1
-                elif third == found or third != third:
-                    place[channel] = 2
-                else:
-                    place[channel] = 3
+                place[channel] = place_of(as_float(a[channel]), as_float(b[channel]), as_float(c[channel]), found)
 
 
 @compiled
@@ -74,6 +60,19 @@ def give_back(slopes: Any, places: Any, begin: int, end: int, page: Any) -> None
                 target = page[2 * y + pixel // 2, 2 * x + pixel % 2]
                 for channel in range(channels):
                     target[channel] = slope[channel] if place[channel] == pixel else nothing
+
+
+@compiled
+def let_through(slopes: Any, gate: Any, found: Any) -> None:
+    """Slopes where the gate is above zero, zeros elsewhere.
+
+    Args:
+        slopes, gate, found: P×C, float32 or bfloat16 as uint16; `found` is filled.
+    """
+    for pixel in range(slopes.shape[0]):
+        for channel in range(slopes.shape[1]):
+            shut = as_float(gate[pixel, channel]) <= 0
+            found[pixel, channel] = found.dtype.type(0) if shut else slopes[pixel, channel]
 
 
 @compiled
@@ -120,4 +119,5 @@ def compile_all() -> None:
         page, kept, places = np.zeros((2, 2, 4), kind), np.zeros((1, 1, 4), kind), np.zeros((1, 1, 4), np.uint8)
         keep_largest(page, 0, 1, kept, places)
         give_back(kept, places, 0, 1, page)
+        let_through(page[0], page[1], page[0])
         fold(np.zeros((3, 3, 3, 2, 2), kind), 0, 0, 2, 1, 1, np.zeros((3, 2, 2), kind))

@@ -1,12 +1,13 @@
-"""The two transforms of minimal filtering, compiled: pages of channels to tiles, products of tiles to pages.
+"""The transforms of minimal filtering, compiled: pages of channels to tiles, products of tiles to pages.
 
 By torch's operations they cost as much as the matrix products between them: a transform is a few additions a number,
 and each operation of torch passes through memory. numba compiles them for the processor at hand, once a machine.
 
 A tile's 36 numbers of 64 channels stay in the first-level cache, in float32; channels lie innermost and are what a
-vector register holds.
+vector register holds. Where a ReLU and a 2×2 max-pooling follow, a tile's 4×4 outputs become four there, and the maps
+between are never written.
 
-Import rule: numba, numpy and workers.mathematics.compiled.
+Import rule: numba, numpy, workers.mathematics.compiled and workers.mathematics.windows.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from numba import types
 from numba.extending import overload
 
 from workers.mathematics.compiled import compiled, inlined
+from workers.mathematics.windows import largest_of, place_of
 
-OUTPUTS, SIDE = 4, 6
+OUTPUTS, SIDE, POOLED = 4, 6, 2
 LANES = 64
 """Channels that are transformed at once."""
+
+SHUT = 0
+"""The place of a window's largest where its ReLU lets nothing through; the others are 1 to 4, row by row."""
 
 _EIGHTH, _QUARTER, _HALF, _ONE_AND_HALF = np.float32(0.125), np.float32(0.25), np.float32(0.5), np.float32(1.5)
 _DOUBLE, _TWO_AND_HALF, _FOUR, _EIGHT = np.float32(2), np.float32(2.5), np.float32(4), np.float32(8)
@@ -40,6 +45,16 @@ def _read_open(source: Any, gate: Any, buffer: Any, place: int) -> None:
 
 def _write(buffer: Any, place: int, target: Any) -> None:
     """One place of the buffer into the channels of one pixel."""
+    raise TypeError("compiled code only")
+
+
+def _read_place(slopes: Any, places: Any, which: int, buffer: Any, place: int) -> None:
+    """Channels of one pooled pixel, zeros where its largest was not in that place of the window."""
+    raise TypeError("compiled code only")
+
+
+def _round(buffer: Any, place: int, like: Any) -> None:
+    """One place of the buffer as it reads once it was written as `like`."""
     raise TypeError("compiled code only")
 
 
@@ -76,6 +91,33 @@ def _read_open_of(source: Any, gate: Any, buffer: Any, place: Any) -> Callable[.
             buffer[place, lane] = np.float32(0) if gate[lane] <= 0 else source[lane]
 
     return widened if source.dtype is types.uint16 else copied
+
+
+@overload(_read_place, inline="always")
+def _read_place_of(slopes: Any, places: Any, which: Any, buffer: Any, place: Any) -> Callable[..., None]:
+    def widened(slopes: Any, places: Any, which: Any, buffer: Any, place: Any) -> None:
+        bits = buffer[place].view(np.uint32)
+        for lane in range(LANES):
+            bits[lane] = np.uint32(slopes[lane]) << 16 if places[lane] == which else np.uint32(0)
+
+    def copied(slopes: Any, places: Any, which: Any, buffer: Any, place: Any) -> None:
+        for lane in range(slopes.size):
+            buffer[place, lane] = slopes[lane] if places[lane] == which else np.float32(0)
+
+    return widened if slopes.dtype is types.uint16 else copied
+
+
+@overload(_round, inline="always")
+def _round_of(buffer: Any, place: Any, like: Any) -> Callable[..., None]:
+    def rounded(buffer: Any, place: Any, like: Any) -> None:
+        bits = buffer[place].view(np.uint32)
+        for lane in range(LANES):  # as `_write` does
+            bits[lane] = (bits[lane] + np.uint32(0x7FFF) + ((bits[lane] >> 16) & np.uint32(1))) & np.uint32(0xFFFF0000)
+
+    def left(buffer: Any, place: Any, like: Any) -> None:
+        pass
+
+    return rounded if like.dtype is types.uint16 else left
 
 
 @overload(_write, inline="always")
@@ -119,6 +161,41 @@ def _to_outputs(buffer: Any, first: int, step: int) -> None:
         buffer[first + 3 * step, lane] = apart + _EIGHTH * d - _EIGHT * e + f
 
 
+@inlined
+def _spread(buffer: Any, taken: Any, at: int, start: int) -> None:
+    """Bᵀ d B of the buffer's tile, into its place in `taken`."""
+    for column in range(SIDE):
+        _to_products(buffer, column, SIDE)
+    for row in range(SIDE):
+        _to_products(buffer, SIDE * row, 1)
+    for product in range(SIDE * SIDE):
+        _write(buffer, product, taken[product, at, start : start + LANES])
+
+
+@inlined
+def _gather(products: Any, at: int, start: int, bias: Any, floor: Any, buffer: Any) -> None:
+    """Aᵀ m A of a tile's products, with the bias: its outputs, in the first four places of the buffer's first rows."""
+    for product in range(SIDE * SIDE):
+        _read(products[product, at, start : start + LANES], buffer, product)
+    for column in range(SIDE):
+        _to_outputs(buffer, column, SIDE)
+    for row in range(OUTPUTS):
+        _to_outputs(buffer, SIDE * row, 1)
+    for output in range(OUTPUTS * OUTPUTS):
+        _add(bias[start : start + LANES], floor, buffer, SIDE * (output // OUTPUTS) + output % OUTPUTS)
+
+
+@inlined
+def _pool(buffer: Any, first: int, places: Any) -> None:
+    """The largest of the 2×2 places at `first` into that place, and where it was."""
+    for lane in range(LANES):
+        a, b = buffer[first, lane], buffer[first + 1, lane]
+        c, d = buffer[first + SIDE, lane], buffer[first + SIDE + 1, lane]
+        largest = largest_of(a, b, c, d)
+        buffer[first, lane] = largest
+        places[lane] = np.uint8(SHUT) if largest <= 0 else np.uint8(1) + place_of(a, b, c, largest)
+
+
 @compiled
 def take_tiles(page: Any, gate: Any, begin: int, end: int, columns: int, padding: int, taken: Any, place: int) -> None:
     """Tiles of 6×6 pixels, each four further than the one before, transformed for the products.
@@ -148,12 +225,36 @@ def take_tiles(page: Any, gate: Any, begin: int, end: int, columns: int, padding
                         _read(page[y, x, start:stop], buffer, pixel)
                 else:
                     buffer[pixel] = 0
-            for column in range(SIDE):
-                _to_products(buffer, column, SIDE)
-            for row in range(SIDE):
-                _to_products(buffer, SIDE * row, 1)
-            for product in range(SIDE * SIDE):
-                _write(buffer, product, taken[product, place + tile - begin, start:stop])
+            _spread(buffer, taken, place + tile - begin, start)
+
+
+@compiled
+def take_pooled_tiles(
+    slopes: Any, places: Any, begin: int, end: int, columns: int, padding: int, taken: Any, place: int
+) -> None:
+    """As `take_tiles`, of the page of slopes before a ReLU and a pooling, which is zero where neither let them through.
+
+    Args:
+        slopes: h×w×C, those of the pooling's outputs.
+        places: h×w×C, uint8, as `lay_pooled_tiles` found them.
+        begin, end, columns, padding, taken, place: as of `take_tiles`.
+    """
+    height, width, channels = slopes.shape
+    buffer = np.empty((SIDE * SIDE, LANES), np.float32)
+    for tile in range(begin, end):
+        top, left = OUTPUTS * (tile // columns) - padding, OUTPUTS * (tile % columns) - padding
+        for block in range(0, channels, LANES):
+            start = min(block, channels - LANES)
+            stop = start + LANES
+            for pixel in range(SIDE * SIDE):
+                y, x = top + pixel // SIDE, left + pixel % SIDE
+                if 0 <= y < POOLED * height and 0 <= x < POOLED * width:
+                    which = 1 + POOLED * (y % POOLED) + x % POOLED
+                    y, x = y // POOLED, x // POOLED
+                    _read_place(slopes[y, x, start:stop], places[y, x, start:stop], which, buffer, pixel)
+                else:
+                    buffer[pixel] = 0
+            _spread(buffer, taken, place + tile - begin, start)
 
 
 @compiled
@@ -178,22 +279,48 @@ def lay_tiles(
         top, left = OUTPUTS * (tile // columns), OUTPUTS * (tile % columns)
         for block in range(0, channels, LANES):
             start = min(block, channels - LANES)
-            stop = start + LANES
-            for product in range(SIDE * SIDE):
-                _read(products[product, place + tile - begin, start:stop], buffer, product)
-            for column in range(SIDE):
-                _to_outputs(buffer, column, SIDE)
-            for row in range(OUTPUTS):
-                _to_outputs(buffer, SIDE * row, 1)
+            _gather(products, place + tile - begin, start, bias, floor, buffer)
             for row in range(min(OUTPUTS, height - top)):
                 for column in range(min(OUTPUTS, width - left)):
-                    _add(bias[start:stop], floor, buffer, SIDE * row + column)
-                    _write(buffer, SIDE * row + column, page[top + row, left + column, start:stop])
+                    _write(buffer, SIDE * row + column, page[top + row, left + column, start : start + LANES])
+
+
+@compiled
+def lay_pooled_tiles(
+    products: Any, place: int, bias: Any, begin: int, end: int, columns: int, page: Any, places: Any
+) -> None:
+    """As `lay_tiles`, rectified, and then the largest of each 2×2 outputs onto a page of these, and where it was.
+
+    Args:
+        products, place, bias, begin, end, columns: as of `lay_tiles`.
+        page: h×w×K, half as high and as wide as the outputs; an odd last row or column of these is left out.
+        places: h×w×K, uint8, to be filled: SHUT, or 1 to 4, of equal outputs the first.
+    """
+    height, width, channels = page.shape
+    buffer = np.empty((SIDE * SIDE, LANES), np.float32)
+    floor = np.float32(0)
+    for tile in range(begin, end):
+        top, left = POOLED * (tile // columns), POOLED * (tile % columns)
+        for block in range(0, channels, LANES):
+            start = min(block, channels - LANES)
+            stop = start + LANES
+            _gather(products, place + tile - begin, start, bias, floor, buffer)
+            for output in range(OUTPUTS * OUTPUTS):
+                _round(buffer, SIDE * (output // OUTPUTS) + output % OUTPUTS, page)
+            for row in range(min(POOLED, height - top)):
+                for column in range(min(POOLED, width - left)):
+                    first, y, x = POOLED * (SIDE * row + column), top + row, left + column
+                    _pool(buffer, first, places[y, x, start:stop])
+                    _write(buffer, first, page[y, x, start:stop])
 
 
 def compile_all() -> None:
     """Compile for both types of numbers, or read what an earlier process compiled: seconds, else hundredths of one."""
+    bias = np.zeros(LANES, np.float32)
     for kind in (np.float32, np.uint16):
         page, tile = np.zeros((OUTPUTS, OUTPUTS, LANES), kind), np.zeros((SIDE * SIDE, 1, LANES), kind)
         take_tiles(page, page[:0], 0, 1, 1, 1, tile, 0)
-        lay_tiles(tile, 0, np.zeros(LANES, np.float32), False, 0, 1, 1, page)
+        lay_tiles(tile, 0, bias, False, 0, 1, 1, page)
+        pooled, places = page[:POOLED, :POOLED].copy(), np.zeros((POOLED, POOLED, LANES), np.uint8)
+        take_pooled_tiles(pooled, places, 0, 1, 1, 1, tile, 0)
+        lay_pooled_tiles(tile, 0, bias, 0, 1, 1, pooled, places)

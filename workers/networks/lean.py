@@ -3,7 +3,7 @@
 * Large 3×3 convolutions filter minimally, with a quarter of the multiplications; torch computes them by their
   definition, at the processor's peak. Minimal filtering rounds to 4e-6 of a layer's largest value in float32 (torch's
   own: 3e-7) and to 2 % of a layer in bfloat16 (0.2 %); a unit that close to a threshold may fall on its other side.
-  A ReLU behind such a convolution is done in the same pass, unless somebody looks between them.
+  A ReLU behind such a convolution, and a pooling behind that, are done in the same pass, unless somebody looks between.
 * The first convolution's gradient is folded from one matrix product.
 * Max-pooling of 2×2 pixels passes through memory once, with torch's values bit for bit.
 
@@ -21,6 +21,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from workers.mathematics.max_pooling import pool
 from workers.mathematics.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, can_filter, convolve
@@ -87,12 +88,13 @@ def _lean_kind(module: nn.Module, shape: Sequence[int]) -> type[nn.Module] | Non
 
 
 def _has_pairs(name: str, module: nn.Module, chosen: Mapping[str, type[nn.Module]]) -> bool:
-    """Whether a ReLU follows one of the convolutions that filter minimally."""
+    """Whether a ReLU follows one of the convolutions."""
     if type(module) is not nn.Sequential:
         return False
     prefix = f"{name}." if name else ""
     pairs = pairwise(module.named_children())
-    return any(chosen.get(prefix + own) is _LeanConv2d and type(after) is nn.ReLU for (own, _), (_, after) in pairs)
+    kinds = (_LeanConv2d, _ThinConv2d)
+    return any(chosen.get(prefix + own) in kinds and type(after) is nn.ReLU for (own, _), (_, after) in pairs)
 
 
 def _is_plain_convolution(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -132,31 +134,40 @@ class _LeanConv2d(nn.Conv2d):
     is_plain_convolution = True
     kernels: Kernels | None = None
 
-    def forward(self, inputs: Tensor, rectified: bool = False) -> Tensor:
-        """N×C×H×W → N×K×H′×W′; with the ReLU that follows where `rectified`."""
+    def forward(self, inputs: Tensor, rectified: bool = False, pooled: bool = False) -> Tensor:
+        """N×C×H×W → N×K×H′×W′; with the ReLU that follows where `rectified`, and the pooling where `pooled`."""
         padding = int(self.padding[0])
-        shrink = TAPS - 1 - 2 * padding
-        if inputs.dim() != 4 or not _pays(self, inputs.shape[2] - shrink, inputs.shape[3] - shrink):
-            return torch.relu_(super().forward(inputs)) if rectified else super().forward(inputs)
-        if self.kernels is None:
-            self.kernels = Kernels(self.weight)
-        return convolve(inputs, self.kernels, self.bias, padding, rectified=rectified)
+        sides = [side + 2 * padding - TAPS + 1 for side in inputs.shape[2:]]
+        if inputs.dim() == 4 and _pays(self, *sides) and min(sides) > 1:
+            if self.kernels is None:
+                self.kernels = Kernels(self.weight)
+            return convolve(inputs, self.kernels, self.bias, padding, rectified=rectified, pooled=pooled)
+        found = super().forward(inputs)
+        found = torch.relu_(found) if rectified else found
+        return functional.max_pool2d(found, 2) if pooled else found
 
 
 class _LeanSequential(nn.Sequential):
-    """Modules one after the other; a convolution that filters minimally does the ReLU behind it as well."""
+    """Modules one after the other; a convolution does what follows it as well, where it can."""
 
     def forward(self, inputs: Any) -> Any:
         """What its last module makes of them."""
-        done = False
-        for module, after in pairwise([*self, None]):
-            assert module is not None
-            if done:  # by the convolution before
-                done = False
-                continue
-            done = isinstance(module, _LeanConv2d) and type(after) is nn.ReLU and not _is_watched(module, after)
-            inputs = module(inputs, rectified=True) if done else module(inputs)
+        modules = list(self)
+        while modules:
+            first, what = modules[0], _in_one_pass(modules)
+            inputs = first(inputs, **dict.fromkeys(what, True))
+            del modules[: 1 + len(what)]
         return inputs
+
+
+def _in_one_pass(modules: Sequence[nn.Module]) -> tuple[str, ...]:
+    """What the first of the modules does of those that follow."""
+    most = 2 if isinstance(modules[0], _LeanConv2d) else 1 if isinstance(modules[0], _ThinConv2d) else 0
+    kinds = [type(module) for module in modules[1 : 1 + most]]
+    for what in (("rectified", "pooled"), ("rectified",)):
+        if kinds[: len(what)] == [nn.ReLU, _LeanMaxPool2d][: len(what)] and not _is_watched(*modules[: 1 + len(what)]):
+            return what
+    return ()
 
 
 def _is_watched(*modules: nn.Module) -> bool:
@@ -170,11 +181,12 @@ class _ThinConv2d(nn.Conv2d):
 
     is_plain_convolution = True
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """N×C×H×W → N×K×H′×W′."""
-        if inputs.dim() != 4:
-            return super().forward(inputs)
-        return convolve_thin(inputs, self.weight, self.bias, int(self.padding[0]), self.stride[0])
+    def forward(self, inputs: Tensor, rectified: bool = False) -> Tensor:
+        """N×C×H×W → N×K×H′×W′; with the ReLU that follows where `rectified`."""
+        if inputs.dim() == 4:
+            how = (int(self.padding[0]), self.stride[0])
+            return convolve_thin(inputs, self.weight, self.bias, *how, rectified=rectified)
+        return torch.relu_(super().forward(inputs)) if rectified else super().forward(inputs)
 
 
 class _LeanMaxPool2d(nn.MaxPool2d):

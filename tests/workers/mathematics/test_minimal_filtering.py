@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.mathematics.cook_toom import cook_toom
-from workers.mathematics.minimal_filtering import FEW, POINTS, TILES_AT_ONCE, Kernels, convolve
+from workers.mathematics.max_pooling import pool
+from workers.mathematics.minimal_filtering import FEW, POINTS, Kernels, _filtered_and_pooled, convolve
 from workers.mathematics.threads import side_by_side
+from workers.mathematics.tile_pages import Page
+from workers.mathematics.tile_products import MOST_TILES
 from workers.mathematics.tile_transforms import lay_tiles, take_tiles
 
 
@@ -195,6 +198,59 @@ def test_a_rectified_convolution_hides_no_number_that_is_none() -> None:
     assert bool(found.isnan().any())
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(2, 30),
+    width=st.integers(2, 30),
+    images=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    alive=st.sampled_from([1, FEW, 70]),
+    bfloat16=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_pooled_convolution_has_the_bits_of_all_three(
+    height: int, width: int, images: int, padding: int, alive: int, bfloat16: bool, seed: int
+) -> None:
+    """With many windows in which nothing passes the ReLU, and sides that the windows do not divide."""
+    generator = torch.Generator().manual_seed(seed)
+    kind = torch.bfloat16 if bfloat16 else torch.float32
+    height, width = max(height, 4 - 2 * padding), max(width, 4 - 2 * padding)
+    x = torch.randn(images, 64, height, width, generator=generator).to(kind)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    kernels = Kernels(torch.randn(70, 64, 3, 3, generator=generator).to(kind))
+    bias = (20 * torch.randn(70, generator=generator) - 20).to(kind)
+    together = convolve(x, kernels, bias, padding, rectified=True, pooled=True)
+    apart = pool(torch.relu(convolve(x, kernels, bias, padding)))
+    assert torch.equal(together, apart)
+    assert together.is_contiguous(memory_format=torch.channels_last)
+    direction = torch.randn(together.shape, generator=generator).to(kind)
+    direction[0, alive:] = 0
+    direction = direction.contiguous(memory_format=torch.channels_last)
+    (ours,), (theirs,) = (torch.autograd.grad(each, x, direction) for each in (together, apart))
+    assert torch.equal(ours, theirs)
+
+
+def test_of_equal_outputs_the_first_has_the_slope_and_of_a_shut_window_none() -> None:
+    """Constant maps: channel k is k − 35 everywhere, so that every window ties."""
+    kernels, bias = Kernels(torch.zeros(70, 64, 3, 3)), torch.arange(70.0) - 35
+    page = Page(torch.zeros(1, 64, 8, 12))
+    found, places = _filtered_and_pooled(page, kernels.forward, bias, 1)
+    assert torch.equal(found, bias.clamp(min=0).view(1, 70, 1, 1).expand(1, 70, 4, 6))
+    assert torch.equal(places, (bias > 0).to(torch.uint8).view(1, 70, 1, 1).expand(1, 70, 4, 6))
+
+
+def test_a_pooled_convolution_hides_no_number_that_is_none() -> None:
+    x = torch.zeros(1, 64, 8, 8)
+    x[0, 0, 4, 4] = torch.nan
+    found = convolve(x, Kernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True, pooled=True)
+    assert bool(found.isnan().any())
+
+
+def test_what_is_pooled_is_rectified() -> None:
+    with pytest.raises(ValueError, match="rectified first"):
+        convolve(torch.zeros(1, 64, 8, 8), Kernels(torch.zeros(64, 64, 3, 3)), None, 1, pooled=True)
+
+
 def test_an_output_that_was_overwritten_gives_no_wrong_gradient() -> None:
     x = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     found = convolve(x, Kernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True)
@@ -205,9 +261,10 @@ def test_an_output_that_was_overwritten_gives_no_wrong_gradient() -> None:
         torch.autograd.grad(loss, x)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("side", [14, 60], ids=["multiplied together", "in chunks"])
-def test_the_number_of_threads_changes_no_bit(side: int) -> None:
-    assert (-(-side // 4)) ** 2 > TILES_AT_ONCE or side == 14
+def test_the_number_of_threads_changes_no_bit(side: int, pooled: bool) -> None:
+    assert (-(-side // 4)) ** 2 > MOST_TILES or side == 14
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 64, side, side, generator=generator)
     kernels = Kernels(torch.randn(96, 64, 3, 3, generator=generator))
@@ -216,7 +273,7 @@ def test_the_number_of_threads_changes_no_bit(side: int) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(convolve(x, kernels, None, 1))
+            found.append(convolve(x, kernels, None, 1, rectified=pooled, pooled=pooled))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])

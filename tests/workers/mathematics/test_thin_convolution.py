@@ -67,6 +67,30 @@ def test_bfloat16_is_the_gradient_rounded() -> None:
     assert float((found.double() - exact).abs().max()) < 0.01 * float(exact.abs().max())
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_rectified_convolution_has_the_bits_of_both(kind: torch.dtype, channels_last: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 3, 90, 85, generator=generator).to(kind).contiguous(memory_format=layout).requires_grad_()
+    weight, bias = (torch.randn(shape, generator=generator).to(kind) for shape in ((64, 3, 3, 3), (64,)))
+    direction = torch.randn(2, 64, 90, 85, generator=generator).to(kind).contiguous(memory_format=layout)
+    together = convolve_thin(x, weight, bias, 1, 1, rectified=True)
+    apart = torch.relu(convolve_thin(x, weight, bias, 1, 1))
+    assert torch.equal(together, apart)
+    assert 0.2 < float((together > 0).float().mean()) < 0.8
+    (ours,), (theirs,) = (torch.autograd.grad(each, x, direction) for each in (together, apart))
+    assert torch.equal(ours, theirs)
+
+
+def test_what_is_no_number_keeps_its_slope() -> None:
+    weight = torch.ones(1, 1, 1, 1)
+    x = torch.tensor([[[[-1.0, 2.0, torch.nan]]]], requires_grad=True)
+    found = convolve_thin(x, weight, None, 0, 1, rectified=True)
+    (slopes,) = torch.autograd.grad(found.sum(), x)
+    assert slopes.flatten().tolist() == [0.0, 1.0, 1.0]
+
+
 def test_neither_company_nor_the_number_of_threads_changes_a_bit() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(3, 3, 120, 90, generator=generator), torch.randn(64, 3, 7, 7, generator=generator)
