@@ -33,22 +33,27 @@ POOLED = ((64, 224), (128, 112), (256, 56), (512, 28))
 """Channels, pixels a side."""
 
 
-def layers() -> Iterator[tuple[str, nn.Module, tuple[int, ...], int]]:
-    """Each with what it is called, the shape of its inputs, C×H×W, and its outputs' side."""
+def layers() -> Iterator[tuple[str, list[nn.Module], tuple[int, ...]]]:
+    """Each with what it is called and the shape of its inputs, C×H×W; what runs in one pass counts as one."""
     for channels, outputs, side in SIZES:
-        shape = (channels, side, side)
-        yield (
-            f"{channels} to {outputs} channels, {side}×{side}",
-            nn.Conv2d(channels, outputs, 3, padding=1),
-            shape,
-            side,
-        )
+        convolution = nn.Conv2d(channels, outputs, 3, padding=1)
+        yield f"{channels} to {outputs} channels, {side}×{side}", [convolution], (channels, side, side)
     for outputs, taps, stride, padding in FIRST:
         first = nn.Conv2d(3, outputs, taps, stride, padding)
-        side = (224 + 2 * padding - taps) // stride + 1
-        yield f"3 to {outputs} channels by {taps}×{taps}, stride {stride}", first, (3, 224, 224), side
+        yield f"3 to {outputs} channels by {taps}×{taps}, stride {stride}", [first], (3, 224, 224)
     for channels, side in POOLED:
-        yield f"2×2 pooling of {channels} channels, {side}×{side}", nn.MaxPool2d(2), (channels, side, side), side // 2
+        yield f"2×2 pooling of {channels} channels, {side}×{side}", [nn.MaxPool2d(2)], (channels, side, side)
+        block = [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        yield f"{channels} to {channels} channels, rectified and pooled, {side}×{side}", block, (channels, side, side)
+
+
+def shapes(network: nn.Module, inputs: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """C×H×W of the output of each layer."""
+    found = {}
+    for name, layer in network.named_children():
+        inputs = layer(inputs)
+        found[name] = tuple(inputs.shape[1:])
+    return found
 
 
 def both_ways(layer: nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
@@ -60,12 +65,12 @@ def both_ways(layer: nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
 def main() -> None:
     """Measure and report."""
     rows: list[dict[str, Any]] = []
-    for name, layer, shape, side in layers():
+    for name, modules, shape in layers():
         for dtype in (torch.float32, torch.bfloat16):
-            own = nn.Sequential(layer).to(dtype).eval().requires_grad_(False)
-            lean = make_lean(own, {"0": (shape[0], side, side)})
-            assert lean is not own, name
+            own = nn.Sequential(*modules).to(dtype).eval().requires_grad_(False)
             inputs = torch.randn(2, *shape).to(dtype).contiguous(memory_format=torch.channels_last)
+            lean = make_lean(own, shapes(own, inputs))
+            assert lean is not own, name
             with torch.no_grad():
                 found, usual = lean(inputs).double(), own(inputs).double()
                 exact = own.double()(inputs.double())
