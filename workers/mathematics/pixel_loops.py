@@ -63,6 +63,27 @@ def give_back(slopes: Any, places: Any, begin: int, end: int, page: Any) -> None
 
 
 @compiled
+def find_alive(slopes: Any, gate: Any, every: int, few: int, alive: Any) -> None:
+    """Which channels have any slope that is not zero, where the gate is above zero.
+
+    Args:
+        slopes: P×C, float32 or bfloat16 as uint16.
+        gate: P×C of the slopes' type, or uint8; or empty.
+        every: pixels from one that is looked at to the next in a first look, which ends with more than `few` channels.
+        few: how many interest the caller exactly.
+        alive: C booleans, set where there is one; of more than `few`, perhaps not of all.
+    """
+    pixels, channels = slopes.shape
+    for step in (every, 1):
+        for pixel in range(0, pixels, step):
+            for channel in range(channels):
+                shut = gate.size > 0 and as_float(gate[pixel, channel]) <= 0
+                alive[channel] |= as_float(slopes[pixel, channel]) != 0 and not shut  # what is no number counts
+            if alive.sum() > few:
+                return
+
+
+@compiled
 def let_through(slopes: Any, gate: Any, found: Any) -> None:
     """Slopes where the gate is above zero, zeros elsewhere.
 
@@ -120,4 +141,6 @@ def compile_all() -> None:
         keep_largest(page, 0, 1, kept, places)
         give_back(kept, places, 0, 1, page)
         let_through(page[0], page[1], page[0])
+        for gate in (page[0], places[0]):
+            find_alive(page[0], gate, 1, 0, np.zeros(4, np.bool_))
         fold(np.zeros((3, 3, 3, 2, 2), kind), 0, 0, 2, 1, 1, np.zeros((3, 2, 2), kind))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -74,7 +76,7 @@ class Page:
 
     def alive(self, few: int) -> Tensor:
         """See `Slopes`."""
-        return _alive(self._inputs, self._gate, few)
+        return _alive(self._pages, self._gates, few)
 
     def some(self, images: Tensor) -> Page:
         """See `Slopes`."""
@@ -109,7 +111,7 @@ class PooledPage:
 
     def alive(self, few: int) -> Tensor:
         """See `Slopes`."""
-        return _alive(self._slopes, self._places, few)
+        return _alive(self._pages, self._windows, few)
 
     def some(self, images: Tensor) -> PooledPage:
         """See `Slopes`."""
@@ -126,15 +128,12 @@ class PooledPage:
         return planes
 
 
-def _alive(slopes: Tensor, gate: Tensor | None, few: int) -> Tensor:
-    pixels = slopes.permute(0, 2, 3, 1).flatten(1, 2)
-    gates = None if gate is None else gate.permute(0, 2, 3, 1).flatten(1, 2)
-    alive = torch.ones(())
-    for every in (EVERY, 1):  # a look at some pixels tells most of what has more
-        seen = pixels[:, ::every]
-        if gates is not None:
-            seen = seen.masked_fill(gates[:, ::every] <= 0, 0)
-        alive = (seen.amax(1) != 0) | (seen.amin(1) != 0)
-        if int(alive.sum(1).min()) > few:
-            break
-    return alive
+def _alive(slopes: Array, gates: Array | npt.NDArray[np.uint8], few: int) -> Tensor:
+    """Of N×H×W×K."""
+    from workers.mathematics.pixel_loops import find_alive
+
+    channels = slopes.shape[3]
+    alive = np.zeros((len(slopes), channels), np.bool_)
+    for page, gate, found in zip(slopes, gates, alive, strict=True):
+        find_alive(page.reshape(-1, channels), gate.reshape(-1, gate.shape[2]), EVERY, few, found)
+    return torch.from_numpy(alive)

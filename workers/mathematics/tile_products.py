@@ -6,7 +6,7 @@ Import rule: torch and workers.mathematics.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -48,31 +48,36 @@ def multiply_tiles(take: Move, kernels: Tensor, lay: Move, images: int, tiles: i
         lay: reads 36×T×K.
         images, tiles: how many, and of how many tiles each.
     """
-    if tiles > chunk_tiles(kernels):
-        count = -(-tiles // chunk_tiles(kernels))
-        chunks = iter([(image, *pair) for image in range(images) for pair in parts(tiles, count)])
-        side_by_side([partial(_through, take, kernels, lay, chunks)] * torch.get_num_threads())
-        return
+    bounds = parts(tiles, -(-tiles // chunk_tiles(kernels)))
     # Products of float32 are those of one image each, so that its bits are its own.
-    together = 1 if kernels.dtype == torch.float32 else max(1, TILES_TOGETHER // tiles)
+    apart = kernels.dtype == torch.float32
+    if len(bounds) > 1 or (apart and images % torch.get_num_threads() == 0):  # else a thread would wait for another
+        _through(take, kernels, lay, [(image, *pair) for image in range(images) for pair in bounds])
+        return
+    together = 1 if apart else max(1, TILES_TOGETHER // tiles)
     for first in range(0, images, together):
-        _whole(take, kernels, lay, range(first, min(first + together, images)), tiles)
+        _split(take, kernels, lay, range(first, min(first + together, images)), tiles)
 
 
-def _through(take: Move, kernels: Tensor, lay: Move, chunks: Iterator[tuple[int, int, int]]) -> None:
-    """One chunk after the other all the way through a thread's cache; each thread takes the next that is left."""
-    size = 0
-    for image, begin, end in chunks:
-        if end - begin != size:
-            size = end - begin
-            taken, products = _buffers(kernels, size)
-            inputs, outputs = as_array(taken), as_array(products)
-        take(inputs, 0, image, begin, end)
-        torch.bmm(taken, kernels, out=products)
-        lay(outputs, 0, image, begin, end)
+def _through(take: Move, kernels: Tensor, lay: Move, chunks: Iterable[tuple[int, int, int]]) -> None:
+    """One chunk after the other all the way through a thread's cache: an image's tiles, from one to another."""
+    left = iter(chunks)
+
+    def work() -> None:
+        size = 0
+        for image, begin, end in left:  # each thread takes the next that is left
+            if end - begin != size:
+                size = end - begin
+                taken, products = _buffers(kernels, size)
+                inputs, outputs = as_array(taken), as_array(products)
+            take(inputs, 0, image, begin, end)
+            torch.bmm(taken, kernels, out=products)
+            lay(outputs, 0, image, begin, end)
+
+    side_by_side([work] * torch.get_num_threads())
 
 
-def _whole(take: Move, kernels: Tensor, lay: Move, images: range, tiles: int) -> None:
+def _split(take: Move, kernels: Tensor, lay: Move, images: range, tiles: int) -> None:
     """All tiles of some images, which are few, are multiplied together, some products in each thread."""
     taken, products = _buffers(kernels, tiles * len(images))
     inputs, outputs = as_array(taken), as_array(products)

@@ -280,6 +280,22 @@ def test_the_number_of_threads_changes_no_bit(side: int, pooled: bool) -> None:
     assert torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_images_of_few_tiles_have_the_same_bits_in_any_company(count: int) -> None:
+    """Two threads take images in turn where that leaves none idle, else parts of the products."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 64, 28, 26, generator=generator).contiguous(memory_format=torch.channels_last)
+    kernels = Kernels(torch.randn(96, 64, 3, 3, generator=generator))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = convolve(x, kernels, None, 1)
+        for number in range(count):
+            assert torch.equal(convolve(x[number : number + 1], kernels, None, 1)[0], together[number])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_too_few_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 64 channels in and out, not 3 and 64"):
         Kernels(torch.zeros(64, 3, 3, 3))

@@ -57,12 +57,13 @@ def test_values_and_slopes_are_those_of_the_convolutions_in_double_precision() -
     assert float((ours - slopes).abs().max() / slopes.abs().max()) < 1e-5
 
 
-def test_an_image_is_the_same_alone_and_in_company() -> None:
+@pytest.mark.parametrize("count", [3, 4])
+def test_an_image_is_the_same_alone_and_in_company(count: int) -> None:
     lean = make_lean(pair(), SHAPES)
-    images = pixels(3).requires_grad_()
+    images = pixels(count).requires_grad_()
     together = lean(images)
     (slopes,) = torch.autograd.grad(together.square().sum(), images)
-    for number in range(3):
+    for number in range(count):
         alone = images[number : number + 1].detach().requires_grad_()
         found = lean(alone)
         assert torch.equal(found[0], together[number])
