@@ -7,7 +7,7 @@
 * The first convolution's gradient is folded from one matrix product.
 * Max-pooling of 2×2 pixels passes through memory once, with torch's values bit for bit.
 
-See docs/decisions/0005, 0007 and 0008.
+See docs/decisions/0005, 0007, 0008 and 0011.
 
 Import rule: torch and workers.mathematics.
 """
