@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SYSTEM := $(VENV)/.system-libraries
+COMPILED := $(VENV)/.compiled
+LOOPS := $(addprefix workers/mathematics/,compiled.py windows.py tile_transforms.py pixel_loops.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -13,10 +15,10 @@ ARGS ?=
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-serve: $(INSTALLED) ## run everything on this machine (flags in ARGS="--port 9000 …")
+serve: $(COMPILED) ## run everything on this machine (flags in ARGS="--port 9000 …")
 	@$(BIN)/convscope serve $(ARGS)
 
-test: lint $(SYSTEM) ## the checks and the whole test suite (pytest's arguments in ARGS)
+test: lint $(SYSTEM) $(COMPILED) ## the checks and the whole test suite (pytest's arguments in ARGS)
 	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED) ## style, types and import directions
@@ -51,6 +53,14 @@ clean: ## remove the environment and what tools left behind
 $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# What is compiled for this processor lies beside its source; without it the first worker would do this, and the first
+# request wait for it. What was compiled from another version is removed: numba looks at one file's time only.
+$(COMPILED): $(INSTALLED) $(LOOPS)
+	@echo "compiling loops for this processor (half a minute, once)"
+	@rm -f workers/mathematics/__pycache__/*.nbi workers/mathematics/__pycache__/*.nbc
+	@$(BIN)/python -m workers.engine.environment
 	@touch $@
 
 $(BIN)/pip:

@@ -179,3 +179,27 @@ def test_no_test_is_skipped_without_a_condition() -> None:
 def test_every_folder_of_tests_is_a_package() -> None:
     folders = {path.parent for path in tracked(".py") if below(path, "tests")}
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
+def test_what_is_compiled_ahead_is_compiled_again_when_any_of_its_sources_changes() -> None:
+    """The Makefile names them; numba itself would look at the file of the loop alone, not at what it takes in."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (named,) = (line for line in makefile.splitlines() if line.startswith("LOOPS := "))
+    sources = [
+        path.name
+        for path in tracked(".py")
+        if below(path, "workers") and "numba" in {name.partition(".")[0] for name in imported(path)}
+    ]
+    using = [
+        path.name
+        for path in tracked(".py")
+        if below(path, "workers") and any(name.startswith("workers.mathematics.compiled") for name in imported(path))
+    ]
+    assert sorted(named.partition(",")[2].rstrip(")").split()) == sorted({*sources, *using})
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    whole = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return whole | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}

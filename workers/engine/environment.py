@@ -1,4 +1,6 @@
-"""What a process that computes sets for the libraries in it, before they are loaded.
+"""What a process that computes sets for the libraries in it, before they are loaded; and what is compiled for it.
+
+Run: python -m workers.engine.environment, to compile ahead of the first start.
 
 Import rule: the standard library; nothing that loads torch.
 """
@@ -57,3 +59,8 @@ def compile_kernels() -> None:
         pixel_loops.compile_all()
     except (ImportError, OSError) as error:
         log.warning("nothing was compiled", extra={"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    prepare_process()
+    compile_kernels()
