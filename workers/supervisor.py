@@ -169,7 +169,7 @@ class Supervisor:
         while True:
             reasons = await self._doorbell.wait(LOOK_S)
             self._look.set()
-            if reasons & {"cancel", "lost"}:
+            if reasons & {"cancel", "room", "lost"}:
                 self._renew_now.set()
             if reasons & {"card", "lost"}:
                 self._publish_now.set()

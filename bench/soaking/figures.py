@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -19,6 +20,7 @@ from convscope.protocol.keys import key
 from convscope.protocol.results import Manifest
 
 SAMPLE_S = 2.0
+SLOWEST = 8
 POINTS = 60
 
 
@@ -79,6 +81,8 @@ async def judge(processes: Processes, load: Load, faults: Faults) -> dict[str, A
     twice = [job_id for job_id, count in terminal.items() if count > 1]
     failed = Counter([await _failure(processes, job_id) for job_id, state in states.items() if state == "failed"])
     quick = [ask for ask in jobs if ask.operation != "maximize"]
+    operations = {ask.job_id: ask.operation for ask in jobs}
+    recoveries = sorted(_recoveries(faults.kills, events), key=lambda recovery: -recovery.whole_s)
     return {
         "submitted": len(jobs),
         "finished": dict(Counter(states.values())),
@@ -97,11 +101,15 @@ async def judge(processes: Processes, load: Load, faults: Faults) -> dict[str, A
         "retries": load.retries,
         "kills": dict(Counter(kill.kind for kill in faults.kills)),
         "server_restarts": faults.server_restarts,
-        "recovery": spread(_recoveries(faults.kills, events)),
+        "recovery": spread(recovery.whole_s for recovery in recoveries),
         "recovery_by_kind": {
-            kind: spread(_recoveries([kill for kill in faults.kills if kill.kind == kind], events))
+            kind: spread(recovery.whole_s for recovery in recoveries if recovery.kind == kind)
             for kind in ("worker", "engine")
         },
+        "slowest_recoveries": [
+            {"operation": operations.get(recovery.job_id, "unknown"), **asdict(recovery)}
+            for recovery in recoveries[:SLOWEST]
+        ],
         "worker_start": spread(processes.start_times()),
         "interactive_latency": spread(ask.answered - ask.asked for ask in quick if ask.answered is not None),
         "cancel_latency": {
@@ -138,19 +146,31 @@ async def _failure(processes: Processes, job_id: str) -> str:
     return str(error.get("name", "unknown"))
 
 
-def _recoveries(kills: Sequence[Kill], events: dict[str, Events]) -> list[float]:
-    """From each kill to the next start, or end, of each job that was being computed there, seconds."""
+@dataclass(frozen=True)
+class Recovery:
+    """How a job went on after a kill, seconds: until it waited again, and until it ran again or had ended."""
+
+    kind: str
+    job_id: str
+    waiting_s: float | None
+    whole_s: float
+    beside: int
+
+
+def _recoveries(kills: Sequence[Kill], events: dict[str, Events]) -> list[Recovery]:
+    """Of each kill, for each job that was being computed there."""
     taken = []
     for kill in kills:
         for run in kill.runs:
-            later = [
-                data["at_ms"]
-                for name, data in events.get(run, ())
-                if data.get("at_ms", 0) > kill.at_ms
-                and (name == "done" or (name == "state" and data["state"] == "running" and not data["cancelling"]))
-            ]
-            if later:
-                taken.append((min(later) - kill.at_ms) / 1000)
+            later = [(name, data) for name, data in events.get(run, ()) if data.get("at_ms", 0) > kill.at_ms]
+            states = [data for name, data in later if name == "state" and not data["cancelling"]]
+            waiting = [data["at_ms"] for data in states if data["state"] == "queued"]
+            going = [data["at_ms"] for data in states if data["state"] == "running"]
+            going += [data["at_ms"] for name, data in later if name == "done"]
+            if going:
+                back = round((min(waiting) - kill.at_ms) / 1000, 3) if waiting and min(waiting) <= min(going) else None
+                whole = round((min(going) - kill.at_ms) / 1000, 3)
+                taken.append(Recovery(kill.kind, run, back, whole, len(kill.runs) - 1))
     return taken
 
 

@@ -39,12 +39,14 @@ class Verdict(StrEnum):
     """What a worker hears about a run it reports on.
 
     GO_ON: the report counts. CANCELLED: nobody wants the run any more; stop it and confirm with `give_back` or
-    `finish`. PARK: give it back; it goes on later from the checkpoint that it has just made. FENCED: the run is not
-    this worker's (any more); drop it and report nothing further.
+    `finish`. SAVE: make a checkpoint soon; the run may be wanted back then. PARK: give it back; it goes on later from
+    the checkpoint that it has just made. FENCED: the run is not this worker's (any more); drop it and report nothing
+    further.
     """
 
     GO_ON = "go-on"
     CANCELLED = "cancelled"
+    SAVE = "save"
     PARK = "park"
     FENCED = "fenced"
 
@@ -65,7 +67,7 @@ class JobLimits(_Record):
     batch_memory_share: float = Field(0.75, description="The same for batch work, which is refused first.")
     aged_s: float = Field(30.0, description="A batch run that waited this long may take an interactive slot, seconds.")
     alone_patience_s: float = Field(
-        5.0, description="A run that must be alone waits this long before a busy worker is made idle for it, seconds."
+        2.0, description="A run that must be alone waits this long before a busy worker is made idle for it, seconds."
     )
 
     @classmethod

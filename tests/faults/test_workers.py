@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from convscope.protocol.jobs import JobState
 from convscope.protocol.keys import key
@@ -174,5 +175,42 @@ async def test_rows_05_and_08_all_that_was_in_a_killed_engine_goes_on_within_sec
     assert len(again) == 5 and all(line["alone"] for line in again)
     assert [line["verdict"] for line in worker.lines("run_withdrawn")] == ["park"] * 4
     for job_id in long:
+        await client.jobs.cancel(job_id, "tester")
+        assert (await client.end(job_id)).state is JobState.CANCELLED and await ends(client, job_id) == 1
+
+
+async def test_rows_05_and_08_long_work_makes_room_for_what_was_in_a_killed_engine(start: Start, client: Client):
+    """The one worker left has work without end: it saves that, shows that the suspects get on, and goes on with it."""
+    how: dict[str, Any] = {"steps": 10**9, "step_s": 0.01}
+    worker = start(engine={"checkpoint_s": 10.0**6}, batch_runs=2)
+    busy = [await client.submit("climb", **how, seed=seed) for seed in range(2)]
+    for job_id in busy:
+        await moving(client, job_id)
+    suspects = [await client.submit("climb", **how, seed=seed) for seed in range(2, 4)]
+    claims = await client.jobs.claim("a worker that dies", interactive=0, batch=2, operations={"climb"})
+    assert {claim.run for claim in claims} == set(suspects)
+    before = {job_id: (await client.get(job_id)).progress.done for job_id in busy}
+    for claim in claims:
+        await client.jobs.give_back(claim.run, claim.epoch, crashed=True, reason="its engine was killed")
+
+    async def cleared() -> bool:
+        runs = [await client.redis.hmget(key("run", job_id), "alone", "checkpoint_step") for job_id in suspects]
+        return all(alone == "0" and int(step) > 0 for alone, step in runs)
+
+    await until(cleared)
+    for job_id in busy:
+
+        async def further(job_id: str = job_id) -> bool:
+            job = await client.get(job_id)
+            return job.attempt == 2 and job.progress.done > before[job_id] + 50
+
+        await until(further)
+    parked = [line["run"] for line in worker.lines("run_withdrawn") if line["verdict"] == "park"]
+    assert set(busy) < set(parked) and not worker.lines("engine_ended")
+    again = {line["run"]: line for line in worker.lines("run_claimed") if line["attempt"] == 2}
+    for job_id in busy:
+        # Not a step was lost: it was saved where it stood, not where its last regular checkpoint was.
+        assert again[job_id]["checkpoint_step"] >= before[job_id] and not again[job_id]["alone"]
+    for job_id in (*busy, *suspects):
         await client.jobs.cancel(job_id, "tester")
         assert (await client.end(job_id)).state is JobState.CANCELLED and await ends(client, job_id) == 1

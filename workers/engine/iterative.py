@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from workers.contract import Context, IterativeMethod, MethodError, Outcome, Progress
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 PADS_KEPT = 64
 LONGEST_INTERVAL_S = 60.0
-SUSPECT_CHECKPOINT_S = 1.0
+SUSPECT_CHECKPOINT_S = 0.5
 """A run that has to be alone shows this soon that it gets on; until then all others wait for it."""
 UNFIT = (LookupError, ValueError, RuntimeError, TypeError)
 """What a method raises when it loads what it has not saved."""
@@ -86,14 +86,14 @@ class Iteratives:
             self._ran(decision, began, [run])
             self._fail(run, answer)
 
-    def save_all(self, runs: dict[str, Run]) -> None:
-        """Checkpoint every run that has moved since its last one: this engine is about to stop."""
-        for run in runs.values():
+    def save(self, runs: Iterable[Run]) -> None:
+        """Checkpoint those that have moved since their last one: they, or this engine, are about to stop."""
+        for run in runs:
             if run.states and run.steps > run.checkpointed_step:
                 try:
                     self._checkpoint(run)
                 except Exception as error:
-                    log.error("a last checkpoint failed", exc_info=error, extra={"run": run.id})
+                    log.error("a checkpoint that was asked for failed", exc_info=error, extra={"run": run.id})
 
     # Starting and finishing.
 

@@ -131,8 +131,10 @@ class Engine:
             self._loader.describe(str(message.header["model"]))
         elif message.type == "catalogue":
             self._loader.list()
+        elif message.type == "save":
+            self._iteratives.save([run for run in self._runs.values() if run.id == str(message.header["run"])])
         elif message.type == "drain":
-            self._iteratives.save_all(self._runs)
+            self._iteratives.save(self._runs.values())
             self._outbox.say("drained")
         else:
             log.warning("a message is not understood", extra={"kind": message.type})

@@ -124,8 +124,12 @@ class Holdings:
         verdicts = await self._jobs.renew(worker, [(held.run, held.epoch) for held in ours])
         for held in ours:
             verdict = verdicts.get(held.run, Verdict.GO_ON)
-            if verdict is not Verdict.GO_ON and not held.letting_go and held.final is None:
+            if verdict is Verdict.GO_ON or held.letting_go or held.final is not None:
+                continue
+            if verdict is not Verdict.SAVE:
                 self._withdraw(held, verdict)
+            elif held.sent and held.checkpoint is None:
+                await self._keeper.send(Frame({"type": "save", "run": held.token}))
 
     async def give_back_all(self, *, crashed: bool, reason: str) -> None:
         """Give back every run that is not computed yet: its engine is gone, or this worker stops.

@@ -1,13 +1,15 @@
 #!lua flags=allow-oom
 -- Remember where a run can be resumed, and the checkpoint before, should the newest be damaged. It has got further than
 -- ever before: earlier crashes no longer count, and it need not be alone any more. Where others wait to be alone it is
--- asked back (`park`): a worker goes through all suspects of a crash in seconds each, however long each is.
+-- asked back (`park`), as is all else of a worker that makes room for them: a worker goes through all suspects of a crash
+-- in less than a second each, however long each is and whatever else it was doing.
 
 local held = owned(args.run, args.epoch)
 if not held then return 'fenced' end
 if held.checkpoint ~= args.ref or held.checkpoint_step ~= args.step then
   local was_alone = held.alone == '1'
-  held.park = was_alone and redis.call('ZCARD', key('alone')) > 0 and '1' or '0'
+  local makes_room = was_alone or redis.call('GET', key('draining')) == held.owner
+  held.park = makes_room and redis.call('ZCARD', key('alone')) > 0 and '1' or '0'
   redis.call('HSET', key('run', args.run), 'previous_checkpoint', held.checkpoint, 'checkpoint', args.ref,
     'checkpoint_step', args.step, 'crashes', '0', 'lost', '0', 'alone', '0', 'park', held.park)
   count('checkpoints')

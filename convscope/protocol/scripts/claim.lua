@@ -32,12 +32,13 @@ end
 
 -- What it holds now. A run that has to be alone excludes all others for as long as it is so marked, and one that was
 -- asked back so that the next can be alone, until it is back.
-local holding = 0
+local holding, long_ones = 0, 0
 for _, run in ipairs(redis.call('SMEMBERS', held_key)) do
-  local held = redis.call('HMGET', key('run', run), 'owner', 'state', 'alone', 'park')
+  local held = redis.call('HMGET', key('run', run), 'owner', 'state', 'alone', 'park', 'lane')
   if held[1] == worker and held[2] == 'running' then
     if held[3] == '1' or held[4] == '1' then return given end
     holding = holding + 1
+    if held[5] == 'batch' then long_ones = long_ones + 1 end
   else
     redis.call('SREM', held_key, run)
   end
@@ -105,7 +106,8 @@ end
 local interactive, batch = tonumber(args.interactive), tonumber(args.batch)
 
 -- A run that has to be alone must not wait for ever for a worker that is never idle: after a while one worker takes no
--- more batch work, later nothing at all, until it is idle and can have it. Quick suspects come before long ones.
+-- more batch work and gives back what can be gone on with (`renew` asks for that); as soon as it has quick work only, or
+-- much later, it takes nothing at all, until it is idle and can have it. Quick suspects come before long ones.
 local function make_room(run)
   local held = redis.call('HMGET', key('run', run), 'operation', 'waiting_ms', 'lane')
   if not operations[held[1]] then return false end
@@ -115,11 +117,14 @@ local function make_room(run)
     redis.call('DEL', key('draining'))
     return true
   end
-  redis.call('SET', key('draining'), worker, 'NX')
+  if redis.call('SET', key('draining'), worker, 'NX') then ring('room') end
   if redis.call('GET', key('draining')) == worker then
     redis.call('PEXPIRE', key('draining'), DRAINING_MS)
     batch = 0
-    if now - tonumber(held[2]) >= tonumber(args.aged_ms) then interactive = 0 end
+    local waited = now - tonumber(held[2])
+    if waited >= tonumber(args.aged_ms) or (long_ones == 0 and waited >= 2 * tonumber(args.patience_ms)) then
+      interactive = 0
+    end
   end
   return true
 end

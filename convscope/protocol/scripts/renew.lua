@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- Extend the leases of a worker's runs, and tell it which of them to stop and which are no longer its own.
--- A run that is being cancelled keeps its old lease: a worker that never confirms loses it.
+-- A run that is being cancelled keeps its old lease: a worker that never confirms loses it. Long runs of a worker that
+-- makes room for one that has to be alone are asked for a checkpoint (`save`), and back when it is there.
 
+local makes_room = redis.call('GET', key('draining')) == args.worker and redis.call('ZCARD', key('alone')) > 0
 local verdicts = {}
 for run, epoch in string.gmatch(args.runs, '(%S+) (%S+)') do
   local held = owned(run, epoch)
@@ -12,7 +14,7 @@ for run, epoch in string.gmatch(args.runs, '(%S+) (%S+)') do
     verdict = 'cancelled'
   elseif held then
     redis.call('ZADD', key('leases'), now + tonumber(args.lease_ms), run)
-    verdict = 'go-on'
+    verdict = makes_room and held.lane == 'batch' and held.alone ~= '1' and 'save' or 'go-on'
   end
   verdicts[#verdicts + 1] = run
   verdicts[#verdicts + 1] = verdict

@@ -188,7 +188,7 @@ async def test_a_lost_lease_is_no_crash_but_does_not_loop_for_ever(redis: Redis)
 
 
 async def test_a_run_that_must_be_alone_gets_its_worker(redis: Redis) -> None:
-    """Every worker is busy: after a while one takes no more batch work, later nothing, until it is idle."""
+    """Every worker is busy: after a while one takes no more batch work and has what it holds saved, later nothing."""
     jobs = make_queue(redis, alone_patience_s=0, aged_s=3600)
     suspect = await submit(jobs, lane="batch")
     await _crash(jobs, await claim(jobs))
@@ -207,6 +207,15 @@ async def test_a_run_that_must_be_alone_gets_its_worker(redis: Redis) -> None:
     quick = await submit(jobs)
     assert [run.run for run in await claim(jobs, "w1")] == [quick.id], "w1 takes no more batch work"
     assert [run.run for run in await claim(jobs, "w2")] == [more.id], "the other one goes on"
+    assert await jobs.renew("w1", [(held["w1"].run, 1), (quick.id, 1)]) == {
+        held["w1"].run: Verdict.SAVE,
+        quick.id: Verdict.GO_ON,
+    }
+    assert await jobs.renew("w2", [(held["w2"].run, 1), (more.id, 1)]) == {
+        held["w2"].run: Verdict.GO_ON,
+        more.id: Verdict.GO_ON,
+    }
+    assert await jobs.checkpointed(held["w2"].run, 1, "checkpoints/2", 7) is Verdict.GO_ON
     await submit(jobs)
     jobs_later = make_queue(redis, alone_patience_s=0, aged_s=0)
     assert await claim(jobs_later, "w1") == [], "after a long time w1 takes nothing at all"
@@ -214,6 +223,40 @@ async def test_a_run_that_must_be_alone_gets_its_worker(redis: Redis) -> None:
     await jobs.finish(held["w1"].run, held["w1"].epoch, manifest="m", computed_ms=1)
     (given,) = await claim(jobs_later, "w1")
     assert (given.run, given.alone) == (suspect.id, True)
+
+
+async def test_what_is_in_the_way_of_a_run_that_must_be_alone_is_saved_and_goes_on_after_it(redis: Redis) -> None:
+    jobs = make_queue(redis, alone_patience_s=0, aged_s=3600)
+    suspect = await submit(jobs, lane="batch")
+    await _crash(jobs, await claim(jobs, "w1"))
+    await redis.hset(key("run", suspect.id), "state", "hidden")
+    long, quick = await submit(jobs, lane="batch"), await submit(jobs)
+    held = {run.run: run for run in await claim(jobs, "w2")}
+    assert set(held) == {long.id, quick.id}
+    await redis.hset(key("run", suspect.id), "state", "queued")
+    await redis.zadd(key("lane", "batch"), {suspect.id: 1})
+    await redis.zadd(key("alone"), {suspect.id: 1})
+    later = await submit(jobs)
+    assert [run.run for run in await claim(jobs, "w2")] == [later.id], "it is not idle soon: quick work goes on"
+    verdicts = await jobs.renew("w2", [(run, 1) for run in held])
+    assert verdicts == {long.id: Verdict.SAVE, quick.id: Verdict.GO_ON}
+    assert await jobs.checkpointed(long.id, 1, "checkpoints/1", 7) is Verdict.PARK
+    assert await jobs.checkpointed(long.id, 1, "checkpoints/1", 7) is Verdict.PARK, "sent again"
+    assert await jobs.give_back(long.id, 1, crashed=False) is Verdict.GO_ON
+    await submit(jobs)
+    assert await claim(jobs, "w2") == [], "what it has left is quick: it takes nothing until that is done"
+    for run in (quick.id, later.id):
+        await jobs.finish(run, 1, manifest="m", computed_ms=1)
+    (alone,) = await claim(jobs, "w2")
+    assert (alone.run, alone.alone) == (suspect.id, True)
+    assert await jobs.renew("w2", [(suspect.id, alone.epoch)]) == {suspect.id: Verdict.GO_ON}
+    assert await jobs.checkpointed(suspect.id, alone.epoch, "checkpoints/2", 1) is Verdict.GO_ON
+    again = {run.run: run for run in await claim(jobs, "w2")}
+    assert (again[long.id].checkpoint, again[long.id].checkpoint_step, again[long.id].alone) == (
+        "checkpoints/1",
+        7,
+        False,
+    )
 
 
 # Leases.

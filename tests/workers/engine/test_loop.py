@@ -363,6 +363,16 @@ def test_draining_checkpoints_what_has_moved():
     assert len(bench.of(run, "checkpoint")) == 1
 
 
+def test_one_run_is_saved_when_the_queue_asks_for_it():
+    bench = Bench()
+    wanted, other = bench.send("climb", steps=10_000), bench.send("climb", steps=10_000)
+    bench.until(lambda: bench.of(wanted, "progress") and bench.of(other, "progress"))
+    for run in (wanted, "of nobody"):
+        bench.engine.inbox.put(Frame({"type": "save", "run": run}))
+    bench.until(lambda: bench.of(wanted, "checkpoint"))
+    assert len(bench.of(wanted, "checkpoint")) == 1 and not bench.of(other, "checkpoint")
+
+
 def test_a_job_that_cannot_be_saved_costs_no_other_its_last_checkpoint(monkeypatch: pytest.MonkeyPatch):
     save = Climb.save
 
