@@ -15,12 +15,13 @@ Import rule: torch, workers.mathematics.
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -157,12 +158,16 @@ class Replays:
         return min(taken[1:])
 
 
+OTHERS_GO_ON = "capture_error_mode" in inspect.signature(torch.cuda.make_graphed_callables).parameters
+"""Whether other threads may use the device during a capture; not before torch 2.15, which captures for the process."""
+_CAPTURE: dict[str, Any] = {"capture_error_mode": "thread_local"} if OTHERS_GO_ON else {}
+
+
 def _record_cuda(function: Function, inputs: Tensor) -> tuple[Function, int]:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(inputs.device)
     sample = inputs.detach().clone().requires_grad_()
-    # Other threads load networks meanwhile, which a capture of the whole process would forbid them.
-    made = torch.cuda.make_graphed_callables(function, (sample,), capture_error_mode="thread_local")
+    made = torch.cuda.make_graphed_callables(function, (sample,), **_CAPTURE)
     torch.cuda.empty_cache()
     return cast(Function, made), max(0, torch.cuda.memory_reserved(inputs.device) - before)
 

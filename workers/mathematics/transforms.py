@@ -87,42 +87,43 @@ def draw_noise(recipe: Recipe, generator: torch.Generator, count: int) -> Tensor
     return normal + recipe.noise_uniform * (2.0 * torch.rand(shape, generator=generator) - 1.0)
 
 
-def sample(pictures: Tensor, maps: Tensor, size: tuple[int, int]) -> Tensor:
+def sample(pictures: Tensor, maps: Tensor, size: tuple[int, int], *, in_order: bool = True) -> Tensor:
     """Views of pictures: bilinear, grey beyond a picture; differentiable with regard to the pictures.
 
     Args:
         pictures: B×3×H×W.
         maps: B×V×2×3, see `draw_views`.
         size: (height, width) of a view.
+        in_order: whether the gradient has the same bits each time on every device, which costs time on a GPU.
 
     Returns:
         (B·V)×3×height×width, the views of a picture one after another.
     """
-    views: Tensor = _Sample.apply(pictures - FILL, maps.to(pictures.device), size)
+    views: Tensor = _Sample.apply(pictures - FILL, maps.to(pictures.device), size, in_order)
     return views + FILL
 
 
 class _Sample(torch.autograd.Function):
-    """Bilinear sampling whose backward adds in one order, also on CUDA, where torch's own does not."""
+    """Bilinear sampling whose backward adds in one order where that is wanted, also on CUDA, where torch's does not."""
 
     @staticmethod
-    def forward(ctx: Any, pictures: Tensor, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, pictures: Tensor, maps: Tensor, size: tuple[int, int], in_order: bool) -> Tensor:
         count = maps.shape[1]
         grid = F.affine_grid(maps.flatten(0, 1), [len(maps) * count, 3, *size], align_corners=False)
         stacked = pictures if count == 1 else pictures.repeat_interleave(count, 0)
         ctx.save_for_backward(stacked, grid)
-        ctx.count = count
+        ctx.count, ctx.in_order = count, in_order
         return F.grid_sample(stacked, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     @staticmethod
     def backward(ctx: Any, *signals: Any) -> tuple[Tensor | None, ...]:
         signal, (stacked, grid), count = signals[0].contiguous(), ctx.saved_tensors, ctx.count
-        if signal.device.type == "cpu":
+        if signal.device.type == "cpu" or not ctx.in_order:
             slopes, _ = torch.ops.aten.grid_sampler_2d_backward(signal, stacked, grid, 0, 0, False, [True, False])
-            return (slopes if count == 1 else slopes.unflatten(0, (-1, count)).sum(1)), None, None
+            return (slopes if count == 1 else slopes.unflatten(0, (-1, count)).sum(1)), None, None, None
         size = (stacked.shape[2], stacked.shape[3])
         pairs = zip(signal.split(count), grid.split(count), strict=True)
-        return torch.stack([scatter_back(part, places, size) for part, places in pairs]), None, None
+        return torch.stack([scatter_back(part, places, size) for part, places in pairs]), None, None, None
 
 
 def scatter_back(signal: Tensor, grid: Tensor, size: tuple[int, int]) -> Tensor:

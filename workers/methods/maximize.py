@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from workers.contract import Context, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
-from workers.mathematics.ascent import Ascent, advance, current_picture
+from workers.mathematics.ascending import advance
+from workers.mathematics.ascent import Ascent, current_picture
 from workers.mathematics.calls import capture
 from workers.mathematics.montage import montage
 from workers.mathematics.objectives import OUTPUT, Objective, Term, read_objective

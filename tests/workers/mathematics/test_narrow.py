@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.workers.fakes import traces
 from tests.workers.methods import ascents, cases
-from workers.mathematics import ascent
+from workers.mathematics import ascending
 from workers.mathematics.calls import capture
 from workers.mathematics.narrow import narrow_activations
 from workers.mathematics.objectives import OUTPUT, Objective, Term, read_channels
@@ -145,7 +145,7 @@ def test_only_fast_ascents_on_channels_alone_are_narrow(
         asked.append((layer, channels, found is not None))
         return found
 
-    monkeypatch.setattr(ascent, "narrow_activations", narrow)
+    monkeypatch.setattr(ascending, "narrow_activations", narrow)
     losses = {}
     for precision in ("fast", "exact"):
         request = ascents.request(
