@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.maximize import clock, lucent_pictures, request
+from bench.maximize import clock, lucent_pictures, request, started
 from bench.report import report
-from workers.contract import Context, Row, params
+from workers.contract import Context
 from workers.mathematics.ascent import current_picture
 from workers.methods.maximize import METHOD
 from workers.networks.build import LoadedNetwork, load
@@ -71,8 +71,7 @@ def ours(network: LoadedNetwork, recipe: str, objectives: list[dict[str, Any]], 
     """Finished states and their pictures K×H×W×3."""
     preset, changes = RECIPES[recipe]
     asked = request(preset, objectives, **(changes | more))
-    states = METHOD.start(network, Row(params(asked)), Context())
-    assert isinstance(states, list)
+    states = started(network, asked)
     for number, state in enumerate(states):
         while not METHOD.done(state):
             METHOD.step(network, [state], Context())

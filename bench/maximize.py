@@ -17,12 +17,13 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.driving import returned
 from bench.report import report
 from convscope.protocol.presets import FIELDS, PRESETS
 from workers.contract import Context, Row, params
@@ -55,10 +56,15 @@ def channels(layer: str, count: int) -> list[dict[str, Any]]:
     return [{"layer": layer, "channel": channel, "reduce": "mean"} for channel in range(count)]
 
 
+def started(network: LoadedNetwork, asked: dict[str, Any]) -> list[Any]:
+    """A job's states."""
+    begun = METHOD.start(network, Row(params(asked)), Context())
+    return returned(begun) if isinstance(begun, Generator) else begun
+
+
 def ours(network: LoadedNetwork, asked: dict[str, Any], rows: int, steps: int) -> Callable[[], object]:
     """`steps` steps of a job's rows in tiles of `rows`, beyond those in which gradients may be redirected."""
-    states = METHOD.start(network, Row(params(asked)), Context())
-    assert isinstance(states, list)
+    states = started(network, asked)
 
     def run() -> None:
         for _ in range(steps):

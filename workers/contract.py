@@ -234,6 +234,11 @@ class IterativeMethod(ABC):
     def group_key(self, network: Network, request: Any) -> Hashable:
         """States with equal keys may be stepped in one tile."""
 
+    def room(self, request: Any) -> tuple[int, int]:
+        """How many states a job will have, at most, and the bytes that each of them holds between steps."""
+        del request
+        return 1, 0
+
     @abstractmethod
     def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
         """The states of one job, one for each picture, before their first step."""

@@ -149,7 +149,7 @@ class Iteratives:
     def _choose_tile(self, run: Run, context: Context) -> None:
         """Give the group its tile, if it has none yet."""
         if run.precision != "exact":
-            rows = self._tiles.fast.rows(run.key)
+            rows = min(self._tiles.fast.rows(run.key), self._fitting(run))
         elif run.tile:
             rows = run.tile
         elif run.states:
@@ -262,7 +262,12 @@ class Iteratives:
     def _learn(self, run: Run, rows: int, seconds: float) -> None:
         """Fit the tile of a `fast` group to what its steps take."""
         if run.precision != "exact":
-            self._scheduler.set_tile(run.key, self._tiles.fast.learn(run.key, rows, seconds))
+            learned = self._tiles.fast.learn(run.key, rows, seconds)
+            self._scheduler.set_tile(run.key, min(learned, self._fitting(run)))
+
+    def _fitting(self, run: Run) -> int:
+        """How many rows of a `fast` group there is memory for."""
+        return max(1, self._context(run).memory_bytes // max(1, run.row_bytes))
 
     # Reports and ends.
 

@@ -202,7 +202,7 @@ class Engine:
             alone = alone or shared is None
             run.base_key = (*base, shared)
             run.key = (run.base_key, same)
-        row_bytes = self._meter.row_bytes(run.memory_key, estimate_row_bytes(run.network, run.pixels))
+        run.row_bytes = self._meter.row_bytes(run.memory_key, estimate_row_bytes(run.network, run.pixels))
         self._scheduler.add(
             Task(
                 id=run.id,
@@ -210,7 +210,7 @@ class Engine:
                 key=run.key,
                 iterative=isinstance(method, IterativeMethod),
                 rows=run.rows,
-                bytes=row_bytes * run.rows_at_once,
+                bytes=run.bytes_held(self._tiles.fast.rows(run.key) if run.precision == "fast" else max(1, run.tile)),
                 deadline=run.deadline,
                 alone=alone,
             ),

@@ -51,6 +51,7 @@ class Run:
     slices: Generator[Progress, None, Any] | None = None
     steps: int = 0
     tile: int = 1
+    row_bytes: int = 0
     said_started: bool = False
     tried_alone: bool = False
     computed_s: float = 0.0
@@ -79,6 +80,13 @@ class Run:
         """Of these, how many it has in memory together: of a set, or beside pictures on their way, only a few."""
         few = isinstance(self.method, IterativeMethod) or isinstance(self.row.images, FileImages)
         return min(self.rows, FEW_ROWS) if few else self.rows
+
+    def bytes_held(self, tile: int) -> int:
+        """Bytes to admit it with, where so many of its states are stepped together; each row takes `row_bytes`."""
+        if not isinstance(self.method, IterativeMethod):
+            return self.row_bytes * self.rows_at_once
+        states, each = self.method.room(self.row.request)
+        return self.row_bytes * max(self.rows_at_once, min(states, tile)) + states * each
 
     @property
     def pixels(self) -> int | None:

@@ -8,6 +8,8 @@ Import rule: torch, workers.contract, workers.mathematics.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +30,9 @@ from workers.mathematics.units import choose_channels
 PREVIEW_SIDE = 512
 """Longer side of a preview, pixels."""
 
+TENSORS_HELD = 8
+"""Of a picture's size between steps: parameters, two moments, their mean, slopes; and copies while they are saved."""
+
 
 class Maximize(IterativeMethod):
     """The `maximize` operation.
@@ -44,23 +49,12 @@ class Maximize(IterativeMethod):
     def group_key(self, network: Network, request: Any) -> Hashable:
         return read_recipe(request, network), _layers(request)
 
+    def room(self, request: Any) -> tuple[int, int]:
+        height, width = request.size
+        return _pictures(request), TENSORS_HELD * 4 * 3 * height * width
+
     def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
-        del context
-        recipe, request = read_recipe(row.request, network), row.request
-        image = covered(row.images[0], recipe.size) if request.start == "image" else None
-        objectives = _objectives(network, row)
-        copies = _copies(objectives)
-        family: list[Ascent] = []
-        for index, objective in enumerate(objectives):
-            parameterization = parameterization_of(recipe)
-            if image is None:
-                parameters = parameterization.start(generator_of(request.seed, copies[index], -1))
-            else:
-                parameters = parameterization.of_image(image)
-            parameters = parameters.to(network.device)
-            moments = (torch.zeros_like(parameters), torch.zeros_like(parameters))
-            family.append(_ascent(recipe, objective, request, index, copies[index], parameters, moments, family))
-        return list(family)
+        return _start(network, row, context)
 
     def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
         del context
@@ -162,23 +156,74 @@ def _objectives(network: Network, row: Row) -> list[Objective]:
     request = row.request
     if request.objective:
         return [read_objective(one) for one in request.objective]
-    inputs, _ = network.prepare(row.images[:1], None)
+    inputs, _ = network.prepare(row.images[:1], request.preprocess)
     with torch.no_grad():
         seen, _ = capture(network.module, inputs, [request.layer])
     channels = choose_channels(seen[request.layer][0], request.channels, "mean")
     return [Objective(((1.0, Term("channel", request.layer, channel)),)) for channel in channels]
 
 
+def _pictures(request: Any) -> int:
+    """How many pictures a request makes, at most."""
+    return len(request.objective) if request.objective else int(str(request.channels).partition(":")[2] or 1)
+
+
 def _copies(objectives: Sequence[Objective]) -> list[int]:
     """How many equal objectives come before each: equal ones start differently; no other place in a list matters."""
-    return [objectives[:index].count(objective) for index, objective in enumerate(objectives)]
+    seen: Counter[Objective] = Counter()
+    copies = []
+    for objective in objectives:
+        copies.append(seen[objective])
+        seen[objective] += 1
+    return copies
+
+
+class _Pace:
+    """Tells when a slice has lasted long enough."""
+
+    def __init__(self, slice_s: float) -> None:
+        self._slice_s = slice_s
+        self._began = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether it has; then the next one begins."""
+        now = time.monotonic()
+        if now - self._began < self._slice_s:
+            return False
+        self._began = now
+        return True
+
+
+def _start(network: Network, row: Row, context: Context) -> Generator[Progress, None, list[Any]]:
+    recipe, request, pace = read_recipe(row.request, network), row.request, _Pace(context.slice_s)
+    parameterization = parameterization_of(recipe)
+    image = covered(row.images[0], recipe.size) if request.start == "image" else None
+    objectives = _objectives(network, row)
+    copies = _copies(objectives)
+    family: list[Ascent] = []
+    for index, objective in enumerate(objectives):
+        if pace.over():
+            yield Progress(0.0, float(request.steps), f"{index} of {len(objectives)} pictures begun")
+        if image is None:
+            parameters = parameterization.start(generator_of(request.seed, copies[index], -1))
+        else:
+            parameters = parameterization.of_image(image)
+        parameters = parameters.to(network.device)
+        moments = (torch.zeros_like(parameters), torch.zeros_like(parameters))
+        family.append(_ascent(recipe, objective, request, index, copies[index], parameters, moments, family))
+    return list(family)
 
 
 def _finish(
     network: Network, row: Row, states: Sequence[Ascent], context: Context
 ) -> Generator[Progress, None, Result]:
-    recipe, request = states[0].recipe, row.request
-    pictures = [current_picture(state) for state in states]
+    recipe, request, pace = states[0].recipe, row.request, _Pace(context.slice_s)
+    pictures: list[Tensor] = []
+    for state in states:
+        if pace.over():
+            yield Progress(state.steps, state.steps, f"{len(pictures)} of {len(states)} pictures drawn")
+        pictures.append(current_picture(state))
+    yield Progress(states[0].steps, states[0].steps, "all pictures drawn")
     first = 1 if request.start == "image" else 0  # the photographs come after the image of the start
     checks = yield from check_pictures(network, states, pictures, row, context, first)
     kept = [torch.zeros_like(pixels) if state.dead else pixels for state, pixels in zip(states, pictures, strict=True)]

@@ -186,6 +186,7 @@ class Maximize(Operation[MaximizeRequest]):
             }
         )
         _check_numbers(resolved)
+        _check_preprocess(resolved)
         return resolved
 
     def _what(self, request: MaximizeRequest, card: ModelCard) -> dict[str, Any]:
@@ -317,6 +318,22 @@ def _check_numbers(request: MaximizeRequest) -> None:
             raise _invalid("/diversity", "pushes the pictures of a job apart; there is one only")
         if any(first_layer(one) is None for one in request.objectives()):
             raise _invalid("/diversity", "compares the maps of a layer; a class has none")
+
+
+def _check_preprocess(request: MaximizeRequest) -> None:
+    """What says how photographs are prepared makes no sense where none is looked at.
+
+    Raises:
+        ProblemError: invalid-request.
+    """
+    wish = request.preprocess
+    compared = request.image_set is not None or len(request.images) > (request.start == "image")
+    if wish is not None and (wish.crop or wish.resize_mode) and not compared and request.channels is None:
+        raise _invalid(
+            "/preprocess",
+            "is how photographs are prepared that pictures are compared with, or channels ranked on; a start image is "
+            "cropped to the proportions of `size`",
+        )
 
 
 def _invalid(pointer: str, detail: str) -> ProblemError:

@@ -51,9 +51,7 @@ def channel(index: int, layer: str = "3", reduce: str = "mean") -> dict[str, Any
 def started(network: Any, asked: dict[str, Any], images: Sequence[Tensor] = ()) -> tuple[Row, list[Any]]:
     """A job's row and its states."""
     row = Row(params(asked), images)
-    states = METHOD.start(network, row, CONTEXT)
-    assert isinstance(states, list)
-    return row, states
+    return row, list(at_once(METHOD.start(network, row, CONTEXT)))
 
 
 def step(network: Any, states: Sequence[Any]) -> list[MethodError | None]:
@@ -70,15 +68,18 @@ def climb(network: Any, states: Sequence[Any], rows: int = 1) -> None:
 
 def finished(network: Any, row: Row, states: Sequence[Any]) -> Outcome:
     """A job's outcome."""
-    made = METHOD.finish(network, row, states, CONTEXT)
-    if isinstance(made, Generator):
-        while True:
-            try:
-                next(made)
-            except StopIteration as stop:
-                made = stop.value
-                break
+    made = at_once(METHOD.finish(network, row, states, CONTEXT))
     assert isinstance(made, Outcome)
+    return made
+
+
+def at_once(made: Any) -> Any:
+    """What is made, with all its slices behind each other where it takes several."""
+    while isinstance(made, Generator):
+        try:
+            next(made)
+        except StopIteration as stop:
+            return stop.value
     return made
 
 

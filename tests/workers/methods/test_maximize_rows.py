@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.workers.methods.ascents import CONTEXT, channel, outcome, request, started, step, tiny
+from tests.workers.methods.ascents import CONTEXT, channel, climb, outcome, request, started, step, tiny
+from workers.contract import Context, Progress, Row, params
 from workers.methods.maximize import METHOD
 from workers.networks.build import load
 
@@ -167,3 +168,37 @@ def test_efficientnet_in_a_tile_of_four_is_bitwise_its_run_alone_in_such_a_tile(
         padded_step(network, rows[0][0], [states[0] for _, states in rows], pads, 4)
     for (_, states), other in zip(rows, solo, strict=True):
         same(states[0], other)
+
+
+def test_a_job_of_many_pictures_begins_and_ends_in_slices_of_one_each() -> None:
+    asked = request("lucid", objective=[channel(index) for index in range(6)], steps=3)
+    network, row = tiny(), Row(params(asked))
+    at_once, whole = started(network, asked)[1], outcome(network, asked)
+    hurried = Context(slice_s=0.0)
+    states, said = _in_slices(METHOD.start(network, row, hurried))
+    assert [progress.message for progress in said[:2]] == ["0 of 6 pictures begun", "1 of 6 pictures begun"]
+    assert len(said) == 6 and {(progress.done, progress.total) for progress in said} == {(0.0, 3.0)}
+    assert all(torch.equal(mine.parameters, its.parameters) for mine, its in zip(states, at_once, strict=True))
+    climb(network, states)
+    found, said = _in_slices(METHOD.finish(network, row, states, hurried))
+    drawn = [progress.message for progress in said if progress.message.endswith("drawn")]
+    assert drawn == [*(f"{number} of 6 pictures drawn" for number in range(6)), "all pictures drawn"]
+    assert all(torch.equal(found.arrays[name], whole.arrays[name]) for name in whole.arrays)
+
+
+def _in_slices(made: Any) -> tuple[Any, list[Progress]]:
+    said = []
+    while True:
+        try:
+            said.append(next(made))
+        except StopIteration as stop:
+            return stop.value, said
+
+
+def test_room_is_told_for_every_picture() -> None:
+    listed = params(request("lucid", objective=[channel(index) for index in range(6)], size=[32, 48]))
+    pictures, held_bytes = METHOD.room(listed)
+    assert pictures == 6 and held_bytes >= 4 * 3 * 32 * 48 * 4  # parameters, two moments and their mean
+    for channels, count in (("top:5", 5), ("strongest", 1)):
+        ranked = params(request("lucid", objective=None, layer="3", channels=channels))
+        assert METHOD.room(ranked)[0] == count

@@ -158,6 +158,8 @@ def test_names_become_canonical() -> None:
         ({"channels": "top:2"}, "invalid-request", "/channels"),
         ({"size": 20}, "not-applicable", ""),
         ({"preprocess": {"size": [32, 32]}}, "invalid-request", "/preprocess/size"),
+        ({"preprocess": {"crop": "none"}}, "invalid-request", "/preprocess"),
+        ({"preprocess": {"resize_mode": "nearest"}, "image": {"id": "a"}}, "invalid-request", "/preprocess"),
         ({"blur": 1}, "invalid-request", "/blur"),
         ({"crop_from": 0.5}, "invalid-request", "/crop_from"),
         ({"crop_center_sd": 0.1}, "invalid-request", "/crop_size_sd"),
@@ -186,6 +188,19 @@ def test_an_image_is_where_it_starts_and_images_are_compared_with() -> None:
     assert (found["objective"], found["layer"], found["channels"]) == (None, "conv", "strongest")
     assert resolve(images=[{"id": "a"}, {"id": "b"}])["start"] == "noise"
     assert resolve(images=[{"id": "a"}, {"id": "b"}], start="image")["start"] == "image"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"images": [{"id": "a"}]},
+        {"images": [{"id": "a"}, {"id": "b"}], "start": "image"},
+        {"image_set": "set-1"},
+        {"image": {"id": "a"}, "layer": "conv", "channels": "top:2"},
+    ],
+)
+def test_photographs_are_prepared_as_asked(body: dict[str, Any]) -> None:
+    assert resolve(**body, preprocess={"crop": "none"})["preprocess"]["crop"] == "none"
 
 
 def test_objectives_come_through_a_form() -> None:
