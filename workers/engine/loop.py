@@ -203,6 +203,7 @@ class Engine:
             run.base_key = (*base, shared)
             run.key = (run.base_key, same)
         run.row_bytes = self._meter.row_bytes(run.memory_key, estimate_row_bytes(run.network, run.pixels))
+        tile = self._tiles.fast.rows(run.key) if run.precision == "fast" else max(1, run.tile)
         self._scheduler.add(
             Task(
                 id=run.id,
@@ -210,7 +211,7 @@ class Engine:
                 key=run.key,
                 iterative=isinstance(method, IterativeMethod),
                 rows=run.rows,
-                bytes=run.bytes_held(self._tiles.fast.rows(run.key) if run.precision == "fast" else max(1, run.tile)),
+                bytes=run.bytes_wanted(tile, self._limits.memory[run.lane]),
                 deadline=run.deadline,
                 alone=alone,
             ),

@@ -81,11 +81,21 @@ class Run:
         few = isinstance(self.method, IterativeMethod) or isinstance(self.row.images, FileImages)
         return min(self.rows, FEW_ROWS) if few else self.rows
 
-    def bytes_held(self, tile: int) -> int:
-        """Bytes to admit it with, where so many of its states are stepped together; each row takes `row_bytes`."""
+    def bytes_wanted(self, tile: int, limit: int) -> int:
+        """Bytes to admit it with, where so many of its states are stepped together; each row takes `row_bytes`.
+
+        Raises:
+            MethodError: `out-of-memory`: its states alone need more than the limit.
+        """
         if not isinstance(self.method, IterativeMethod):
             return self.row_bytes * self.rows_at_once
         states, each = self.method.room(self.row.request)
+        if states * each > limit:
+            raise MethodError(
+                "out-of-memory",
+                f"The job would hold {states * each / 2**20:,.0f} MiB between its steps, and this worker has "
+                f"{limit / 2**20:,.0f} MiB for such work. Ask for less in one job.",
+            )
         return self.row_bytes * max(self.rows_at_once, min(states, tile)) + states * each
 
     @property

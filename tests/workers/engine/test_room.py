@@ -51,7 +51,16 @@ def test_a_second_job_waits_until_there_is_room_for_all_of_it() -> None:
     bench.facts(second)
 
 
-def test_steps_of_fast_groups_keep_within_the_memory() -> None:
+def test_a_job_that_could_never_be_held_is_refused_at_once() -> None:
+    bench = begun(10 * HELD_BYTES)
+    failed = bench.end(bench.send("climb", pictures=11))
+    assert failed.header["problem"] == "out-of-memory"
+    assert "10,490 MiB" in failed.header["detail"] and "9,537 MiB" in failed.header["detail"]
+    bench.facts(bench.send("climb", pictures=10))
+
+
+def test_steps_of_fast_groups_keep_within_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Climb, "room", lambda self, request: (request.pictures, 0))
     bench = begun(5 * ROW_BYTES)
     bench.engine._tiles.fast._first = 64
     bench.facts(bench.send("climb", precision="fast", pictures=64, steps=20))
