@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from workers.contract import Context, IterativeMethod, MethodError, Outcome, Progress
 from workers.engine import checkpoints
 from workers.engine.config import EngineConfig
+from workers.engine.device import see_that_it_answers
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.oneshot import INTERNAL
 from workers.engine.plan import FinishTask, StartTask, StepTile, Work
@@ -236,6 +237,7 @@ class Iteratives:
         """A tile failed as a whole: smaller next time, or run by run now; who fails alone fails."""
         run = next(iter(involved.values()))
         self._pads.pop(decision.unit, None)
+        see_that_it_answers()
         if is_out_of_memory(error):
             release_memory(error)
             if decision.tile > 1:
@@ -295,6 +297,7 @@ class Iteratives:
         self._scheduler.ran(decision, now - began, now)
 
     def _internal(self, run: Run, error: Exception) -> MethodError:
+        see_that_it_answers()
         if is_out_of_memory(error):
             release_memory(error)
             return MethodError("out-of-memory", "The device has too little memory for this request.")

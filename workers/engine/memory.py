@@ -18,6 +18,11 @@ from workers.mathematics.replay import drop_replays
 MEASURED_KEPT = 1024
 LEAST_SHARE = 0.125
 """Of the estimate: bfloat16 halves it, and an early exit may leave a quarter of that."""
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "cublas_status_alloc_failed", "cufft_alloc_failed",
+    "cudnn_status_alloc_failed", "unable to find an engine to execute this computation",
+)  # fmt: skip
+"""What torch and the libraries below it say, in lower case; the last is cuDNN's word where no workspace fits."""
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -26,8 +31,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation failed, on whichever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text.lower())
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def release_memory(error: BaseException) -> None:

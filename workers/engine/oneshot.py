@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from workers.contract import Context, MethodError, OneShotMethod, Progress, Result
+from workers.engine.device import see_that_it_answers
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.plan import RunBatch
 from workers.engine.reports import Reports
@@ -120,6 +121,7 @@ class OneShots:
 
     def _contain(self, decision: RunBatch, runs: list[Run], error: Exception) -> None:
         """A whole batch failed: do it again in halves or row by row; who fails alone fails."""
+        see_that_it_answers()
         if is_out_of_memory(error):
             release_memory(error)
             if len(runs) > 1 or not runs[0].tried_alone:

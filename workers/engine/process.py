@@ -80,6 +80,8 @@ def _start(config: EngineConfig, outbox: Outbox) -> tuple[Engine, dict[str, Any]
     began = time.monotonic()
     device = choose_device(config.device)
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and graphs are made on the current one
     choose_arithmetic()
     source = open_networks(config, str(device))
     methods = find_methods(config.methods)

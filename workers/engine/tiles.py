@@ -65,6 +65,8 @@ class Tiles:
         method, best = run.method, 1
         cost = self._seconds(method, run, clones(run, states[0], 1, context), context)
         for rows in CANDIDATES:
+            if rows * run.row_bytes > context.memory_bytes:
+                break
             try:
                 seconds = self._seconds(method, run, clones(run, states[0], rows, context), context)
             except Exception as error:

@@ -22,6 +22,7 @@ from workers.mathematics.narrow import narrow_activations
 from workers.mathematics.objectives import read_channels
 from workers.mathematics.optimizers import blur, climb, penalty
 from workers.mathematics.parameterizations import parameterization_of
+from workers.mathematics.placing import on
 from workers.mathematics.recipes import Recipe, generator_of
 from workers.mathematics.redirect import RedirectMode
 from workers.mathematics.replay import can_replay, replayed_activations
@@ -89,7 +90,7 @@ def _bundle(network: Network, rows: Sequence[Ascent]) -> _Bundle:
     views = sample(pictures, torch.stack(placed), recipe.input_size, in_order=in_order) if placed else pictures
     added = [each for each in noises if each is not None]
     if added:
-        views = views + torch.cat(added).to(views.device)
+        views = views + on(views, torch.cat(added))
     return _Bundle(rows, parameters, decoded, pictures, network.normalize(views))
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.mathematics.placing import on
 from workers.mathematics.recipes import Recipe
 
 BETAS = (0.9, 0.999)
@@ -67,7 +68,7 @@ def _nadam_shares(steps: Sequence[int]) -> tuple[list[float], list[float]]:
 
 
 def _numbers(values: Sequence[float], like: Tensor) -> Tensor:
-    return _column(torch.tensor(list(values), dtype=like.dtype, device=like.device), like)
+    return _column(on(like, torch.tensor(list(values), dtype=like.dtype)), like)
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

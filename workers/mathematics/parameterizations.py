@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workers.mathematics import spectrum
+from workers.mathematics.placing import on
 from workers.mathematics.recipes import Recipe
 
 LUCID_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.0, -0.05), (0.27, -0.09, 0.03))
@@ -71,10 +72,10 @@ class Pixels(Parameterization):
         return self.of_image((level + recipe.start_spread * noise) / 255.0)
 
     def of_image(self, image: Tensor) -> Tensor:
-        return ((image - self._offset.to(image.device)) / self._scale.to(image.device)).contiguous()
+        return ((image - on(image, self._offset)) / on(image, self._scale)).contiguous()
 
     def decode(self, parameters: Tensor) -> Tensor:
-        return parameters * self._scale.to(parameters.device) + self._offset.to(parameters.device)
+        return parameters * on(parameters, self._scale) + on(parameters, self._offset)
 
     def rest(self, parameters: Tensor) -> Tensor | float:
         return self.of_image(torch.tensor(self.recipe.mean).view(3, 1, 1)).to(parameters.device)
@@ -98,15 +99,15 @@ class Fourier(Parameterization):
 
     def of_image(self, image: Tensor) -> Tensor:
         logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)).flatten(1)
-        planes = torch.linalg.solve(self._colors.to(image.device), logits).view(image.shape)
-        coefficients = torch.fft.rfft2(planes * LUCID_DIVISOR, norm="ortho") / self._scale.to(image.device)
+        planes = torch.linalg.solve(on(image, self._colors), logits).view(image.shape)
+        coefficients = torch.fft.rfft2(planes * LUCID_DIVISOR, norm="ortho") / on(image, self._scale)
         return torch.view_as_real(coefficients).contiguous()
 
     def decode(self, parameters: Tensor) -> Tensor:
-        scale = self._scale.to(parameters.device)
+        scale = on(parameters, self._scale)
         coefficients = torch.view_as_complex(parameters) * scale
         planes = torch.fft.irfft2(coefficients, s=self.recipe.size, norm="ortho")
-        return torch.sigmoid(mix_colors(planes, self._colors.to(parameters.device) / LUCID_DIVISOR))
+        return torch.sigmoid(mix_colors(planes, on(parameters, self._colors) / LUCID_DIVISOR))
 
 
 class Maco(Parameterization):
@@ -133,8 +134,8 @@ class Maco(Parameterization):
         return self.recipe.start_spread * torch.randn((3, height, width // 2 + 1), generator=generator)
 
     def of_image(self, image: Tensor) -> Tensor:
-        logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)) - self._mean[0].to(image.device)
-        planes = torch.linalg.solve(self._colors.to(image.device), logits.flatten(1)).view(image.shape)
+        logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)) - on(image, self._mean[0])
+        planes = torch.linalg.solve(on(image, self._colors), logits.flatten(1)).view(image.shape)
         phases: Tensor = torch.fft.rfft2(planes).angle()
         return phases.contiguous()
 
@@ -142,19 +143,19 @@ class Maco(Parameterization):
         """Parameters → phases: standardised, and odd where the transform stores a frequency twice."""
         spread = parameters.flatten(1).std(1).view(-1, 1, 1, 1).clamp_min(1e-12)
         phases = (parameters - parameters.flatten(1).mean(1).view(-1, 1, 1, 1)) / spread * PHASE_SD
-        mirrored = phases.index_select(2, self._mirror.to(phases.device))
-        return torch.where(self._paired.to(phases.device), (phases - mirrored) / 2.0, phases)
+        mirrored = phases.index_select(2, on(phases, self._mirror))
+        return torch.where(on(phases, self._paired), (phases - mirrored) / 2.0, phases)
 
     def planes(self, parameters: Tensor) -> Tensor:
         """The decorrelated planes before colours and sigmoid: their amplitudes are the template's."""
         phases = self.phases(parameters)
-        coefficients = torch.polar(self._amplitudes.to(phases.device).expand_as(phases), phases)
+        coefficients = torch.polar(on(phases, self._amplitudes).expand_as(phases), phases)
         planes: Tensor = torch.fft.irfft2(coefficients, s=self.recipe.size)
         return planes
 
     def decode(self, parameters: Tensor) -> Tensor:
-        mixed = mix_colors(self.planes(parameters), self._colors.to(parameters.device))
-        return torch.sigmoid(mixed + self._mean.to(parameters.device))
+        mixed = mix_colors(self.planes(parameters), on(parameters, self._colors))
+        return torch.sigmoid(mixed + on(parameters, self._mean))
 
 
 PHASE_SD = math.pi / math.sqrt(3.0)

@@ -39,10 +39,13 @@ SHAPES_KEPT = 256
 TRIES = 3
 WORTH = 0.9
 """A graph is kept when a step takes at most this share of what it took without."""
+CLOSE = 0.05
+"""Of the numbers themselves, by which those of a replayed step may differ: other kernels may be chosen for it."""
 LONGEST_S = 0.03
 """A step that takes longer keeps the device busy by itself, and trying would hold up short work."""
 MOST_BYTES = 512 * 1024**2
-"""A graph that holds more memory is not kept."""
+"""A graph that holds more memory is not kept; on a GPU this, or its share of the memory there is."""
+MOST_SHARE = 1 / 16
 
 Function = Callable[[Tensor], tuple[Tensor, ...]]
 """Inputs N×C×H×W → outputs, differentiable; of a replayed one the outputs and the gradient are static buffers."""
@@ -55,10 +58,12 @@ class Maker:
     Attributes:
         record: a function and inputs of its shape → the replayed function, and the bytes that it holds.
         clock: seconds, once everything that was launched is done.
+        most_bytes: that a graph may hold on the device of a tensor.
     """
 
     record: Callable[[Function, Tensor], tuple[Function, int]]
     clock: Callable[[], float]
+    most_bytes: Callable[[Tensor], int] = lambda _: MOST_BYTES
 
 
 @dataclass
@@ -126,10 +131,12 @@ class Replays:
                 return
             replay, nbytes = self._maker.record(function, inputs)
             replayed = self._seconds(replay, inputs)
+            _check(replay, function, inputs)
         except Exception as error:  # noqa: BLE001  (a step without a graph is always possible; what is broken shows there)
             log.warning("a step cannot be replayed", extra={**told, "error": f"{type(error).__name__}: {error}"})
             return
-        pays = replayed <= WORTH * plain and nbytes <= MOST_BYTES
+        most_bytes = self._maker.most_bytes(inputs)
+        pays = replayed <= WORTH * plain and nbytes <= most_bytes
         log.info(
             "a step was recorded",
             extra={**told, "kept": pays, "plain_ms": 1000 * plain, "replayed_ms": 1000 * replayed, "bytes": nbytes},
@@ -137,7 +144,7 @@ class Replays:
         if pays:
             shape.eager, shape.replay, shape.nbytes = False, replay, nbytes
             self._make_room()
-        elif nbytes > MOST_BYTES:  # a network that was loaded meanwhile may have been counted
+        elif nbytes > most_bytes:  # a network that was loaded meanwhile may have been counted
             shape.eager = False
             shape.drop()
 
@@ -158,12 +165,35 @@ class Replays:
         return min(taken[1:])
 
 
+def _check(replay: Function, function: Function, inputs: Tensor) -> None:
+    """See that what was recorded computes: other numbers must give what the function gives for them.
+
+    Raises:
+        ValueError: they do not; nothing was recorded, or the network decides by its numbers what it does.
+    """
+    others = inputs.detach().flip(-1)
+    found, expected = _looked_at(replay, others), _looked_at(function, others)
+    for mine, own in zip(found, expected, strict=True):
+        if not torch.linalg.vector_norm(mine - own) <= CLOSE * torch.linalg.vector_norm(own):
+            raise ValueError("replayed steps are not what they were recorded from")
+
+
+def _looked_at(function: Function, inputs: Tensor) -> list[Tensor]:
+    """Outputs and the gradient of their sum, float32 copies."""
+    leaf = inputs.clone().requires_grad_()
+    outputs = function(leaf)
+    seen = [output.detach().float().clone() for output in outputs]
+    (slopes,) = torch.autograd.grad(outputs, leaf, [torch.ones_like(output) for output in outputs])
+    return [*seen, slopes.float().clone()]
+
+
 OTHERS_GO_ON = "capture_error_mode" in inspect.signature(torch.cuda.make_graphed_callables).parameters
 """Whether other threads may use the device during a capture; not before torch 2.15, which captures for the process."""
 _CAPTURE: dict[str, Any] = {"capture_error_mode": "thread_local"} if OTHERS_GO_ON else {}
 
 
 def _record_cuda(function: Function, inputs: Tensor) -> tuple[Function, int]:
+    gc.collect()  # graphs that were let go are freed now, not during the capture, which forbids that
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(inputs.device)
     sample = inputs.detach().clone().requires_grad_()
@@ -177,7 +207,11 @@ def _cuda_clock() -> float:
     return time.perf_counter()
 
 
-MAKERS: dict[str, Maker] = {"cuda": Maker(_record_cuda, _cuda_clock)}
+def _most_cuda_bytes(inputs: Tensor) -> int:
+    return max(MOST_BYTES, int(MOST_SHARE * torch.cuda.get_device_properties(inputs.device).total_memory))
+
+
+MAKERS: dict[str, Maker] = {"cuda": Maker(_record_cuda, _cuda_clock, _most_cuda_bytes)}
 """By type of device; where there is none, steps are never replayed."""
 
 _of_networks: WeakKeyDictionary[nn.Module, Replays] = WeakKeyDictionary()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workers.mathematics.placing import on
 from workers.mathematics.recipes import Recipe
 
 FILL = 0.5
@@ -99,7 +100,7 @@ def sample(pictures: Tensor, maps: Tensor, size: tuple[int, int], *, in_order: b
     Returns:
         (B·V)×3×height×width, the views of a picture one after another.
     """
-    views: Tensor = _Sample.apply(pictures - FILL, maps.to(pictures.device), size, in_order)
+    views: Tensor = _Sample.apply(pictures - FILL, on(pictures, maps), size, in_order)
     return views + FILL
 
 

@@ -1,6 +1,6 @@
 """From an upload to a network's input, exactly as the network's own evaluation transform does it, and where that lies.
 
-Import rule: torch, numpy, Pillow; nothing of pydantic or the queue.
+Import rule: torch, numpy, Pillow, workers.mathematics; nothing of pydantic or the queue.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from workers.contract import Transform
+from workers.mathematics.placing import on
 
 _MODES = {
     "nearest": Image.Resampling.NEAREST,
@@ -108,11 +109,11 @@ class Preprocess:
     def normalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1] (N×3×h×w, or N×1×h×w for a grey network) → normalised input; differentiable."""
         if self.channels == 1 and images.shape[1] == 3:
-            luma = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+            luma = on(images, torch.tensor(_LUMA, dtype=images.dtype)).view(1, 3, 1, 1)
             images = (images * luma).sum(dim=1, keepdim=True)
         count = self.channels
-        mean = torch.tensor(self.mean[:count], dtype=images.dtype, device=images.device).view(1, count, 1, 1)
-        std = torch.tensor(self.std[:count], dtype=images.dtype, device=images.device).view(1, count, 1, 1)
+        mean = on(images, torch.tensor(self.mean[:count], dtype=images.dtype)).view(1, count, 1, 1)
+        std = on(images, torch.tensor(self.std[:count], dtype=images.dtype)).view(1, count, 1, 1)
         return (images - mean) / std
 
 

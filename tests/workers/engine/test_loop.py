@@ -17,6 +17,7 @@ from tests.workers.engine.dummies.climb import Climb
 from tests.workers.engine.networks import Networks
 from workers.engine import reports
 from workers.engine.config import EngineConfig
+from workers.engine.device import DeviceLostError
 from workers.engine.loader import Source
 from workers.engine.loop import Engine
 from workers.engine.memory import estimate_row_bytes
@@ -361,6 +362,24 @@ def test_draining_checkpoints_what_has_moved():
     bench.engine.inbox.put(Frame({"type": "drain"}))
     bench.until(lambda: [frame for frame in bench.said.frames if frame.type == "drained"])
     assert len(bench.of(run, "checkpoint")) == 1
+
+
+@pytest.mark.parametrize("operation", ["climb", "sums"])
+def test_an_engine_whose_device_answers_no_more_ends_instead_of_failing_jobs(
+    operation: str, monkeypatch: pytest.MonkeyPatch
+):
+    bench = Bench()
+    how = {"act": "raise-at:3"} if operation == "climb" else {"act": "raise"}
+    run = bench.send(operation, **how)
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        bench.end(run)
+    assert not bench.of(run, "failed")
 
 
 def test_one_run_is_saved_when_the_queue_asks_for_it():

@@ -115,6 +115,12 @@ def test_failed_allocations_are_known_whatever_raises_them():
         torch.empty(2**60)
     assert is_out_of_memory(failed.value)
     assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    for said in (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+    ):
+        assert is_out_of_memory(RuntimeError(said))
     assert not is_out_of_memory(RuntimeError("shapes do not match")) and not is_out_of_memory(ValueError("memory"))
 
 
@@ -175,9 +181,10 @@ class Costs(IterativeMethod):
         return [SimpleNamespace(x=float(x)) for x in saved["state"]]
 
 
-def measured(method: Costs, folder: Path, **config: Any) -> tuple[Tiles, int]:
+def measured(method: Costs, folder: Path, row_bytes: int = 0, **config: Any) -> tuple[Tiles, int]:
     tiles = Tiles(EngineConfig(state_folder=str(folder), **config), torch.device("meta"))
     run = Run("r", "o", {}, "batch", method, Row(params({})), needs=("small",), networks={"small": Small("small")})
+    run.row_bytes = row_bytes
     return tiles, tiles.measure("key", run, [SimpleNamespace(x=1.0)], Context())
 
 
@@ -204,6 +211,8 @@ def test_the_largest_tile_that_pays_is_measured_and_remembered(tmp_path: Path):
 def test_a_tile_keeps_within_the_slice_and_the_memory(tmp_path: Path):
     assert measured(Costs(lambda rows: 0.04 * rows**0.5), tmp_path, slice_s=0.1)[1] == 4
     assert measured(Costs(lambda rows: 0.01, most=16), tmp_path)[1] == 16
+    half = Context().memory_bytes // 2
+    assert measured(Costs(lambda rows: 0.01), tmp_path, row_bytes=half)[1] == 2
     tiles, _ = measured(Costs(lambda rows: 0.01, most=16), tmp_path)
     tiles.limit("key", 2)
     assert tiles.known("key") == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.workers.replaying import StaticBuffers
 from workers.engine.memory import release_memory
 from workers.mathematics import replay
 from workers.mathematics.objectives import OUTPUT
-from workers.mathematics.replay import COMES_BACK, GRAPHS_KEPT, LONGEST_S, MOST_BYTES, Replays, replay_bytes
+from workers.mathematics.replay import COMES_BACK, GRAPHS_KEPT, LONGEST_S, MOST_BYTES, Function, Replays, replay_bytes
 from workers.networks.build import load
 
 
@@ -96,6 +97,29 @@ def test_what_cannot_be_recorded_goes_on_without_and_says_so_once(
         assert torch.equal(come(Replays(buffers.maker()), 5 * COMES_BACK), torch.full((1, 3), 2.0))
     assert [record.getMessage() for record in caplog.records] == ["a step cannot be replayed"]
     assert len(buffers.shapes) == 1
+
+
+def test_what_was_recorded_of_one_input_alone_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """As a graph that nothing was recorded in, or of a network that decides by its numbers what it does."""
+
+    def frozen(function: Function, inputs: Tensor) -> tuple[Function, int]:
+        (found,) = function(inputs.detach())
+        return lambda given: (found + 0.0 * given,), 100
+
+    replays = Replays(replace(StaticBuffers().maker(), record=frozen))
+    with caplog.at_level(logging.WARNING):
+        for number in range(COMES_BACK + 2):
+            inputs = torch.arange(3.0)[None] + number
+            (found,) = replays.run(double, inputs.requires_grad_(), "key")
+            assert torch.equal(found, 2.0 * inputs)
+    assert "not what they were recorded from" in str(vars(caplog.records[-1])) and replays.nbytes == 0
+
+
+def test_a_device_with_more_memory_keeps_larger_graphs() -> None:
+    roomy = replace(StaticBuffers(nbytes=2 * MOST_BYTES).maker(), most_bytes=lambda _: 2 * MOST_BYTES)
+    replays = Replays(roomy)
+    come(replays, COMES_BACK)
+    assert replays.nbytes == 2 * MOST_BYTES
 
 
 def test_the_least_recently_used_goes_and_has_to_come_back_more_often() -> None:
@@ -205,6 +229,7 @@ def test_graphs_count_as_the_networks_memory_and_go_with_it(monkeypatch: pytest.
     gone = weakref.ref(held)
     monkeypatch.setattr(buffers, "_replayed", lambda function, inputs, held=held: held)
     monkeypatch.setitem(replay.MAKERS, "cpu", buffers.maker())
+    monkeypatch.setattr(replay, "_check", lambda *ignored: None)
     network = load("squeezenet1_1-random")
     lean = network.lean_module(True)
     before = network.nbytes
