@@ -313,6 +313,7 @@ class Artifacts:
         transfer_s = nbytes * SECONDS_PER_BYTE
         deadline = time.monotonic() + self._patience_s + transfer_s
         pause = self._backoff_s
+        answered: BaseException | None = None  # the last trouble that the store itself told of
         while True:
             try:
                 async with asyncio.timeout(
@@ -326,9 +327,12 @@ class Artifacts:
             except (PermissionDeniedError, UnauthenticatedError) as error:
                 raise _unavailable(what, error) from error  # trying again changes nothing
             except _STORE_TROUBLE as error:
+                if not isinstance(error, TimeoutError):
+                    answered = error
                 wait = pause * random.uniform(0.5, 1.5)
                 if time.monotonic() + wait >= deadline:
-                    raise _unavailable(what, error) from error
+                    # The last attempt may have been cut short by the deadline, which says less than a full disk does.
+                    raise _unavailable(what, answered or error) from (answered or error)
                 await asyncio.sleep(wait)
                 pause = min(2 * pause, 2.0)
 

@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import obstore
 import pytest
 from moto.server import ThreadedMotoServer
+from obstore.exceptions import GenericError
 
 from convscope.protocol.artifacts import FRESH_S, ORPHAN_S, Artifacts, retention_s
 from convscope.protocol.problems import ProblemError
@@ -249,7 +251,7 @@ from convscope.protocol.artifacts import Artifacts
 from convscope.protocol.problems import ProblemError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 async def main():
-    store = Artifacts.open(sys.argv[1], patience_s=0.5)
+    store = Artifacts.open(sys.argv[1], patience_s=3.0)  # a third for an attempt, however busy the machine
     try:
         await store.put("results", bytes(300_000))
     except ProblemError as error:
@@ -276,6 +278,25 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
     assert "File too large" in first
     assert "#" in files or files == "[]"  # at most an unfinished file, which no key names
     assert last == "300000"
+
+
+async def test_what_the_store_told_is_said_though_the_last_attempt_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Artifacts.open(str(tmp_path), patience_s=0.6, backoff_s=0.01)
+    attempts = 0
+
+    async def put(*_args: object, **_options: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise GenericError("Unable to copy data to file: No space left on device (os error 28)")
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(obstore, "put_async", put)
+    error = await fails_with("store-unavailable", store.put("results", b"hello"))
+    assert "No space left on device" in error.detail
+    assert attempts >= 2
 
 
 async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
