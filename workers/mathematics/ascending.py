@@ -79,12 +79,10 @@ def _bundle(network: Network, rows: Sequence[Ascent]) -> _Bundle:
     pictures = decoded.detach().requires_grad_()
     maps, noises = [], []
     for row in rows:
-        generator = generator_of(row.seed, row.copy, row.step)
-        drawn = draw_views(recipe, generator, row.step)
-        noise = draw_noise(recipe, generator, recipe.crops)
-        chosen = slice(row.view, row.view + recipe.views_per_slice)
-        maps.append(None if drawn is None else drawn[chosen])
-        noises.append(None if noise is None else noise[chosen])
+        chosen = range(row.view, row.view + recipe.views_per_slice)
+        drawn = draw_views(recipe, generator_of(row.seed, row.copy, row.step), row.step)
+        maps.append(None if drawn is None else drawn[chosen.start : chosen.stop])
+        noises.append(draw_noise(recipe, (generator_of(row.seed, row.copy, row.step, view) for view in chosen)))
     placed = [each for each in maps if each is not None]
     in_order = not rows[0].fast
     views = sample(pictures, torch.stack(placed), recipe.input_size, in_order=in_order) if placed else pictures

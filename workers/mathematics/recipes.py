@@ -136,9 +136,11 @@ def _three(values: Any) -> tuple[float, ...]:
     return given * 3 if len(given) == 1 else given
 
 
-def generator_of(seed: int, copy: int, step: int) -> torch.Generator:
+def generator_of(seed: int, copy: int, step: int, view: int | None = None) -> torch.Generator:
     """The generator of one row's step: a function of the request's seed, of which copy of an objective it is, and of
-    the step alone, so that nothing has to be remembered for a resume. Step −1 makes the start.
+    the step alone, so that nothing has to be remembered for a resume. Step −1 makes the start. Each view of a step has
+    another one for its noise, so that a slice of a step draws the noise of its own views only.
     """
-    digest = hashlib.blake2b(f"{seed}:{copy}:{step}".encode(), digest_size=8).digest()
+    name = f"{seed}:{copy}:{step}" if view is None else f"{seed}:{copy}:{step}:{view}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

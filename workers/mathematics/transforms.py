@@ -9,6 +9,7 @@ Import rule: torch, workers.mathematics.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -79,13 +80,19 @@ SMALLEST_BOX = 0.05
 """Smallest box as a share of the picture's side (Xplique)."""
 
 
-def draw_noise(recipe: Recipe, generator: torch.Generator, count: int) -> Tensor | None:
-    """Additive noise of `count` views, N(0, noise) + U(−noise_uniform, noise_uniform); None where there is none."""
+def draw_noise(recipe: Recipe, generators: Iterable[torch.Generator]) -> Tensor | None:
+    """Additive noise, N(0, noise) + U(−noise_uniform, noise_uniform), of a view for each generator: V×3×h×w.
+
+    None where there is none.
+    """
     if not (recipe.noise or recipe.noise_uniform):
         return None
-    shape = (count, 3, *recipe.input_size)
-    normal = recipe.noise * torch.randn(shape, generator=generator)
-    return normal + recipe.noise_uniform * (2.0 * torch.rand(shape, generator=generator) - 1.0)
+    shape = (3, *recipe.input_size)
+    drawn = []
+    for generator in generators:
+        normal = recipe.noise * torch.randn(shape, generator=generator)
+        drawn.append(normal + recipe.noise_uniform * (2.0 * torch.rand(shape, generator=generator) - 1.0))
+    return torch.stack(drawn)
 
 
 def sample(pictures: Tensor, maps: Tensor, size: tuple[int, int], *, in_order: bool = True) -> Tensor:

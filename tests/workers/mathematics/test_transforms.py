@@ -114,7 +114,7 @@ def test_a_step_depends_on_seed_copy_and_step_alone() -> None:
 
 def test_without_transforms_the_network_sees_the_picture() -> None:
     assert draw_views(recipe("pixel"), generator_of(0, 0, 0), 0) is None
-    assert draw_noise(recipe("pixel"), generator_of(0, 0, 0), 1) is None
+    assert draw_noise(recipe("pixel"), [generator_of(0, 0, 0, 0)]) is None
 
 
 def test_macos_boxes_shrink_and_stay_inside() -> None:
@@ -130,6 +130,7 @@ def test_macos_boxes_shrink_and_stay_inside() -> None:
 
 def test_macos_noise() -> None:
     maco = recipe("maco", (64, 64), input_size=(32, 32))
-    noise = draw_noise(maco, generator_of(0, 0, 0), 8)
-    assert noise is not None
+    noise = draw_noise(maco, [generator_of(0, 0, 0, view) for view in range(8)])
+    assert noise is not None and noise.shape == (8, 3, 32, 32)
+    assert len({view.numpy().tobytes() for view in noise}) == 8
     assert float(noise.std()) == pytest.approx(math.sqrt(0.04**2 + 0.02**2 / 3), rel=0.02)

@@ -74,9 +74,8 @@ PICTURES = {"fourier": fourier_picture, "maco": maco_picture, "pixel": pixel_pic
 def seen_by_the_network(row: Ascent, picture: Tensor) -> Tensor:
     """All views of one step, each pixel by pixel: moved, grey beyond the picture, and noise upon it."""
     recipe = row.recipe
-    generator = generator_of(row.seed, row.copy, row.step)
-    maps = draw_views(recipe, generator, row.step)
-    noise = draw_noise(recipe, generator, recipe.crops)
+    maps = draw_views(recipe, generator_of(row.seed, row.copy, row.step), row.step)
+    noise = draw_noise(recipe, [generator_of(row.seed, row.copy, row.step, view) for view in range(recipe.crops)])
     if maps is None:
         views = picture.expand(recipe.crops, -1, -1, -1)
     else:
