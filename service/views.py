@@ -29,6 +29,9 @@ class ProgressView(_View):
     done: float
     total: float
     message: str
+    losses: list[float | None] | None = Field(
+        None, description="Of the pictures that a preview shows, the first 16; null before a picture's first step."
+    )
 
 
 class ArrayView(_View):
@@ -182,7 +185,7 @@ async def job_view(context: Context, job: Job, online: int, *, result: bool = Tr
         "operation": job.operation,
         "state": job.state.value,
         "attempt": job.attempt,
-        "progress": {"done": job.progress.done, "total": job.progress.total, "message": _message(job)},
+        "progress": {**job.progress.model_dump(exclude_none=True), "message": _message(job)},
         "workers_online": online,
         "request": job.request,
         "labels": job.labels,

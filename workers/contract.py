@@ -176,12 +176,18 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """Said between two slices. `preview` is a uint8 H×W×3 picture, for iterative work."""
+    """Said between two slices.
+
+    Attributes:
+        losses: of the pictures that are being made, those that a preview shows; None of one before its first step.
+        preview: a uint8 H×W×3 picture, for iterative work.
+    """
 
     done: float
     total: float
     message: str = ""
     preview: Tensor | None = None
+    losses: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True)

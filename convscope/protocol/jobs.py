@@ -246,6 +246,7 @@ class Jobs:
             done=progress.done,
             total=progress.total,
             message=progress.message,
+            losses="" if progress.losses is None else json.dumps(progress.losses),
             preview=preview or "",
             every_ms=PROGRESS_EVERY_MS,
         )

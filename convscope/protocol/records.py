@@ -130,11 +130,12 @@ def _part_images(plain: dict[str, Any]) -> None:
 
 
 class JobProgress(_Record):
-    """How far a job is, in units of its own."""
+    """How far a job is, in units of its own; `losses` of the pictures that it makes, where it makes such."""
 
     done: float = 0.0
     total: float = 1.0
     message: str = ""
+    losses: list[float | None] | None = None
 
 
 class Job(_Record):
@@ -184,6 +185,8 @@ class Job(_Record):
                 plain[name] = json.loads(plain[name])
         _part_images(plain)
         progress = {"done": held["done"], "total": held["total"], "message": held.get("message", "")}
+        if held.get("losses"):
+            progress["losses"] = json.loads(held["losses"])
         return cls.model_validate({**plain, "id": job_id, "progress": progress})
 
 

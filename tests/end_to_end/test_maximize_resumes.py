@@ -159,8 +159,12 @@ def looks_like_one_ascent(whole: Whole, job: dict[str, Any]) -> None:
     steps = [one["done"] for one in progress]
     # Not even by the interval of checkpoints: what is told stands still until it is passed.
     assert steps == sorted(steps) and len(set(steps)) > 5 and {one["total"] for one in progress} == {STEPS}
-    losses = [found[1] for one in progress if (found := re.search(r"mean objective (\S+)$", one["message"]))]
-    assert len(set(losses)) > 5 and set(losses) <= {f"{loss:.4g}" for loss in whole.array(job, "loss")[0].tolist()}
+    found = whole.array(job, "loss")[0].tolist()
+    losses = {loss for one in progress for loss in one.get("losses", ()) if loss is not None}
+    assert len(losses) > 5 and losses <= {float(f"{loss:.6g}") for loss in found}
+    means = {mean[1] for one in progress if (mean := re.search(r"mean objective (\S+)$", one["message"]))}
+    assert len(means) > 5 and means <= {f"{loss:.4g}" for loss in found}
+    assert "losses" not in job["progress"], "what was told last is older than the result"
     previews = [event.json() for event in told if event.name == "preview"]
     assert len(previews) > 1
     shown = whole.client.get(previews[-1]["href"])

@@ -26,7 +26,7 @@ from convscope.protocol.results import Manifest
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 60.0
+DEADLINE_S = 90.0
 CALLER = "tester"
 
 

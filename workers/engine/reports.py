@@ -65,6 +65,8 @@ class Reports:
         if not math.isfinite(done) or not math.isfinite(total):
             return
         header: dict[str, Any] = {"run": run.id, "done": done, "total": total, "message": progress.message}
+        if progress.losses:
+            header["losses"] = [None if loss is None else float(f"{loss:.6g}") for loss in progress.losses]
         blobs: tuple[bytes, ...] = ()
         if progress.preview is not None:
             run.preview_due = now + self._config.preview_s

@@ -29,6 +29,8 @@ from workers.mathematics.units import choose_channels
 
 PREVIEW_SIDE = 512
 """Longer side of a preview, pixels."""
+PREVIEWED = 16
+"""Pictures of a job that a preview shows, and whose losses are told with its progress."""
 
 TENSORS_HELD = 8
 """Of a picture's size between steps: parameters, two moments, their mean, slopes; and copies while they are saved."""
@@ -71,8 +73,10 @@ class Maximize(IterativeMethod):
         message = f"{running} of {len(states)} pictures moving" if running else f"all {len(states)} pictures done"
         if values:
             message += f", mean objective {sum(values) / len(values):.4g}"
-        picture = montage([current_picture(state) for state in states[:16]], PREVIEW_SIDE) if preview else None
-        return Progress(done, total, message, picture)
+        shown = states[:PREVIEWED]
+        losses = [state.losses[-1] if state.losses else None for state in shown]
+        picture = montage([current_picture(state) for state in shown], PREVIEW_SIDE) if preview else None
+        return Progress(done, total, message, picture, losses)
 
     def finish(
         self, network: Network, row: Row, states: Sequence[Any], context: Context

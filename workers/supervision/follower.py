@@ -186,7 +186,10 @@ class Follower:
         shown, held.preview = held.preview, None
         preview: str | None = None
         told = JobProgress(
-            done=progress.header["done"], total=progress.header["total"], message=progress.header["message"]
+            done=progress.header["done"],
+            total=progress.header["total"],
+            message=progress.header["message"],
+            losses=progress.header.get("losses"),
         )
         try:
             if shown is not None:

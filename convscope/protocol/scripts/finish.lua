@@ -29,8 +29,9 @@ end
 for _, job in ipairs(members(args.run)) do
   if args.manifest ~= '' then
     local total = redis.call('HGET', key('job', job), 'total')
-    -- What was told last may be some steps old: reports are sent twice a second at most.
-    local told = { manifest = args.manifest, computed_ms = args.computed_ms, done = total, message = 'done' }
+    -- What was told last may be some steps old, as reports are sent twice a second at most; the result tells the losses.
+    local told = { done = total, message = 'done', losses = '' }
+    told.manifest, told.computed_ms = args.manifest, args.computed_ms
     end_job(job, 'succeeded', told)
   else
     end_job(job, 'failed', { error = args.error, computed_ms = args.computed_ms })

@@ -16,10 +16,12 @@ for _, job in ipairs(members(args.run)) do
   local told = redis.call('HMGET', at, 'done', 'total')
   local done = args.done
   if tonumber(told[2]) == tonumber(args.total) and tonumber(told[1]) > tonumber(done) then done = told[1] end
-  redis.call('HSET', at, 'done', done, 'total', args.total, 'message', args.message)
+  redis.call('HSET', at, 'done', done, 'total', args.total, 'message', args.message, 'losses', args.losses)
   redis.call('HINCRBY', at, 'revision', 1)
   if speak then
-    emit(job, 'progress', { done = tonumber(done), total = tonumber(args.total), message = args.message })
+    local said = { done = tonumber(done), total = tonumber(args.total), message = args.message }
+    if args.losses ~= '' then said.losses = cjson.decode(args.losses) end
+    emit(job, 'progress', said)
     if args.preview ~= '' then emit(job, 'preview', { key = args.preview }) end
     changed(job, 'running')
   end

@@ -39,9 +39,13 @@ async def test_a_life_in_full(redis: Redis) -> None:
     assert (running.state, running.attempt) == (JobState.RUNNING, 1)
     assert running.started_ms is not None and running.queued_ms == running.started_ms - running.created_ms
 
-    said = JobProgress(done=2, total=8, message="step 2")
+    said = JobProgress(done=2, total=8, message="step 2", losses=[-1.25, None, 3e-7])
     assert await jobs.progress(run.run, run.epoch, said, "previews/1") is Verdict.GO_ON
     assert (await jobs.get(job.id, ME)).progress == said
+    plain = JobProgress(done=3, total=8, message="step 3")
+    assert await jobs.progress(run.run, run.epoch, plain, "previews/2") is Verdict.GO_ON
+    assert (await jobs.get(job.id, ME)).progress == plain
+    assert await jobs.progress(run.run, run.epoch, JobProgress(done=4, total=8, losses=[1.0])) is Verdict.GO_ON
     assert await jobs.finish(run.run, run.epoch, manifest="results/1", computed_ms=12.5) is Verdict.GO_ON
     done = await jobs.get(job.id, ME)
     assert (done.state, done.manifest, done.computed_ms, done.error) == (JobState.SUCCEEDED, "results/1", 12.5, None)
@@ -51,8 +55,10 @@ async def test_a_life_in_full(redis: Redis) -> None:
     assert await events_of(redis, job) == [
         ("state", {"state": "queued", "attempt": 0, "cancelling": False}),
         ("state", {"state": "running", "attempt": 1, "cancelling": False}),
-        ("progress", {"done": 2, "total": 8, "message": "step 2"}),
+        ("progress", {"done": 2, "total": 8, "message": "step 2", "losses": [-1.25, None, 3e-7]}),
         ("preview", {"key": "previews/1"}),
+        ("progress", {"done": 3, "total": 8, "message": "step 3"}),
+        ("preview", {"key": "previews/2"}),
         ("state", {"state": "succeeded", "attempt": 1, "cancelling": False}),
         ("done", {"state": "succeeded"}),
     ]

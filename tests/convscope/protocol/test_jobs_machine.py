@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 CALLERS = ["ada", "bob"]
 WORKERS = ["w1", "w2"]
-LIMITS = JobLimits(lane_depth=4, caller_jobs=6, crashes=2, aged_s=3600, alone_patience_s=3600)
+LIMITS = JobLimits(lane_depth=4, caller_jobs=6, crashes=2, lease_s=3600, aged_s=3600, alone_patience_s=3600)
+"""Nothing happens by itself while the machine thinks, however long it takes: time is one of the moves."""
 PAST_MS = 1
 PROBLEMS = {"mismatch": "idempotency-mismatch", "quota": "quota-exceeded", "full": "queue-full"}
 

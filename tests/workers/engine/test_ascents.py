@@ -47,7 +47,10 @@ class Ascents(Bench):
 
     def __init__(self, networks: Catalogue, tile: int = 0) -> None:
         # The slice is long, so that no `fast` tile is halved by a machine that stands still.
-        super().__init__(methods="workers.methods", default_model=MODEL, tile=tile, slice_s=60.0, preview_s=0.5)
+        # And no checkpoint is made but where a test asks for one.
+        super().__init__(
+            methods="workers.methods", default_model=MODEL, tile=tile, slice_s=60.0, preview_s=0.5, checkpoint_s=3600.0
+        )
         self.engine.close()
         source = Source(networks, "code", {})
         methods = find_methods(self.config.methods)

@@ -404,6 +404,8 @@ def test_progress_and_previews() -> None:
     assert said.total == 4
     mean = sum(state.losses[-1] for state in states[:2]) / 2
     assert said.message == f"3 of 3 pictures moving, mean objective {mean:.4g}"
+    assert list(said.losses) == [states[0].losses[-1], states[1].losses[-1], None]
+    assert len(METHOD.progress(states * 6, False).losses) == 16  # as many as a preview shows
     assert said.preview is not None
     assert said.preview.shape == (64, 64, 3)
     assert said.preview.dtype == torch.uint8
