@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from tests.servers import PrivateServer
 
-REAL_PROCESSES = ("faults", "end_to_end", "service", "convscope/cli", "workers/test_supervisor")
+REAL_PROCESSES = (
+    "faults",
+    "end_to_end",
+    "service",
+    "convscope/cli",
+    "workers/test_supervisor",
+    "contract/test_containers",
+)
 """Tests that start, stop and kill real processes: a machine that stands still for seconds may fail one of them. They
 have a second try, and the summary says RERUN; what is really broken fails twice."""
 
