@@ -104,6 +104,25 @@ def test_the_titles_of_feature_maps_are_their_means_and_stand_in_the_picture(
     assert not np.array_equal(drawn["mean"], drawn["max"])
 
 
+def test_a_picture_that_diverges_is_withheld_and_the_other_of_its_job_is_made(client: httpx2.Client) -> None:
+    """DeepDream's square of a convolution's output leaves all bounds under plain ascent; a channel's mean does not."""
+    runaway = {"sum": [{"weight": 1e6, "of": {"layer": "conv_stem"}}]}
+    body = {"objective": [{"layer": "conv_stem", "channel": 3}, runaway], "preset": "pixel", "optimizer": "ascent"}
+    answer = client.post("/v1/maximize", json={**body, "learning_rate": 1e4, "steps": 30, "size": 64})
+    job = finished(client, answer)
+    assert job["state"] == "succeeded", job["error"]
+    made, lost = job["result"]["facts"]["pictures"]
+    operations()["maximize"].facts.model_validate(job["result"]["facts"])
+    assert (made["stopped_by"], made["withheld"], made["steps"]) == ("steps", False, 30)
+    assert (lost["stopped_by"], lost["withheld"], lost["dead"], lost["image_id"]) == ("diverged", True, False, None)
+    assert client.get(f"/v1/images/{made['image_id']}").is_success
+    pixels = np.load(io.BytesIO(client.get(job["result"]["arrays"]["images"]["href"]).content))
+    assert pixels[0].any() and not pixels[1].any()
+    assert client.get(f"/v1/jobs/{job['id']}/result", headers=PNG).status_code == 200
+    alone = finished(client, client.post("/v1/maximize", json={**body, "objective": runaway, "learning_rate": 1e4}))
+    assert alone["error"]["type"].endswith("/numerical-error")
+
+
 @pytest.mark.parametrize(
     ("channels", "cost"), [("all", 1280), ("first:513", 513), ("top:513", 513), (list(range(513)), 513)], ids=str
 )  # fmt: skip

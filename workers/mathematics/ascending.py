@@ -33,9 +33,10 @@ def advance(network: Network, states: Sequence[Ascent]) -> list[MethodError | No
     """One forward and backward of a tile, and an update of every row whose views are complete.
 
     Where a step takes many views (`crops`), each call looks at the next few of each row and adds their gradients up.
-    Rows are changed at the very end, so an exception leaves them as they were; a row whose numbers are not finite, or
-    whose objective the network cannot have, gets its error and is not changed. With `diversity`, a row that is a step
-    ahead of another of its job is not changed either: its turn comes again.
+    Rows are changed at the very end, so an exception leaves them as they were; a row whose objective the network cannot
+    have gets its error and is not changed. Nor is one whose numbers are not finite: as one of several of its job it has
+    `diverged`, and the others go on; alone it gets its error. With `diversity`, a row that is a step ahead of another
+    of its job is not changed either: its turn comes again.
 
     Args:
         network: its layers are those that the rows' objectives read.
@@ -266,6 +267,9 @@ def _commit(
     finite, silent = checks
     value = state.value + value
     if not (math.isfinite(value) and finite):
+        if len(state.family) > 1:
+            state.stopped_by = "diverged"
+            return None
         where = f"picture {state.index}, step {state.step}"
         return MethodError("numerical-error", f"The loss or its gradient left the finite numbers ({where}).")
     if move.parameters is None or move.moments is None:

@@ -20,8 +20,9 @@ from workers.mathematics.recipes import Recipe
 PATIENCE = 8
 """Steps in a row without any gradient, beyond the redirected ones, after which a row has nothing left to climb."""
 
-ENDS = ("steps", "stop_at", "dead", "saturated")
-"""Why a row stopped: its steps, its threshold, no gradient from the start on, no gradient any more."""
+ENDS = ("steps", "stop_at", "dead", "saturated", "diverged")
+"""Why a row stopped: its steps, its threshold, no gradient from the start on, no gradient any more, numbers that left
+the finite ones while other pictures of its job went on."""
 
 
 @dataclass(eq=False)
@@ -74,14 +75,19 @@ class Ascent:
 
         An image that it starts from may excite the objective already, as much as can be.
         """
-        if self.stopped_by == "dead":
-            return True
+        if self.stopped_by in ("dead", "diverged"):
+            return self.stopped_by == "dead"
         if not self.losses or (self.from_image and max(self.losses) > 0):
             return False
         constant = len(self.losses) > 1 and min(self.losses) == max(self.losses)
         # Above zero, a few small steps may come to the same float32 number.
         constant = constant and (self.losses[0] == 0 or len(self.losses) >= PATIENCE)
         return constant or self.silent_steps == len(self.losses)
+
+    @property
+    def withheld(self) -> bool:
+        """Whether there is no picture to show."""
+        return self.dead or self.stopped_by == "diverged"
 
     @property
     def shown(self) -> Tensor:

@@ -5,6 +5,7 @@ Import rule: torch, workers.contract, workers.mathematics.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Check:
     def facts(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "value": self.value,
+            "value": self.value if math.isfinite(self.value) else None,
             "rank": self.rank,
             "channels": len(self.means),
             "percentile": self.percentile,

@@ -222,6 +222,13 @@ def _finish(
     network: Network, row: Row, states: Sequence[Ascent], context: Context
 ) -> Generator[Progress, None, Result]:
     recipe, request, pace = states[0].recipe, row.request, _Pace(context.slice_s)
+    if all(state.stopped_by == "diverged" for state in states):
+        steps = sorted(len(state.losses) for state in states)
+        return MethodError(
+            "numerical-error",
+            f"The losses or gradients of all {len(states)} pictures left the finite numbers, after {steps[0]} to "
+            f"{steps[-1]} steps.",
+        )
     pictures: list[Tensor] = []
     for state in states:
         if pace.over():
@@ -230,7 +237,8 @@ def _finish(
     yield Progress(states[0].steps, states[0].steps, "all pictures drawn")
     first = 1 if request.start == "image" else 0  # the photographs come after the image of the start
     checks = yield from check_pictures(network, states, pictures, row, context, first)
-    kept = [torch.zeros_like(pixels) if state.dead else pixels for state, pixels in zip(states, pictures, strict=True)]
+    pairs = zip(states, pictures, strict=True)
+    kept = [torch.zeros_like(pixels) if state.withheld else pixels for state, pixels in pairs]
     arrays = {
         "images": torch.stack(kept),
         "loss": torch.stack([state.loss_row() for state in states]).float(),
@@ -256,11 +264,12 @@ def _told(state: Ascent) -> dict[str, Any]:
         "kind": "sum" if len(state.objective.terms) > 1 else target.kind,
         "layer": None if target.layer == OUTPUT else target.layer,
         "channel": target.channel,
-        "loss_first": state.losses[0],
-        "loss_last": state.losses[-1],
+        "loss_first": state.losses[0] if state.losses else None,
+        "loss_last": state.losses[-1] if state.losses else None,
         "steps": len(state.losses),
         "stopped_by": state.stopped_by,
         "dead": state.dead,
+        "withheld": state.withheld,
         "steps_without_gradient": state.silent_steps,
     }
 

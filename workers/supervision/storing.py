@@ -141,7 +141,7 @@ class ResultStore:
         facts["pictures"] = [dict(picture) for picture in facts["pictures"]]
         try:
             for picture, told in zip(pixels, facts["pictures"], strict=True):
-                if told.get("dead"):
+                if told.get("withheld"):
                     continue
                 for caller in callers:
                     record = await self._persist(held, partial(self._images.add_pixels, caller, picture))

@@ -126,7 +126,7 @@ class Operation(ABC, Generic[R]):
     has_picture: ClassVar[bool] = True
     image_array: ClassVar[str | None] = None
     """Name of a uint8 K×H×W×3 result array whose pictures become images of their callers, as uploads are; their ids go
-    into `facts["pictures"][k]["image_id"]`. A picture whose facts say `dead` is left out."""
+    into `facts["pictures"][k]["image_id"]`. A picture whose facts say `withheld` is left out."""
 
     @abstractmethod
     def resolve(self, request: R, card: ModelCard) -> R:

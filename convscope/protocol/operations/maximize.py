@@ -135,13 +135,16 @@ class PictureFacts(BaseModel):
     kind: str = Field(description="class, channel, unit, layer, direction or sum.")
     layer: str | None = Field(description="Of the target; null for a class.")
     channel: int | None = Field(description="The target channel or class.")
-    loss_first: float = Field(description="The objective's value at the first step; larger is better.")
-    loss_last: float = Field(description="The same at the last step.")
+    loss_first: float | None = Field(
+        description="The objective's value at the first step; larger is better. Null where that was no finite number."
+    )
+    loss_last: float | None = Field(description="The same at the last step.")
     steps: int = Field(description="Steps run.")
-    stopped_by: Literal["steps", "stop_at", "dead", "saturated"]
-    dead: bool = Field(description="Nothing was found that excites it; its picture is withheld (black).")
+    stopped_by: Literal["steps", "stop_at", "dead", "saturated", "diverged"]
+    dead: bool = Field(description="Nothing was found that excites it.")
+    withheld: bool = Field(False, description="It is dead or has diverged: its picture is black and no image.")
     steps_without_gradient: int
-    value: float = Field(description="The objective on the final 8-bit picture.")
+    value: float | None = Field(description="The objective on the final 8-bit picture.")
     rank: int | None = Field(description="Of the target channel's mean on that picture; 1 is the strongest.")
     channels: int
     percentile: float | None = Field(description="Share of the photographs, percent, whose value is lower.")
@@ -280,9 +283,9 @@ def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int) -> T
     else:
         given = request.get("objective")
         short = objective_text(given[number]) if isinstance(given, Sequence) else f"{told['channel']}"
-    if told["dead"]:
-        dead = f"{short}: dead"
-        return Tile((Slice("images", (number,)),), {"index": dead, "loss": dead, "mean": dead, "max": dead})
+    if told["dead"] or told.get("withheld"):
+        why = f"{short}: {'dead' if told['dead'] else 'diverged'}"
+        return Tile((Slice("images", (number,)),), {"index": why, "loss": why, "mean": why, "max": why})
     last, value = f"{short}: objective {told['loss_last']:.4g}", f"{short}: value {told['value']:.4g}"
     return Tile((Slice("images", (number,)),), {"index": short, "loss": last, "mean": value, "max": value})
 

@@ -12,7 +12,17 @@ import torch
 from torch import nn
 
 from tests.workers.fakes import FakeNetwork, image, traces
-from tests.workers.methods.ascents import CONTEXT, channel, climb, finished, outcome, request, started, step, tiny
+from tests.workers.methods.ascents import (
+    CONTEXT,
+    channel,
+    climb,
+    finished,
+    outcome,
+    request,
+    started,
+    step,
+    tiny,
+)
 from workers.contract import MethodError, params
 from workers.mathematics.ascent import PATIENCE
 from workers.mathematics.optimizers import blur

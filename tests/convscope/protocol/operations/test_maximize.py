@@ -220,11 +220,12 @@ def test_cost_counts_forwards_and_bytes() -> None:
 
 def test_tiles_are_titled_with_channel_and_loss() -> None:
     told = {"kind": "channel", "layer": "conv", "channel": 3, "loss_last": 1.25, "value": 1.5, "dead": False}
-    facts = {"pictures": [told, {**told, "channel": 5, "dead": True}]}
-    (picture,) = OPERATION.pictures(resolve(channels=[3, 5]), facts, {})
-    assert [tile.titles["loss"] for tile in picture.tiles] == ["3: objective 1.25", "5: dead"]
+    lost = {**told, "channel": 4, "stopped_by": "diverged", "withheld": True, "loss_last": None, "value": None}
+    facts = {"pictures": [told, {**told, "channel": 5, "dead": True, "withheld": True}, lost]}
+    (picture,) = OPERATION.pictures(resolve(channels=[3, 5, 4]), facts, {})
+    assert [tile.titles["loss"] for tile in picture.tiles] == ["3: objective 1.25", "5: dead", "4: diverged"]
     assert picture.title == "loss"
-    assert [tile.parts[0].index for tile in picture.tiles] == [(0,), (1,)]
+    assert [tile.parts[0].index for tile in picture.tiles] == [(0,), (1,), (2,)]
     several = resolve(objective=[{"class": 1}, {"sum": [{"weight": -1, "of": {"layer": "conv", "channel": 0}}]}])
     drawn = [{**told, "kind": "class"}, {**told, "kind": "sum"}]
     (picture,) = OPERATION.pictures(several, {"pictures": drawn}, {})
