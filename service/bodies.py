@@ -23,6 +23,7 @@ from starlette.requests import Request
 
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.settings import Settings
+from service.negotiation import refuse_encoding
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -253,9 +254,10 @@ async def body_chunks(request: Request, limits: BodyLimits) -> AsyncIterator[byt
     """The body as it arrives, cut off where it breaks a limit.
 
     Raises:
-        ProblemError: `body-too-large`, `request-timeout`.
+        ProblemError: `body-too-large`, `request-timeout`, `unsupported-media-type`.
         ClientDisconnect: the client went away.
     """
+    refuse_encoding(request.headers.get("content-encoding"))
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.body_bytes:
         raise _too_large(limits)

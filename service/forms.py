@@ -21,6 +21,8 @@ from convscope.protocol.requests import CommonRequest
 from service.problems import from_validation, invalid_request, pointer
 
 IMAGE_FIELDS = frozenset({"image", "images"})
+NO_IMAGE = "an image is a file (`image=@FILE`; is the `@` missing?), an id `img-…`, or JSON with `id` or `base64`"
+NOT_JSON = "not JSON"
 REQUEST_PART = "request"
 MOST_VALUES = 1 << 17
 """In a request as JSON or as a form's fields. All of it is read on the event loop, in some microseconds each."""
@@ -103,7 +105,8 @@ def read_fields(
         try:
             found[name] = _convert(texts, _Kinds.of(operation.request, name))
         except ValueError as error:
-            errors.append(FieldError(pointer([name]), str(error)))
+            message = NO_IMAGE if name in IMAGE_FIELDS and str(error).startswith(NOT_JSON) else str(error)
+            errors.append(FieldError(pointer([name]), message))
     if errors:
         raise invalid_request(errors)
     return found
@@ -118,7 +121,7 @@ def validate(operation: Operation[Any], data: dict[str, Any]) -> CommonRequest:
     try:
         return operation.request.model_validate(data)
     except ValidationError as error:
-        raise from_validation(error, data, known_names(operation.request)) from error
+        raise from_validation(error, data, *known_names(operation.request)) from error
 
 
 @cache
@@ -128,11 +131,12 @@ def schema(request: type[CommonRequest]) -> dict[str, Any]:
 
 
 @cache
-def known_names(request: type[CommonRequest]) -> tuple[str, ...]:
-    """Every property name of a request and of the objects in it."""
+def known_names(request: type[CommonRequest]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Every property name of a request, and those of the objects in it."""
     whole = schema(request)
-    parts = [whole, *whole.get("$defs", {}).values()]
-    return tuple(dict.fromkeys(name for part in parts for name in part.get("properties", {})))
+    parts = whole.get("$defs", {}).values()
+    within = dict.fromkeys(name for part in parts for name in part.get("properties", {}))
+    return tuple(whole["properties"]), tuple(within)
 
 
 class _Kinds:
@@ -239,5 +243,5 @@ def _parsed(text: str) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"not JSON: {str(error)[:120]}") from None
+        raise ValueError(f"{NOT_JSON}: {str(error)[:120]}") from None
     return value

@@ -278,10 +278,24 @@ def _inspect_gif(data: bytes) -> ImageFile:
     if at >= limit:
         raise unreadable(f"The GIF file has more than {MOST_GIF_PREAMBLE_BYTES >> 20} MiB before its first picture.")
     x, y, wide, high = struct.unpack_from("<HHHH", data, at + 1)
-    # Informative only: how the second frame of nearly every animation begins.
-    animated = b"\x00\x21\xf9\x04" in data[at:] or b"NETSCAPE2.0" in data[:at]
-    notes = ("first frame of an animation",) if animated else ()
+    notes = ("first frame of an animation",) if _another_gif_frame(data, at) else ()
     return ImageFile("GIF", data, (max(width, x + wide), max(height, y + high)), notes=notes)
+
+
+def _another_gif_frame(data: bytes, at: int) -> bool:
+    """Whether another picture follows the one whose descriptor is there."""
+    flags = data[at + 9]
+    at = _after_gif_blocks(data, at + 11 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0))
+    while at < len(data) and data[at] == 0x21:
+        at = _after_gif_blocks(data, at + 2)
+    return at < len(data) and data[at] == 0x2C
+
+
+def _after_gif_blocks(data: bytes, at: int) -> int:
+    """Where a row of sub-blocks ends, each with its length before it, an empty one last."""
+    while at < len(data) and data[at]:
+        at += 1 + data[at]
+    return at + 1
 
 
 def _inspect_webp(data: bytes) -> ImageFile:

@@ -115,15 +115,32 @@ def etag_matches(header: str | None, etag: str, *, weak: bool = True) -> bool:
     return etag in candidates
 
 
-def idempotency_key(header: str | None) -> str:
+def refuse_encoding(header: str | None) -> None:
+    """Refuse a body that is packed: how much it unpacks to is not known before it is unpacked.
+
+    Raises:
+        ProblemError: `unsupported-media-type`.
+    """
+    encoding = (header or "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ProblemError(
+            "unsupported-media-type",
+            f"A body is sent as it is, not with Content-Encoding {encoding[:50]}.",
+            possible=["identity"],
+        )
+
+
+def idempotency_key(headers: Sequence[str]) -> str:
     """The Idempotency-Key, a quoted string (RFC 8941) or bare; empty where there is none.
 
     Raises:
-        ProblemError: `invalid-request`, where it is empty, longer than 255, or not printable ASCII.
+        ProblemError: `invalid-request`, where it is empty, longer than 255, not printable ASCII, or there are several.
     """
-    if header is None:
+    if not headers:
         return ""
-    text = header.strip()
+    if len(headers) > 1:
+        raise ProblemError("invalid-request", "Idempotency-Key is given more than once; a request has one.")
+    text = headers[0].strip()
     if len(text) >= 2 and text[0] == text[-1] == '"':
         text = re.sub(r'\\(["\\])', r"\1", text[1:-1])
     if not text or len(text) > 255 or not (text.isascii() and text.isprintable()):

@@ -215,6 +215,8 @@ def _apply_profile(image: Image.Image, profile: bytes | None, notes: list[str]) 
             return np.asarray(converted)
         if converted:
             notes.append(f"colour profile ignored: {converted}")
+    if image.mode == "CMYK":
+        notes.append("CMYK by a formula, without a profile")
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 

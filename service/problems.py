@@ -5,7 +5,7 @@ Imports convscope and the web framework; no route.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any
@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from convscope.protocol.problems import PROBLEMS, FieldError, ProblemError
+from service.query_names import unknown_parameter
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499
@@ -120,19 +121,29 @@ def pointer(parts: Iterable[object]) -> str:
 
 
 def _location(parts: Sequence[Any], kind: str, data: Any) -> tuple[Any, ...]:
-    """Where an error lies in the body: pydantic's location without the names of the union members it tried."""
-    here: list[Any] = []
-    node = data
-    for position, part in enumerate(parts):
-        last = position == len(parts) - 1
-        if (isinstance(node, dict) and part in node) or (
-            isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
-        ):
-            node = node[part]
-            here.append(part)
-        elif last and kind == "missing":
-            here.append(part)
-    return tuple(here)
+    """Where an error lies in the body: pydantic's location without the names of the union members it tried.
+
+    A member may be called like a property of the value: of the ways to read the location, the one that comes to its end
+    is right, and of those the one that leaves the fewest parts out.
+    """
+    if not parts:
+        return ()
+    return max(_readings(parts, kind == "missing", data), key=lambda found: (found[0], len(found[1])))[1]
+
+
+def _readings(parts: Sequence[Any], missing: bool, node: Any) -> Iterator[tuple[bool, tuple[Any, ...]]]:
+    """Each way to follow a location through a value: whether its last part was followed, and the parts that were."""
+    part, rest = parts[0], parts[1:]
+    is_there = (isinstance(node, dict) and part in node) or (
+        isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
+    )
+    if not rest:
+        yield (True, (part,)) if is_there or (missing and isinstance(node, dict)) else (False, ())
+        return
+    if is_there:
+        yield from ((ended, (part, *more)) for ended, more in _readings(rest, missing, node[part]))
+    if not is_there or isinstance(part, str):
+        yield from _readings(rest, missing, node)
 
 
 def _of_fitting_members(
@@ -156,20 +167,22 @@ def _of_kind(error: Mapping[str, Any]) -> bool:
     return str(error["type"]).endswith(("_type", "_parsing"))
 
 
-def field_errors(errors: Iterable[Mapping[str, Any]], data: Any, known: Sequence[str] = ()) -> list[FieldError]:
+def field_errors(
+    errors: Iterable[Mapping[str, Any]], data: Any, known: Sequence[str] = (), within: Sequence[str] = ()
+) -> list[FieldError]:
     """Validation errors as (pointer, sentence) pairs, of the first places; what union members say about one is joined.
 
     Args:
         errors: of pydantic.
         data: what was validated.
-        known: names of properties, for near names of one that is unknown.
+        known: names of properties, for near names of one that is unknown; `within` of those of objects in it.
     """
     found: dict[str, list[str]] = {}
     for place, error in _of_fitting_members(islice(errors, _MOST_READ), data):
         where = pointer(_shortened(part) for part in place)
         if where not in found and len(found) == _MOST_FIELD_ERRORS:
             continue
-        message = _sentence(error, known)
+        message = _sentence(error, known if len(place) <= 1 else within)
         sentences = found.setdefault(where, [])
         if message not in sentences:
             sentences.append(message)
@@ -182,7 +195,7 @@ def _sentence(error: Mapping[str, Any], known: Sequence[str]) -> str:
         return f"Input should be {_OBJECTS.get(error.get('ctx', {}).get('class_name', ''), 'an object')}"
     if error["type"] == "extra_forbidden":
         name = str(error["loc"][-1])[:80]
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        near = [other for other in get_close_matches(name, known, n=4, cutoff=0.5) if other != name][:3]
         return f"there is no property {name!r} here" + (f"; near: {', '.join(near)}" if near else "")
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return message.replace("a valid tuple", "a valid list")
@@ -203,9 +216,11 @@ def invalid_request(errors: Sequence[FieldError]) -> ProblemError:
     return ProblemError("invalid-request", f"{first.pointer or 'The body'}: {first.detail}.{more}", errors=errors)
 
 
-def from_validation(error: ValidationError, data: Any, known: Sequence[str] = ()) -> ProblemError:
+def from_validation(
+    error: ValidationError, data: Any, known: Sequence[str] = (), within: Sequence[str] = ()
+) -> ProblemError:
     """A pydantic validation error as a problem."""
-    return invalid_request(field_errors(error.errors(include_url=False, include_input=False), data, known))
+    return invalid_request(field_errors(error.errors(include_url=False, include_input=False), data, known, within))
 
 
 def from_redis(error: RedisError) -> ProblemError:
@@ -257,7 +272,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     for entry in error.errors()[:_MOST_FIELD_ERRORS]:
         message = str(entry["msg"]).removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
-            message = "there is no such query parameter"
+            message = unknown_parameter(request, str(entry["loc"][-1])[:_LONGEST_NAME])
         errors.append(FieldError(pointer(map(_shortened, entry["loc"])), message))
     return problem_response(request, invalid_request(errors))
 

@@ -21,6 +21,8 @@ from convscope.render.options import plan
 from service.metrics import Metrics
 from service.results import Results, array_infos
 
+PICK = "/query/pick"
+"""Where a request names one picture of a result."""
 CACHE_BYTES = 64 * 1024 * 1024
 _TIMES_KEPT = 1024
 
@@ -109,4 +111,4 @@ def choose(manifest: Manifest, pick: str | None) -> list[Picture]:
     names = [picture.name for picture in drawable]
     near = get_close_matches(pick, names, n=5, cutoff=0.4)
     detail = f"There is no picture {pick[:100]!r}; possible: {', '.join((near or names)[:10])}."
-    raise ProblemError("invalid-request", detail, errors=[FieldError("/query/pick", detail)], possible=names[:256])
+    raise ProblemError("invalid-request", detail, errors=[FieldError(PICK, detail)], possible=names[:256])

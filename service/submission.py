@@ -232,7 +232,7 @@ async def submit(
         ),
         environment=received.network.environment,
         deadline_s=received.request.deadline_s,
-        idempotency_key=idempotency_key(request.headers.get("idempotency-key")) or None,
+        idempotency_key=idempotency_key(request.headers.getlist("idempotency-key")) or None,
         fingerprint=_fingerprint(received, operation.name),
         request_id=request.state.request_id,
         no_cache="no-cache" in request.headers.get("cache-control", "").lower(),

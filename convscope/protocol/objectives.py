@@ -91,15 +91,22 @@ Objective = Annotated[Annotated[SumObjective, Tag("sum")] | Simple, Discriminato
 AnyObjective = SumObjective | ClassObjective | UnitObjective | DirectionObjective | ChannelObjective | LayerObjective
 
 
-def resolve_objective(objective: AnyObjective, card: ModelCard, pointer: str) -> AnyObjective:
+def resolve_objective(
+    objective: AnyObjective, card: ModelCard, pointer: str, *, maps_as_told: bool = False
+) -> AnyObjective:
     """The objective with names made canonical: layers, and a class as its index.
+
+    Args:
+        maps_as_told: whether maps will have the sizes that the card tells; else the worker checks positions in them.
 
     Raises:
         ProblemError: unknown-layer, channel-out-of-range, not-applicable, invalid-request.
     """
     if isinstance(objective, SumObjective):
         terms = [
-            term.model_copy(update={"of": resolve_objective(term.of, card, f"{pointer}/sum/{number}/of")})
+            term.model_copy(
+                update={"of": resolve_objective(term.of, card, f"{pointer}/sum/{number}/of", maps_as_told=maps_as_told)}
+            )
             for number, term in enumerate(objective.sum)
         ]
         return objective.model_copy(update={"sum": terms})
@@ -111,10 +118,10 @@ def resolve_objective(objective: AnyObjective, card: ModelCard, pointer: str) ->
     if isinstance(objective, UnitObjective):
         unit = objective.unit
         layer = _applicable(unit.layer, card, f"{pointer}/unit/layer")
-        # Positions depend on the picture's size, which the network's own map does not tell; the worker checks them.
         if (unit.y is None) != (unit.x is None):
             raise _refuse(f"{pointer}/unit", "needs both y and x, or neither for the mean of the map")
-        checked = resolve_unit(unit.model_copy(update={"y": None, "x": None}), card, f"{pointer}/unit")
+        somewhere = unit if maps_as_told else unit.model_copy(update={"y": None, "x": None})
+        checked = resolve_unit(somewhere, card, f"{pointer}/unit")
         return objective.model_copy(
             update={"unit": checked.model_copy(update={"layer": layer.name, "y": unit.y, "x": unit.x})}
         )
@@ -164,4 +171,4 @@ def _applicable(name: str, card: ModelCard, pointer: str) -> LayerCard:
 
 
 def _refuse(pointer: str, detail: str) -> ProblemError:
-    return ProblemError("invalid-request", f"{pointer} {detail}.", errors=[FieldError(pointer, detail)])
+    return ProblemError("invalid-request", f"{pointer}: {detail}.", errors=[FieldError(pointer, detail)])

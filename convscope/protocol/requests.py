@@ -6,9 +6,20 @@ Every value is a plain JSON type, so that a validated request travels to a worke
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 PRECISIONS = ("exact", "fast")
 MOST_CHANNELS = 65_536
@@ -16,9 +27,38 @@ MOST_CHANNELS = 65_536
 
 
 class StrictModel(BaseModel):
-    """A schema that refuses properties it does not know, and numbers that are not finite."""
+    """A schema that refuses properties it does not know, numbers that are not finite, and true for a number."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        # Python counts true as 1, and pydantic with it; JSON schema does not.
+        if _holds_truth(value) and not _takes_truth(cls, str(info.field_name)):
+            raise PydanticCustomError("truth_type", "true and false mean nothing here")
+        return value
+
+
+def _holds_truth(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+@cache
+def _takes_truth(model: type[BaseModel], name: str) -> bool:
+    def within(annotation: Any) -> bool:
+        return annotation is bool or any(map(within, get_args(annotation)))
+
+    return within(model.model_fields[name].annotation)
+
+
+def _both_sides(value: object) -> object:
+    """One number for a square."""
+    return [value, value] if isinstance(value, int | float) else value
+
+
+Side = Annotated[int, Field(ge=16, le=1024)]
+Sides = Annotated[tuple[Side, Side], BeforeValidator(_both_sides, json_schema_input_type=Side | tuple[Side, Side])]
 
 
 class ImageRef(StrictModel):
@@ -37,8 +77,8 @@ class ImageRef(StrictModel):
 class Preprocess(StrictModel):
     """Overrides of the network's own preprocessing, where its architecture allows."""
 
-    size: tuple[Annotated[int, Field(ge=16, le=1024)], Annotated[int, Field(ge=16, le=1024)]] | None = Field(
-        None, description="Height and width of the network's input, pixels."
+    size: Sides | None = Field(
+        None, description="Height and width of the network's input, pixels; one number for a square."
     )
     crop: Literal["center", "none"] | None = Field(
         None,
@@ -114,7 +154,9 @@ def split_commas(value: object) -> object:
     return value
 
 
-_CHANNELS = "channels are a list of indices, `all`, `first:K`, `top:K` or `strongest`"
+_CHANNELS = (
+    "channels are a list of indices, which count from 0, `all`, `first:K`, `top:K` (K from 1 to 99999) or `strongest`"
+)
 _CHANNEL_WORD = re.compile(r"all|strongest|(top|first):[1-9][0-9]{0,4}")
 
 

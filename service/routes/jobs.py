@@ -32,6 +32,7 @@ from service.dependencies import CallerDependency, ContextDependency
 from service.negotiation import JSON, NPY, PNG, SAFETENSORS, accepted, etag_matches
 from service.paging import PageQuery, page_headers
 from service.problems import documented
+from service.rendering import PICK
 from service.results import json_bytes, npy_header, safetensors_header, stored_array
 from service.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
 from service.views import JobList, JobView, etag, failure, job_etag, job_view, workers_online
@@ -253,7 +254,12 @@ async def read_picture(
     manifest = await _manifest(request, context, job)
     if isinstance(manifest, Response):
         return manifest
-    return await picture_answer(request, context, job, manifest, name, options, job_headers(job))
+    try:
+        return await picture_answer(request, context, job, manifest, name, options, job_headers(job))
+    except ProblemError as error:
+        if not any(field.pointer == PICK for field in error.errors):
+            raise
+        raise ProblemError("not-found", error.detail, possible=error.extra.get("possible", [])) from error
 
 
 async def _manifest(request: Request, context: Context, job: Job) -> Manifest | Response:

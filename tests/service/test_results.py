@@ -185,7 +185,7 @@ class TestPictures:
         assert size("pick=conv") == stacked
         wrong = client.get(f"{path}?pick=konv", headers={"Accept": PNG})
         assert problem_of(wrong, 422, "invalid-request")["possible"] == ["conv/0", "conv/1"]
-        problem_of(client.get(made(client) + "/pictures/konv"), 422, "invalid-request")
+        problem_of(client.get(made(client) + "/pictures/konv"), 404, "not-found")
 
     def test_drawn_once(self, client: httpx2.Client, service: Service) -> None:
         path = made(client, seed="63") + "/result"

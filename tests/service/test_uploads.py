@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import struct
 import tracemalloc
@@ -210,6 +211,27 @@ def test_adobe_ycck_jpeg() -> None:
     at = jpeg.index(b"Adobe") + 11
     found = np.array(pixels(jpeg[:at] + b"\x02" + jpeg[at + 1 :]))
     assert np.abs(found - 155).max() <= 1
+
+
+def test_what_cmyk_was_done_with_is_noted() -> None:
+    cmyk = saved(Image.new("CMYK", (4, 4), (0, 128, 255, 51)), "TIFF")
+    assert decode(cmyk, MEGAPIXELS).notes == ("CMYK by a formula, without a profile",)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_gif_of_several_frames_is_noted_however_it_was_made(frames: int) -> None:
+    """Without the extensions that most animations have: descriptors and data, one behind the other."""
+    whole = saved(Image.effect_noise((40, 30), 80).convert("P"), "GIF")
+    start = whole.index(b"\x2c\x00\x00\x00\x00\x28\x00\x1e\x00")
+    frame = whole[start:-1]
+    assert whole[-1:] == b"\x3b"
+    data = whole[:start] + b"\x21\xfe\x02hi\x00".join([frame] * frames) + b"\x3b"
+    found = decode(data, MEGAPIXELS)
+    assert found.notes == (("first frame of an animation",) if frames > 1 else ())
+    assert (found.pixels == decode(whole, MEGAPIXELS).pixels).all()
+    for end in range(start, len(whole) + 20, 7):
+        with contextlib.suppress(ProblemError):
+            decode(data[:end], MEGAPIXELS)
 
 
 def test_animations_give_their_first_frame() -> None:

@@ -130,7 +130,8 @@ class Cka(Operation[CkaRequest]):
             names = request.layers or [request.layer or card.default_layers[self.name][0]]
         else:
             names = request.layers or ([request.layer] if request.layer else list(card.stages))
-        cards = [card.layer(name, "/layers") for name in names]
+        where = "/layers" if request.layers else "/layer"
+        cards = [card.layer(name, where) for name in names]
         for layer in cards:
             check_applicable(self.name, layer, card)
         samples = request.samples or ("rows" if request.mode == "channels" else "images")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import (
@@ -29,6 +30,15 @@ BENT_GATES = frozenset({"silu", "gelu", "hardswish", "mish", "elu", "selu", "cel
 """Activations without a flat negative side: deconvnet and guided rules are not defined for them."""
 
 
+_SEED_UNIT = r"^(max|channel|top:[1-9][0-9]{0,3})$"
+
+
+def _seed_unit(value: object) -> object:
+    if isinstance(value, str) and not re.match(_SEED_UNIT, value):
+        raise ValueError("is `max`, `channel` or `top:n` with n from 1 to 9999")
+    return value
+
+
 class DeconvRequest(ImagesRequest):
     """Which units to project, and by which rule."""
 
@@ -36,9 +46,10 @@ class DeconvRequest(ImagesRequest):
     layers: LayerNames | None = Field(None, description="Several layers, in one forward pass.")
     channels: Channels = Field("strongest", description="Which channels to project.")
     by: Literal["max", "mean"] = Field("max", description="What `top:K` and `strongest` rank by.")
-    seed_unit: Annotated[str, Field(pattern=r"^(max|channel|top:[1-9][0-9]{0,3})$")] = Field(
+    seed_unit: Annotated[str, BeforeValidator(_seed_unit)] = Field(
         "max",
         description="max: a channel's strongest unit; channel: its whole map; top:n: its n strongest, one by one.",
+        pattern=_SEED_UNIT,
     )
     rule: Rule | None = Field(
         None, description="At rectifications. Default: deconvnet, and guided for networks without max-pools."
@@ -105,7 +116,8 @@ class Deconv(Operation[DeconvRequest]):
 
     def resolve(self, request: DeconvRequest, card: ModelCard) -> DeconvRequest:
         names = request.layers or [request.layer or card.default_layers[self.name][0]]
-        layers = [card.layer(name, "/layers") for name in names]
+        where = "/layers" if request.layers else "/layer"
+        layers = [card.layer(name, where) for name in names]
         rule: Rule = request.rule or ("deconvnet" if card.max_pools else "guided")
         for layer in layers:
             check_rule(self.name, layer, card, rule, request.nonstandard_gate)

@@ -85,7 +85,8 @@ class FeatureMaps(Operation[FeatureMapsRequest]):
             names = list(card.default_layers.get(self.name, ()))
         if not names:
             raise ProblemError("not-applicable", f"{card.id} has no layer with maps to show by default; name one.")
-        cards = [card.layer(name, "/layers") for name in names]
+        where = "/layers" if request.layers else "/layer"
+        cards = [card.layer(name, where) for name in names]
         channels = request.channels if request.channels is not None else FIRST_CHANNELS
         for layer in cards:
             check_applicable(self.name, layer, card)

@@ -177,12 +177,13 @@ class Maximize(Operation[MaximizeRequest]):
         filled = {name: preset[name] if getattr(request, name) is None else getattr(request, name) for name in FIELDS}
         if "start_level" in request.model_fields_set:  # the one number whose null means something
             filled["start_level"] = request.start_level
+        size = self._size(request, preset.get("size"), card)
         resolved = request.model_copy(
             update={
                 **filled,
-                **self._what(request, card),
+                **self._what(request, card, size),
                 "model": card.id,
-                "size": self._size(request, preset.get("size"), card),
+                "size": size,
                 "start": request.start or "noise",
                 "image": None,
                 "images": request.all_images() if request.image_set is None else [],
@@ -192,13 +193,16 @@ class Maximize(Operation[MaximizeRequest]):
         _check_preprocess(resolved)
         return resolved
 
-    def _what(self, request: MaximizeRequest, card: ModelCard) -> dict[str, Any]:
-        """Objectives, layer and channels of the resolved request."""
+    def _what(self, request: MaximizeRequest, card: ModelCard, size: tuple[int, int]) -> dict[str, Any]:
+        """Objectives, layer and channels of the resolved request, whose pictures have that size."""
         given = request.objectives()
+        # Maps have the sizes that the card tells where the network sees inputs of its own size, as boxes always are.
+        as_told = size == tuple(card.preprocess.size) or self._boxed(request)
         if given:
             several = isinstance(request.objective, list)
             pointers = [f"/objective/{number}" if several else "/objective" for number in range(len(given))]
-            checked = [resolve_objective(one, card, pointer) for one, pointer in zip(given, pointers, strict=True)]
+            pairs = zip(given, pointers, strict=True)
+            checked = [resolve_objective(one, card, pointer, maps_as_told=as_told) for one, pointer in pairs]
             return {"objective": checked}
         layer = card.layer(request.layer or card.default_layers[self.name][0])
         check_applicable(self.name, layer, card)
@@ -226,9 +230,7 @@ class Maximize(Operation[MaximizeRequest]):
             raise _invalid("/preprocess/size", "the size of the pictures is `size`")
         size = request.size or preset or own
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        filled = {name: getattr(request, name) for name in ("crop_from", "crop_to")}
-        crops = any((PRESETS[request.preset][name] if value is None else value) < 1 for name, value in filled.items())
-        if size == own or crops:
+        if size == own or self._boxed(request):
             return size
         if not card.preprocess.resizable:
             if request.size is None:
@@ -239,6 +241,11 @@ class Maximize(Operation[MaximizeRequest]):
                 "not-applicable", f"{card.id} needs pictures of at least {card.preprocess.minimum_size} pixels (/size)."
             )
         return size
+
+    def _boxed(self, request: MaximizeRequest) -> bool:
+        """Whether the network sees boxes of the pictures."""
+        given = {name: getattr(request, name) for name in ("crop_from", "crop_to")}
+        return any((PRESETS[request.preset][name] if value is None else value) < 1 for name, value in given.items())
 
     def cost(self, request: MaximizeRequest, card: ModelCard, images: int) -> Cost:
         height, width = _pair(request.size)
@@ -286,8 +293,9 @@ def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int) -> T
     if told["dead"] or told.get("withheld"):
         why = f"{short}: {'dead' if told['dead'] else 'diverged'}"
         return Tile((Slice("images", (number,)),), {"index": why, "loss": why, "mean": why, "max": why})
-    last, value = f"{short}: objective {told['loss_last']:.4g}", f"{short}: value {told['value']:.4g}"
-    return Tile((Slice("images", (number,)),), {"index": short, "loss": last, "mean": value, "max": value})
+    # Of the picture that is shown: the last step's loss is of a view of it, or where steps are averaged of another one.
+    shown = short if told["value"] is None else f"{short}: objective {told['value']:.4g}"
+    return Tile((Slice("images", (number,)),), {"index": short, "loss": shown, "mean": shown, "max": shown})
 
 
 def _crops(request: MaximizeRequest) -> bool:

@@ -120,12 +120,21 @@ def test_what_is_out_of_bounds_is_refused(body: dict[str, Any]) -> None:
         MaximizeRequest.model_validate(body)
 
 
+@pytest.mark.parametrize("how", [{}, {"size": 96, "crop_to": 0.5}], ids=["as it is", "boxes"])
+def test_a_position_outside_of_the_map_is_refused_at_once_where_its_size_is_known(how: dict[str, Any]) -> None:
+    beyond = {"unit": {"layer": "c", "channel": 0, "y": 8, "x": 0}}
+    for objective in (beyond, {"sum": [{"of": beyond}]}):
+        with pytest.raises(ProblemError, match=r"The map of conv is 8×8; /objective\S* asks for position \(8, 0\)"):
+            resolve(objective=objective, jitter=0, scale=0, rotate=0, jitter_after=0, **how)
+    assert resolve(objective=beyond, size=96)["objective"][0]["unit"]["y"] == 8, "the worker knows larger maps"
+
+
 def test_names_become_canonical() -> None:
     found = resolve(
         objective=[
             {"class": "Darjeeling"},
             {"layer": "c", "channel": 5, "reduce": "max"},
-            {"unit": {"layer": "c", "channel": 0, "y": 9, "x": 9}},
+            {"unit": {"layer": "c", "channel": 0, "y": 7, "x": 0}},
             {"layer": "c"},
             {"layer": "c", "direction": [1, 0, 0, 0, 0, -1]},
             {"sum": [{"weight": -2, "of": {"class": "assam"}}, {"of": {"layer": "c", "channel": 1}}]},
@@ -134,7 +143,7 @@ def test_names_become_canonical() -> None:
     assert found["objective"] == [
         {"class": 1},
         {"layer": "conv", "channel": 5, "reduce": "max"},
-        {"unit": {"layer": "conv", "channel": 0, "y": 9, "x": 9}},
+        {"unit": {"layer": "conv", "channel": 0, "y": 7, "x": 0}},
         {"layer": "conv"},
         {"layer": "conv", "direction": [1.0, 0.0, 0.0, 0.0, 0.0, -1.0], "cosine_power": 1.0},
         {"sum": [{"weight": -2.0, "of": {"class": 0}}, {"weight": 1.0, "of": {"layer": "conv", "channel": 1,
@@ -223,8 +232,8 @@ def test_tiles_are_titled_with_channel_and_loss() -> None:
     lost = {**told, "channel": 4, "stopped_by": "diverged", "withheld": True, "loss_last": None, "value": None}
     facts = {"pictures": [told, {**told, "channel": 5, "dead": True, "withheld": True}, lost]}
     (picture,) = OPERATION.pictures(resolve(channels=[3, 5, 4]), facts, {})
-    assert [tile.titles["loss"] for tile in picture.tiles] == ["3: objective 1.25", "5: dead", "4: diverged"]
-    assert picture.title == "loss"
+    assert [tile.titles["loss"] for tile in picture.tiles] == ["3: objective 1.5", "5: dead", "4: diverged"]
+    assert picture.title == "loss", "the objective of the picture that is shown, and not of the last step's view"
     assert [tile.parts[0].index for tile in picture.tiles] == [(0,), (1,), (2,)]
     several = resolve(objective=[{"class": 1}, {"sum": [{"weight": -1, "of": {"layer": "conv", "channel": 0}}]}])
     drawn = [{**told, "kind": "class"}, {**told, "kind": "sum"}]
