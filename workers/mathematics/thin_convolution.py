@@ -88,7 +88,7 @@ def _folded(
     bands = iter([(image, top, min(top + band, height)) for image in range(images) for top in range(0, height, band)])
 
     def work() -> None:
-        room = slopes.new_empty(0)
+        room = slopes.new_empty(0, outputs)
         for image, top, bottom in bands:  # each thread takes the next that is left
             first = max(0, -(-(top + padding - taps + 1) // stride))
             last = max(first, min(down, (bottom - 1 + padding) // stride + 1))

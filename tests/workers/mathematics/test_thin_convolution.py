@@ -83,6 +83,28 @@ def test_a_rectified_convolution_has_the_bits_of_both(kind: torch.dtype, channel
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("taps", "padding", "stride", "size"), [(11, 2, 4, (930, 111)), (3, 0, 2, (340, 75))])
+def test_bands_that_no_output_reads_may_come_first(
+    taps: int, padding: int, stride: int, size: tuple[int, int]
+) -> None:
+    """Of these sizes the last rows are read by nothing, and a thread may begin with them (AlexNet's and SqueezeNet's)."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, taps, taps, generator=generator)
+    x = torch.randn(1, 3, *size, generator=generator).contiguous(memory_format=torch.channels_last).requires_grad_()
+    theirs = F.relu(F.conv2d(x, weight, None, stride, padding))
+    direction = torch.randn(theirs.shape, generator=generator)
+    (expected,) = torch.autograd.grad(theirs, x, direction)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(5):
+            ours = convolve_thin(x, weight, None, padding, stride, rectified=True)
+            (found,) = torch.autograd.grad(ours, x, direction)
+            assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_is_no_number_keeps_its_slope() -> None:
     weight = torch.ones(1, 1, 1, 1)
     x = torch.tensor([[[[-1.0, 2.0, torch.nan]]]], requires_grad=True)
