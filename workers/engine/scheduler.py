@@ -78,6 +78,7 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._waiting: dict[Lane, list[Task]] = {lane: [] for lane in LANES}
+        self._passed: dict[Lane, set[str]] = {lane: set() for lane in LANES}
         self._units: dict[int, _Unit] = {}
         self._unit_of: dict[str, int] = {}
         self._numbers = itertools.count(1)
@@ -225,6 +226,7 @@ class Scheduler:
             while self._waiting[lane]:
                 head = self._waiting[lane][0]
                 if not self._fits(head):
+                    self._let_pass(lane)
                     break
                 if head.iterative:
                     self._waiting[lane].pop(0)
@@ -240,6 +242,29 @@ class Scheduler:
                     break
                 self._start_batch(mates)
         return open_window
+
+    def _let_pass(self, lane: Lane) -> None:
+        """Admit what waits behind a head without room and will not keep it waiting: what has passed leaves it room.
+
+        The head may wait for hours, behind another job that is as large as itself.
+        """
+        head, *others = self._waiting[lane]
+        if head.alone:
+            return
+        units = [unit for unit in self._units.values() if unit.lane == lane]
+        here = {task.id: task.bytes for unit in units for task in unit.tasks.values()}
+        self._passed[lane] &= here.keys()
+        room = self._limits.memory[lane] - head.bytes - sum(here[passed] for passed in self._passed[lane])
+        for task in others:
+            if task.alone or task.bytes > room or not self._fits(task):
+                continue
+            room -= task.bytes
+            self._passed[lane].add(task.id)
+            if task.iterative:
+                self._waiting[lane].remove(task)
+                self._join(task)
+            else:
+                self._start_batch([task])
 
     def _fits(self, task: Task) -> bool:
         empty = all(unit.lane != task.lane for unit in self._units.values())

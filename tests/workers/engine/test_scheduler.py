@@ -345,3 +345,55 @@ def test_an_iterative_task_starts_steps_until_done_and_finishes_once():
         elif isinstance(decision, FinishTask):
             scheduler.remove("a")
     assert kinds == [StartTask, StepTile, StepTile, FinishTask]
+
+
+def long(name: str, nbytes: int, slices: int, *, iterative: bool = True) -> Plan:
+    """Batch work of so many slices that takes so much of the memory."""
+    return Plan(Task(name, "batch", name, bytes=nbytes, iterative=iterative), slices=slices)
+
+
+@pytest.mark.parametrize("iterative", [True, False])
+def test_small_work_passes_what_waits_for_much_memory_and_does_not_keep_it_waiting(iterative: bool):
+    simulation = Simulation(Scheduler(LIMITS))
+    for plan in (long("first", 80, 60), long("second", 80, 60), long("small", 5, 9, iterative=iterative)):
+        simulation.add(plan)
+    simulation.add(long("late", 14, 400, iterative=iterative))
+    simulation.add(long("wide", 19, 9, iterative=iterative))  # would fit, and then the second not when the first ends
+    while simulation.turn() and "first" not in simulation.ended:
+        assert simulation.scheduler.used("batch") <= 100
+        assert "wide" not in simulation.scheduler._unit_of
+    assert "small" in simulation.ended, "it need not wait for the first, nor for the second"
+    assert "late" not in simulation.ended and "late" in simulation.scheduler._unit_of
+    simulation.turn()
+    assert "second" in simulation.scheduler._unit_of, "what has passed leaves it its room"
+    while simulation.turn():
+        assert simulation.scheduler.used("batch") <= 100
+    assert set(simulation.ended) == {"first", "second", "small", "late", "wide"}
+
+
+def test_an_endless_stream_of_small_work_does_not_keep_large_work_waiting():
+    simulation = Simulation(Scheduler(LIMITS))
+    simulation.add(long("first", 60, 40))
+    simulation.add(long("second", 60, 40))
+    number = 0
+    while "first" not in simulation.ended:
+        if len(simulation.scheduler) < 8:
+            simulation.add(long(f"small{number}", 15, 3))
+            number += 1
+        assert simulation.turn()
+    assert number > 5
+    for _ in range(3):
+        simulation.turn()
+    assert "second" in simulation.scheduler._unit_of
+
+
+def test_nothing_passes_what_has_to_be_alone():
+    simulation = Simulation(Scheduler(LIMITS))
+    simulation.add(long("first", 60, 40))
+    suspect = long("suspect", 60, 40)
+    suspect.task.alone = True
+    simulation.add(suspect)
+    simulation.add(long("small", 1, 3))
+    while "first" not in simulation.ended:
+        assert simulation.turn()
+        assert "small" not in simulation.scheduler._unit_of

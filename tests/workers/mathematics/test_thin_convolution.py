@@ -84,10 +84,8 @@ def test_a_rectified_convolution_has_the_bits_of_both(kind: torch.dtype, channel
 
 
 @pytest.mark.parametrize(("taps", "padding", "stride", "size"), [(11, 2, 4, (930, 111)), (3, 0, 2, (340, 75))])
-def test_bands_that_no_output_reads_may_come_first(
-    taps: int, padding: int, stride: int, size: tuple[int, int]
-) -> None:
-    """Of these sizes the last rows are read by nothing, and a thread may begin with them (AlexNet's and SqueezeNet's)."""
+def test_bands_that_no_output_reads_may_come_first(taps: int, padding: int, stride: int, size: tuple[int, int]) -> None:
+    """Of these sizes no output reads the last rows, and a thread may begin with them (AlexNet, SqueezeNet)."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4, 3, taps, taps, generator=generator)
     x = torch.randn(1, 3, *size, generator=generator).contiguous(memory_format=torch.channels_last).requires_grad_()
