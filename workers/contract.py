@@ -240,9 +240,9 @@ class IterativeMethod(ABC):
     def group_key(self, network: Network, request: Any) -> Hashable:
         """States with equal keys may be stepped in one tile."""
 
-    def room(self, request: Any) -> tuple[int, int]:
-        """How many states a job will have, at most, and the bytes that each of them holds between steps."""
-        del request
+    def room(self, network: Network, request: Any) -> tuple[int, int]:
+        """How many states a job will have, at most, and the bytes that each holds while it is saved."""
+        del network, request
         return 1, 0
 
     @abstractmethod

@@ -188,7 +188,8 @@ class Iteratives:
             failed = self._contain(decision, involved, error)
         else:
             self._learn(first, len(decision.states), time.monotonic() - began)
-        self._meter.end(first.memory_key, len(decision.states))
+        # The rows that were computed, with those that pad a tile.
+        self._meter.end(first.memory_key, decision.tile if first.precision == "exact" else len(decision.states))
         self._ran(decision, began, list(involved.values()))
         for task, run in involved.items():
             if task in failed:

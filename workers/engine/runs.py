@@ -89,14 +89,15 @@ class Run:
         """
         if not isinstance(self.method, IterativeMethod):
             return self.row_bytes * self.rows_at_once
-        states, each = self.method.room(self.row.request)
+        states, each = self.method.room(self.network, self.row.request)
         if states * each > limit:
             raise MethodError(
                 "out-of-memory",
                 f"The job would hold {states * each / 2**20:,.0f} MiB between its steps, and this worker has "
                 f"{limit / 2**20:,.0f} MiB for such work. Ask for less in one job.",
             )
-        return self.row_bytes * max(self.rows_at_once, min(states, tile)) + states * each
+        stepped = tile if self.precision == "exact" else min(states, tile)  # `exact` tiles are padded
+        return self.row_bytes * max(self.rows_at_once, stepped) + states * each
 
     @property
     def pixels(self) -> int | None:

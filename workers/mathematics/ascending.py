@@ -273,7 +273,9 @@ def _commit(
         where = f"picture {state.index}, step {state.step}"
         return MethodError("numerical-error", f"The loss or its gradient left the finite numbers ({where}).")
     if move.parameters is None or move.moments is None:
-        state.value, state.slopes, state.view = value, move.slopes, state.view + state.recipe.views_per_slice
+        # Not a part of the tile's: a row that goes on by itself must not keep the others' memory.
+        state.slopes = move.slopes.clone()
+        state.value, state.view = value, state.view + state.recipe.views_per_slice
         return None
     state.losses.append(value / state.recipe.crops)
     state.silent_run = state.silent_run + 1 if silent else 0

@@ -101,7 +101,7 @@ class Ascent:
         return row
 
     def save(self) -> dict[str, Tensor]:
-        """Everything that changes, as CPU tensors."""
+        """Everything that changes, as CPU tensors, which nobody may change: they may be the row's own."""
         numbers = {"index": self.index, "step": self.step, "view": self.view, "taken": len(self.losses)}
         numbers |= {"silent_run": self.silent_run, "silent_steps": self.silent_steps}
         numbers["ended"] = -1 if self.stopped_by is None else ENDS.index(self.stopped_by)
@@ -119,7 +119,7 @@ class Ascent:
         if self.recipe.diversity:
             saved |= save_grams(self.grams)
         saved["losses"] = self.loss_row()
-        return saved | {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        return saved | {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Go on from what `save` gave; parameters and moments are the caller's affair."""

@@ -20,6 +20,7 @@ from workers.contract import Context, IterativeMethod, MethodError, Network, Out
 from workers.mathematics.ascending import advance
 from workers.mathematics.ascent import Ascent, current_picture
 from workers.mathematics.calls import capture
+from workers.mathematics.diversity import KEPT_STEPS
 from workers.mathematics.montage import montage
 from workers.mathematics.objectives import OUTPUT, Objective, Term, read_objective
 from workers.mathematics.parameterizations import parameterization_of
@@ -32,8 +33,8 @@ PREVIEW_SIDE = 512
 PREVIEWED = 16
 """Pictures of a job that a preview shows, and whose losses are told with its progress."""
 
-TENSORS_HELD = 8
-"""Of a picture's size between steps: parameters, two moments, their mean, slopes; and copies while they are saved."""
+SMALL = 4096
+"""Numbers of a tensor that is saved together with those of the other rows."""
 
 
 class Maximize(IterativeMethod):
@@ -51,9 +52,14 @@ class Maximize(IterativeMethod):
     def group_key(self, network: Network, request: Any) -> Hashable:
         return read_recipe(request, network), _layers(request)
 
-    def room(self, request: Any) -> tuple[int, int]:
+    def room(self, network: Network, request: Any) -> tuple[int, int]:
         height, width = request.size
-        return _pictures(request), TENSORS_HELD * 4 * 3 * height * width
+        # Of a picture's size: parameters, two moments, their mean, and sums over views (slopes and maco's alpha).
+        tensors = 3 + (request.average > 0) + (request.crops > 1) + (request.parameterization == "maco")
+        numbers = tensors * 3 * height * width
+        if request.diversity:
+            numbers += KEPT_STEPS * max(network.layers[layer].shape[0] for layer in _layers(request)) ** 2
+        return _pictures(request), 2 * 4 * numbers  # once more in a checkpoint
 
     def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
         return _start(network, row, context)
@@ -103,12 +109,16 @@ class Maximize(IterativeMethod):
 
 
 def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What rows save, each name once for all where they agree in shape, else `name/row` for each row that has it."""
+    """What rows save: what is small and agrees in shape once for all, else `name/row` for each row that has it.
+
+    What is large is not copied together, as a job of many pictures would take its memory once more.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     found: dict[str, Tensor] = {}
     for name in names:
         tensors = {place: row[name] for place, row in enumerate(rows) if name in row}
-        if len(tensors) == len(rows) and len({tensor.shape for tensor in tensors.values()}) == 1:
+        small = all(tensor.numel() <= SMALL for tensor in tensors.values())
+        if small and len(tensors) == len(rows) and len({tensor.shape for tensor in tensors.values()}) == 1:
             found[name] = torch.stack(list(tensors.values()))
         else:
             found |= {f"{name}/{place}": tensor for place, tensor in tensors.items()}
@@ -245,7 +255,8 @@ def _finish(
         "channel_means": _padded([check.means for check in checks]),
     }
     if recipe.parameterization == "maco":
-        arrays["alpha"] = torch.stack([state.alpha.cpu() for state in states if state.alpha is not None])
+        blank = torch.zeros(recipe.size)  # of a picture that diverged at once
+        arrays["alpha"] = torch.stack([blank if state.alpha is None else state.alpha.cpu() for state in states])
     facts = {
         "parameterization": recipe.parameterization,
         "size": list(recipe.size),

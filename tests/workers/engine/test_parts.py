@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from tests.workers.engine.networks import Small
@@ -68,6 +69,24 @@ def test_a_checkpoint_comes_back_whole():
     found = checkpoints.unpack(packed(), digest=DIGEST)
     assert (found.step, found.tile) == (5, 4) and checkpoints.tile_of(packed()) == 4
     assert torch.equal(found.tensors["same memory"], torch.arange(6.0).view(2, 3)) and int(found.tensors["n"]) == 7
+
+
+def test_checkpoints_are_safetensors_of_every_kind_and_shape():
+    whole = torch.arange(24, dtype=torch.float32)
+    tensors = {f"of {kind}": torch.tensor([[0, 1], [2, 3]]).to(kind) for kind in checkpoints.DTYPES}
+    tensors |= {
+        "empty": torch.zeros(0, 3),
+        "number": torch.tensor(2.5),
+        "part": whole[3:9],
+        "turned": whole.view(4, 6).T,
+    }
+    tensors |= {"twice": whole, "again": whole}
+    data = checkpoints.pack(tensors, digest="d", step=3, tile=2)
+    theirs = safetensors.torch.load(data)
+    assert theirs.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert theirs[name].dtype == tensor.dtype and torch.equal(theirs[name], tensor), name
+    assert checkpoints.unpack(data, digest="d").step == 3 and checkpoints.tile_of(data) == 2
 
 
 def test_a_checkpoint_of_another_request_or_schema_is_refused(monkeypatch: pytest.MonkeyPatch):

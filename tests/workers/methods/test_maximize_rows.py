@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from tests.workers.methods.ascents import CONTEXT, channel, climb, outcome, request, started, step, tiny
 from workers.contract import Context, Progress, Row, params
+from workers.engine import checkpoints
 from workers.methods.maximize import METHOD
 from workers.networks.build import load
 
@@ -197,8 +199,40 @@ def _in_slices(made: Any) -> tuple[Any, list[Progress]]:
 
 def test_room_is_told_for_every_picture() -> None:
     listed = params(request("lucid", objective=[channel(index) for index in range(6)], size=[32, 48]))
-    pictures, held_bytes = METHOD.room(listed)
-    assert pictures == 6 and held_bytes >= 4 * 3 * 32 * 48 * 4  # parameters, two moments and their mean
+    network, picture_bytes = tiny(), 4 * 3 * 32 * 48
+    assert METHOD.room(network, listed) == (6, 2 * 4 * picture_bytes)  # parameters, two moments, their mean; saved too
+    maco = params(request("maco", size=[32, 48]))
+    assert METHOD.room(network, maco) == (1, 2 * 5 * picture_bytes)  # slopes over crops, alpha; no mean
+    both = params(request("pixel", objective=[channel(0), channel(1)], size=[32, 48], diversity=1.0))
+    assert METHOD.room(network, both) == (2, 2 * (3 * picture_bytes + 2 * 4 * 8**2))  # two Gram matrices of 8 channels
     for channels, count in (("top:5", 5), ("strongest", 1)):
         ranked = params(request("lucid", objective=None, layer="3", channels=channels))
-        assert METHOD.room(ranked)[0] == count
+        assert METHOD.room(network, ranked)[0] == count
+
+
+def test_a_checkpoint_of_many_pictures_takes_its_own_size_of_memory_once() -> None:
+    """So that a job which was admitted with what it is said to hold is not killed when it is saved."""
+    count, size = 48, [160, 160]
+    asked = request("lucid", objective=[channel(index % 8) for index in range(count)], size=size)
+    _, states = started(tiny(), asked)
+    for state in states:
+        state.mean, state.averaged = state.parameters.clone(), 1
+    held_bytes = METHOD.room(tiny(), params(asked))[1] * count // 2
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    before_kib = resident_kib("VmRSS")
+    data = checkpoints.pack(METHOD.save(states), digest="x", step=1, tile=1)
+    grown_bytes = 1024 * (resident_kib("VmHWM") - before_kib)
+    assert 0.9 * held_bytes < len(data) < 1.1 * held_bytes
+    assert grown_bytes < 1.5 * held_bytes
+    assert len(METHOD.load(tiny(), row_of(asked), checkpoints.unpack(data, digest="x").tensors, CONTEXT)) == count
+
+
+def resident_kib(field: str) -> int:
+    """Memory of this process, as the kernel counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def row_of(asked: dict[str, Any]) -> Row:
+    """A job's row without images."""
+    return Row(params(asked), [])
