@@ -14,7 +14,7 @@ finished jobs (24 h by default), counted from the job's end; `none` stays.
 | leases | sorted set | none | runs being computed, by lease expiry, ms |
 | held:{worker} | set | none | runs that a worker holds a lease of |
 | claimed:{worker} | hash | CLAIM_KEPT_MS | the answer to a worker's last claim, for a claim that is sent twice |
-| draining | string | DRAINING_MS | the worker that takes nothing new, because a run has to be alone |
+| draining | string | DRAINING_MS | the worker that makes room, because a run has to be alone: its long work goes back |
 | turns | string | none | counts claims, for ageing |
 | active | sorted set | none | unfinished jobs by creation, ms; what the sweep goes round |
 | deadlines | sorted set | none | unfinished jobs with a deadline, by deadline, ms |
@@ -53,6 +53,8 @@ DOORBELL_KEPT = 100
 RUN_KEPT_MS = 600_000
 CLAIM_KEPT_MS = 60_000
 DRAINING_MS = 5_000
+SAVED_WITHIN_MS = 5_000
+"""Long work that was asked for a checkpoint and has not made one by then can make none, or not soon."""
 WORKER_KEPT_MS = 10_000
 
 LANES = ("interactive", "batch")

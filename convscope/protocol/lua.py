@@ -23,6 +23,7 @@ _CONSTANTS = (
     "RUN_KEPT_MS",
     "CLAIM_KEPT_MS",
     "DRAINING_MS",
+    "SAVED_WITHIN_MS",
     "WORKER_KEPT_MS",
 )
 NAMES = tuple(sorted(path.stem for path in _FOLDER.glob("*.lua") if path.stem != "common"))

@@ -6,6 +6,7 @@ Import rule: torch, workers.contract.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
@@ -30,7 +31,8 @@ T = TypeVar("T")
 PADS_KEPT = 64
 LONGEST_INTERVAL_S = 60.0
 SUSPECT_CHECKPOINT_S = 0.5
-"""A run that has to be alone shows this soon that it gets on; until then all others wait for it."""
+"""A run that has to be alone shows this soon that it gets on; until then all others wait for it. Its next checkpoints
+come after twice that, four times, and so on: what crashes at one place gets there in few attempts, and then counts."""
 UNFIT = (LookupError, ValueError, RuntimeError, TypeError)
 """What a method raises when it loads what it has not saved."""
 SAVE_SHARE = 50.0
@@ -123,8 +125,8 @@ class Iteratives:
                 return
             run.states = states
         self._choose_tile(run, context)
-        first_s = min(self._config.checkpoint_s, SUSPECT_CHECKPOINT_S) if run.alone else self._config.checkpoint_s
-        run.checkpoint_due = time.monotonic() + first_s
+        run.proving_s = SUSPECT_CHECKPOINT_S if run.alone else math.inf
+        run.checkpoint_due = time.monotonic() + min(self._config.checkpoint_s, run.proving_s)
         self._ran(decision, began, [run])
         self._scheduler.started(run.id, len(run.states))
         for index, state in enumerate(run.states):
@@ -289,7 +291,8 @@ class Iteratives:
         load = 1.0 + 0.2 * (len(self._scheduler) - 1)
         interval = max(self._config.checkpoint_s * load, SAVE_SHARE * took)
         longest = max(LONGEST_INTERVAL_S, self._config.checkpoint_s)
-        run.checkpoint_due = began + min(interval, longest)
+        run.proving_s *= 2
+        run.checkpoint_due = began + min(interval, longest, max(run.proving_s, SAVE_SHARE * took))
 
     def _ran(self, decision: Work, began: float, runs: list[Run]) -> None:
         now = time.monotonic()

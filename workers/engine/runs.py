@@ -58,6 +58,7 @@ class Run:
     progress_due: float = 0.0
     preview_due: float = 0.0
     checkpoint_due: float = math.inf
+    proving_s: float = math.inf
     checkpointed_step: int = -1
 
     @property

@@ -23,6 +23,7 @@ class Held:
         sent: the engine has it.
         final: the engine's last word on it, `result` or `failed`.
         letting_go: nobody wants it from us any more; its follower has been stopped.
+        asking: the engine is being asked for a checkpoint.
     """
 
     claim: Claim
@@ -38,6 +39,7 @@ class Held:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    asking: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         found = (self.claim.checkpoint, self.claim.previous_checkpoint)

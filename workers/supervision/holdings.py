@@ -128,8 +128,10 @@ class Holdings:
                 continue
             if verdict is not Verdict.SAVE:
                 self._withdraw(held, verdict)
-            elif held.sent and held.checkpoint is None:
-                await self._keeper.send(Frame({"type": "save", "run": held.token}))
+            elif held.sent and held.checkpoint is None and (held.asking is None or held.asking.done()):
+                # An engine that reads slowly must not keep the next renewal waiting.
+                ask = self._keeper.send(Frame({"type": "save", "run": held.token}))
+                held.asking = asyncio.create_task(ask, name=f"ask {held.token}")
 
     async def give_back_all(self, *, crashed: bool, reason: str) -> None:
         """Give back every run that is not computed yet: its engine is gone, or this worker stops.

@@ -32,13 +32,14 @@ end
 
 -- What it holds now. A run that has to be alone excludes all others for as long as it is so marked, and one that was
 -- asked back so that the next can be alone, until it is back.
-local holding, long_ones = 0, 0
+local holding, long_ones, cannot_be_saved = 0, 0, false
 for _, run in ipairs(redis.call('SMEMBERS', held_key)) do
-  local held = redis.call('HMGET', key('run', run), 'owner', 'state', 'alone', 'park', 'lane')
+  local held = redis.call('HMGET', key('run', run), 'owner', 'state', 'alone', 'park', 'lane', 'asked_ms')
   if held[1] == worker and held[2] == 'running' then
     if held[3] == '1' or held[4] == '1' then return given end
     holding = holding + 1
     if held[5] == 'batch' then long_ones = long_ones + 1 end
+    if held[6] and held[6] ~= '' and now - tonumber(held[6]) > SAVED_WITHIN_MS then cannot_be_saved = true end
   else
     redis.call('SREM', held_key, run)
   end
@@ -52,7 +53,7 @@ local function take(run, slot)
   withdraw(run)
   local epoch = redis.call('HINCRBY', at, 'epoch', 1)
   local attempt = redis.call('HINCRBY', at, 'attempt', 1)
-  redis.call('HSET', at, 'state', 'running', 'park', '0', 'owner', worker)
+  redis.call('HSET', at, 'state', 'running', 'park', '0', 'asked_ms', '', 'owner', worker)
   redis.call('ZADD', key('leases'), now + tonumber(args.lease_ms), run)
   redis.call('SADD', held_key, run)
   for _, job in ipairs(members(run)) do
@@ -107,7 +108,8 @@ local interactive, batch = tonumber(args.interactive), tonumber(args.batch)
 
 -- A run that has to be alone must not wait for ever for a worker that is never idle: after a while one worker takes no
 -- more batch work and gives back what can be gone on with (`renew` asks for that); as soon as it has quick work only, or
--- much later, it takes nothing at all, until it is idle and can have it. Quick suspects come before long ones.
+-- much later, it takes nothing at all, until it is idle and can have it. One whose long work was asked for and has not
+-- been saved (some cannot be) leaves that to the others, and goes on. Quick suspects come before long ones.
 local function make_room(run)
   local held = redis.call('HMGET', key('run', run), 'operation', 'waiting_ms', 'lane')
   if not operations[held[1]] then return false end
@@ -115,6 +117,10 @@ local function make_room(run)
     if not fits(run) then return false end
     take(run, held[3])
     redis.call('DEL', key('draining'))
+    return true
+  end
+  if cannot_be_saved then
+    if redis.call('GET', key('draining')) == worker then redis.call('DEL', key('draining')) end
     return true
   end
   if redis.call('SET', key('draining'), worker, 'NX') then ring('room') end

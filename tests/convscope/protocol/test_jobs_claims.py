@@ -6,8 +6,8 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from convscope.protocol.jobs import Claim, Jobs, JobState, Verdict, WorkerInfo
-from convscope.protocol.keys import key
+from convscope.protocol.jobs import Claim, Job, Jobs, JobState, Verdict, WorkerInfo
+from convscope.protocol.keys import SAVED_WITHIN_MS, key
 from tests.convscope.protocol.queue_steps import (
     ERROR,
     ME,
@@ -257,6 +257,70 @@ async def test_what_is_in_the_way_of_a_run_that_must_be_alone_is_saved_and_goes_
         7,
         False,
     )
+
+
+async def _with_a_suspect(redis: Redis, jobs: Jobs, *workers: str) -> tuple[Job, dict[str, Claim]]:
+    """A run that has to be alone, and workers that had a long run each before it came."""
+    suspect = await submit(jobs, lane="batch")
+    await _crash(jobs, await claim(jobs, "w0"))
+    await redis.hset(key("run", suspect.id), "state", "hidden")
+    await redis.zrem(key("alone"), suspect.id)
+    held = {}
+    for worker in workers:
+        await submit(jobs, lane="batch")
+        (held[worker],) = await claim(jobs, worker)
+    await redis.hset(key("run", suspect.id), "state", "queued")
+    await redis.zadd(key("lane", "batch"), {suspect.id: 1})
+    await redis.zadd(key("alone"), {suspect.id: 1})
+    return suspect, held
+
+
+async def test_a_worker_whose_long_work_cannot_be_saved_leaves_the_suspect_to_others(redis: Redis) -> None:
+    jobs = make_queue(redis, alone_patience_s=0, aged_s=0)
+    suspect, held = await _with_a_suspect(redis, jobs, "w1", "w2")
+    one, two = held["w1"].run, held["w2"].run
+    assert await claim(jobs, "w1") == [] and await redis.get(key("draining")) == "w1"
+    assert await jobs.renew("w1", [(one, 1)]) == {one: Verdict.SAVE}
+    asked_ms = int(await redis.hget(key("run", one), "asked_ms"))
+    await redis.hset(key("run", one), "asked_ms", asked_ms - SAVED_WITHIN_MS)
+    quick = await submit(jobs)
+    assert [run.run for run in await claim(jobs, "w1")] == [quick.id], "it goes on, for quick work too"
+    assert await jobs.renew("w1", [(one, 1)]) == {one: Verdict.GO_ON}
+    assert await claim(jobs, "w2") == [] and await redis.get(key("draining")) == "w2"
+    assert await jobs.renew("w2", [(two, 1)]) == {two: Verdict.SAVE}
+    assert await jobs.checkpointed(two, 1, "checkpoints/2", 3) is Verdict.PARK
+    assert await jobs.give_back(two, 1, crashed=False) is Verdict.GO_ON
+    (alone,) = await claim(jobs, "w2")
+    assert (alone.run, alone.alone) == (suspect.id, True)
+    assert await jobs.finish(one, 1, manifest="m", computed_ms=1) is Verdict.GO_ON
+
+
+async def test_who_did_not_hear_that_a_run_is_asked_back_hears_it_with_the_next_renewal(redis: Redis) -> None:
+    jobs = make_queue(redis, alone_patience_s=0, aged_s=3600)
+    suspect, held = await _with_a_suspect(redis, jobs, "w1")
+    run = held["w1"].run
+    await claim(jobs, "w1")
+    assert await jobs.checkpointed(run, 1, "checkpoints/1", 3) is Verdict.PARK
+    assert await jobs.renew("w1", [(run, 1)]) == {run: Verdict.PARK}
+    assert await jobs.give_back(run, 1, crashed=False) is Verdict.GO_ON
+    (alone,) = await claim(jobs, "w1")
+    assert (alone.run, alone.alone) == (suspect.id, True)
+
+
+async def test_crashes_count_until_a_run_has_got_further_than_ever_before(redis: Redis) -> None:
+    """One whose newest checkpoint is damaged goes over steps again that it had made."""
+    jobs = make_queue(redis, crashes=2)
+    job = await submit(jobs)
+    run = await claim_one(jobs)
+    assert await jobs.checkpointed(run.run, run.epoch, "checkpoints/9", 9) is Verdict.GO_ON
+    await _crash(jobs, [run])
+    await _crash(jobs, [run := await claim_one(jobs)])
+    run = await claim_one(jobs)
+    assert await jobs.checkpointed(run.run, run.epoch, "checkpoints/4", 4) is Verdict.GO_ON
+    await _crash(jobs, [run])
+    assert (await jobs.get(job.id, ME)).state is JobState.QUEUED, "it was not alone: it had shown that it gets on"
+    await _crash(jobs, [await claim_one(jobs)])
+    assert (await jobs.get(job.id, ME)).state is JobState.FAILED
 
 
 # Leases.

@@ -174,7 +174,8 @@ class QueueMachine(RuleBasedStateMachine):
         other = WORKERS[1 - WORKERS.index(worker)]
         self._is(self.run(self.jobs.renew(other, [(run_id, epoch)]))[run_id], "fenced")
         verdicts = self.run(self.jobs.renew(worker, [(run_id, epoch)]))
-        self._is(verdicts[run_id], "fenced" if run is None else "cancelled" if run.cancelling else "go-on")
+        expected = "fenced" if run is None else "cancelled" if run.cancelling else "park" if run.park else "go-on"
+        self._is(verdicts[run_id], expected)
 
     @precondition(lambda self: self.claims)
     @rule(which=any_one, preview=st.booleans())

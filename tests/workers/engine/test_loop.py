@@ -271,6 +271,22 @@ def test_an_iterative_job_steps_all_its_pictures_and_reports():
     assert done == sorted(done)
 
 
+@pytest.mark.parametrize("suspect", [True, False])
+def test_a_suspect_shows_soon_that_it_gets_on_and_then_ever_more_seldom(suspect: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("workers.engine.iterative.SUSPECT_CHECKPOINT_S", 0.01)
+    monkeypatch.setattr("workers.engine.iterative.SAVE_SHARE", 0.0)
+    bench, began = Bench(checkpoint_s=60.0), time.monotonic()
+    run = bench.send("climb", steps=10**6, step_s=0.001, alone=suspect)
+    if not suspect:
+        bench.until(lambda: run in bench.engine._runs and bench.engine._runs[run].steps > 100)
+        assert not bench.of(run, "checkpoint")
+        return
+    bench.until(lambda: len(bench.of(run, "checkpoint")) == 5)
+    held = bench.engine._runs[run]
+    assert held.proving_s == 0.01 * 2**5
+    assert time.monotonic() - began > 0.01 * (1 + 2 + 4 + 8 + 16) * 0.95, "the fifth comes after the sum of all pauses"
+
+
 @pytest.mark.parametrize("tile", [1, 4])
 def test_exact_rows_are_bitwise_the_same_alone_and_in_company(tile: int):
     bench = Bench(tile=tile)
