@@ -4,7 +4,8 @@ Lavin & Gray 2016, "Fast algorithms for convolutional neural networks" (arXiv 15
 0, 1, −1, ½, −2 and infinity, which round less than 0, ±1, ±2 (Barabasz et al. 2018, arXiv 1803.10986).
 
 A tile of 4×4 outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A of the 6×6 inputs d under it, so the sum over channels is 36 matrix
-products. The gradient is the convolution with the kernels turned round, and filters minimally as well.
+products. The gradient is the convolution with the kernels turned round, and filters minimally as well. An input that is
+no finite number spoils all outputs of the tiles that it lies under, not only those that it belongs to.
 
 Import rule: torch and workers.mathematics.
 """
