@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     )
     longest_wait_s: float = Field(60.0, ge=0, description="Most that `Prefer: wait` and `?wait=` may ask for, seconds.")
     card_wait_s: float = Field(
-        20.0, ge=0, description="How long a request waits for a worker to describe a network, seconds."
+        30.0, ge=0, description="How long a request waits for a worker to describe a network, seconds."
     )
 
     # Jobs.
