@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SYSTEM := $(VENV)/.system-libraries
 COMPILED := $(VENV)/.compiled
-LOOPS := $(addprefix workers/mathematics/,compiled.py windows.py tile_transforms.py pixel_loops.py)
+LOOPS := $(addprefix workers/compiled/,jit.py windows.py tile_transforms.py pixel_loops.py)
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -59,7 +59,7 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/pip
 # request wait for it. What was compiled from another version is removed: numba looks at one file's time only.
 $(COMPILED): $(INSTALLED) $(LOOPS)
 	@echo "compiling loops for this processor (half a minute, once)"
-	@rm -f workers/mathematics/__pycache__/*.nbi workers/mathematics/__pycache__/*.nbc
+	@rm -f workers/compiled/__pycache__/*.nbi workers/compiled/__pycache__/*.nbc
 	@$(BIN)/python -m workers.engine.environment
 	@touch $@
 

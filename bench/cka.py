@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench.photographs import crops
 from bench.report import median_s, report
-from workers.mathematics import hsic
-from workers.mathematics.calls import capture, reduce
-from workers.mathematics.similarity import Comparison, Options, Samples
+from workers.methods.cka import hsic
+from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.passes.calls import capture, reduce
 
 BATCH = 32
 CPU = "--cpu" in sys.argv

@@ -1,4 +1,4 @@
-"""A method's generator driven to its end, as the engine does between its other work. Imports the workers only."""
+"""A method's generator driven to its end, as the engine does between its other work."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Source of the idea: Fel et al. 2023, section 3 (the magnitude of the Fourier tra
 images). Ours is a fit to the photographs that scikit-image and scikit-learn carry, in logit space, because a sigmoid
 makes the picture: a radial power law for each decorrelated colour and a 3×3 colour matrix.
 
-Run: python -m bench.fit_spectrum; paste what it prints into workers/mathematics/spectrum.py.
+Run: python -m bench.fit_spectrum; paste what it prints into workers/methods/maximize/spectrum.py.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from bench.report import report
 from bench.train_digits import digits
 from bench.training import accuracy, fit
-from workers.mathematics import hsic
-from workers.mathematics.calls import reduce
-from workers.mathematics.similarity import Comparison, Options, Samples
+from workers.methods.cka import hsic
+from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.passes.calls import reduce
 
 SEEDS = 5
 EPOCHS, BATCH, RATE = 12, 64, 0.1

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from bench.maximize import clock, lucent_pictures, request, started
 from bench.report import report
 from workers.contract import Context
-from workers.mathematics.ascent import current_picture
 from workers.methods.maximize import METHOD
+from workers.methods.maximize.ascent import current_picture
 from workers.networks.build import LoadedNetwork, load
 
 CLASSES = (1, 71, 130, 281, 340, 417, 574, 817)

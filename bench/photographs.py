@@ -1,4 +1,4 @@
-"""Crops of the photographs that ship with scikit-image and scikit-learn. Imports numpy, torch and those two.
+"""Crops of the photographs that ship with scikit-image and scikit-learn.
 
 About eight independent colour photographs come with Python; crops of them stand in for an image set.
 """

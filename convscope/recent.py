@@ -1,4 +1,4 @@
-"""What was used last, kept in memory within a bound. Imports the standard library only."""
+"""What was used last, kept in memory within a bound."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Answers about a job: its JSON, its result in the representation that was asked for, or that it is not ready yet.
-
-Imports convscope only; routes put these together.
-"""
+"""Answers about a job: its JSON, its result in the representation that was asked for, or that it is not ready yet."""
 
 from __future__ import annotations
 

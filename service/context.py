@@ -1,4 +1,4 @@
-"""Everything a route works with, made once when the service starts. Imports convscope only."""
+"""Everything a route works with, made once when the service starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What routes ask for: the context of the service, and who is calling. Imports no route.
+"""What routes ask for: the context of the service, and who is calling.
 
 A route module lies in service/routes, defines `router` and is found by that name; it takes these as dependencies:
 

@@ -1,6 +1,6 @@
 """Bodies as requests: text fields read by the operation's own schema, JSON read strictly, both validated alike.
 
-Imports convscope only. The bytes of a body are `bodies`' affair, those of images `uploads`'.
+The bytes of a body are `bodies`' affair, those of images `uploads`'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What one request may cost: pixels, length, result arrays, forward passes.
-
-Imports convscope only; bodies.py and uploads.py bound what is read before a request is understood.
-"""
+"""What one request may cost: pixels, length, result arrays, forward passes."""
 
 from __future__ import annotations
 

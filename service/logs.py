@@ -1,7 +1,6 @@
 """Structured logs, one line an event with its request and job ids, and the outermost layer around every request.
 
 Pure ASGI: a layer that reads responses through a queue (Starlette's BaseHTTPMiddleware) hides disconnects.
-Imports convscope and the web framework; no route.
 """
 
 from __future__ import annotations

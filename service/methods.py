@@ -1,6 +1,6 @@
 """HEAD and OPTIONS for every address, in one place: HEAD is GET without its body, OPTIONS names what is possible.
 
-FastAPI's routes answer only what they name. Pure ASGI, like logs.RequestLog. Imports no route.
+FastAPI's routes answer only what they name. Pure ASGI, like logs.RequestLog.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the service measures about itself, for Prometheus: one registry an application. Imports nothing of ours."""
+"""What the service measures about itself, for Prometheus: one registry an application."""
 
 from __future__ import annotations
 

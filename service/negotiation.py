@@ -1,4 +1,4 @@
-"""What a client wants back and how long it waits: Accept (RFC 9110), Prefer (RFC 7240). Imports convscope only."""
+"""What a client wants back and how long it waits: Accept (RFC 9110), Prefer (RFC 7240)."""
 
 from __future__ import annotations
 

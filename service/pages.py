@@ -1,4 +1,4 @@
-"""Plain pages for people: no scripts, no fonts, nothing from elsewhere. Imports convscope.protocol only."""
+"""Plain pages for people: no scripts, no fonts, nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of a listing: which one is asked for, and the link to the next. Imports nothing of ours."""
+"""Pages of a listing: which one is asked for, and the link to the next."""
 
 from __future__ import annotations
 

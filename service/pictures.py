@@ -1,4 +1,4 @@
-"""Pictures of a result that are images of whoever is shown them. Imports convscope and numpy.
+"""Pictures of a result that are images of whoever is shown them.
 
 The worker that stores a result makes its pictures images of the callers it knows. Who joins the computation after that,
 or is answered from the cache, it cannot know: the service does the same for them when it first shows them the ids.

@@ -1,7 +1,4 @@
-"""Every error leaves the service as application/problem+json (RFC 9457), whoever raised it.
-
-Imports convscope and the web framework; no route.
-"""
+"""Every error leaves the service as application/problem+json (RFC 9457), whoever raised it."""
 
 from __future__ import annotations
 

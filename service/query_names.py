@@ -1,7 +1,4 @@
-"""Query parameters that are not there: what was meant instead.
-
-Imports convscope and the web framework; no route.
-"""
+"""Query parameters that are not there: what was meant instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of stored results: which ones, drawn in threads, kept while they are asked for. Imports convscope only."""
+"""Pictures of stored results: which ones, drawn in threads, kept while they are asked for."""
 
 from __future__ import annotations
 

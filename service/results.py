@@ -1,4 +1,4 @@
-"""Stored results as a reader sees them: manifests, arrays by byte range, JSON. Imports convscope and numpy.
+"""Stored results as a reader sees them: manifests, arrays by byte range, JSON.
 
 Nothing here holds more of a result in memory than the part that is asked for.
 """

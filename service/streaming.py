@@ -1,4 +1,4 @@
-"""Large answers in pieces: byte ranges of artifacts, bounded in memory and in patience. Imports convscope only."""
+"""Large answers in pieces: byte ranges of artifacts, bounded in memory and in patience."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""From a body to a job: read, validate, keep the images, resolve with the network's card, bound the cost, submit.
-
-Imports convscope only; the route decides how long to wait and what to answer.
-"""
+"""From a body to a job: read, validate, keep the images, resolve with the network's card, bound the cost, submit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job as JSON shows it: the schema for documents, and the function that fills it. Imports convscope only."""
+"""A job as JSON shows it: the schema for documents, and the function that fills it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holding a request until its job changes, its client leaves, or the service stops. Imports convscope only.
+"""Holding a request until its job changes, its client leaves, or the service stops.
 
 The race is run on the ASGI `receive` itself: `request.is_disconnected()` cannot be awaited, and polling it loses time.
 """

@@ -1,7 +1,4 @@
-"""`python -m workers`: one worker as a process of its own, by the settings in the environment.
-
-Import rule: convscope, workers.supervisor; never torch.
-"""
+"""`python -m workers`: one worker as a process of its own, by the settings in the environment."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ from convscope.parent import die_with_parent_if_asked
 from convscope.protocol.artifacts import Artifacts
 from convscope.protocol.connection import connect
 from convscope.settings import SETTINGS_REFUSED, Settings, said
-from workers.engine.config import EngineConfig
+from workers.engine_config import EngineConfig
 from workers.supervision import logs
 from workers.supervision.publishing import NoDefaultModelError
-from workers.supervisor import Supervisor
+from workers.supervision.supervisor import Supervisor
 
 log = structlog.get_logger("workers")
 

@@ -1,4 +1,4 @@
-"""What the engine, the networks and the methods agree on. Imports torch and numpy only.
+"""What the engine, the networks and the methods agree on.
 
 A method is a file in `workers/methods/` named as its operation (`feature_maps.py` for `feature-maps`) that defines
 `METHOD`, an instance of `OneShotMethod` or `IterativeMethod`. It gets tensors and parameters and returns named tensors

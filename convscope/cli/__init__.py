@@ -1,6 +1,6 @@
 """What a person runs: `convscope serve | api | worker | models | settings | run`.
 
-Imports convscope only. The service and the workers are started as processes, never imported.
+The service and the workers are started as processes, never imported.
 """
 
 from convscope.cli.app import main

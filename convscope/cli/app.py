@@ -1,7 +1,4 @@
-"""The command line: which commands there are and what they do, each in a line.
-
-Imports convscope.cli; what a command alone needs, it imports itself, so that `--help` answers at once.
-"""
+"""The command line: which commands there are and what they do, each in a line."""
 
 from __future__ import annotations
 

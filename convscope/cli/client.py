@@ -1,7 +1,4 @@
-"""A running service as the command line sees it: submit, follow, cancel, read.
-
-Imports convscope.protocol only for problems and job states. Speaks HTTP like any other client.
-"""
+"""A running service as the command line sees it: submit, follow, cancel, read. Speaks HTTP like any other client."""
 
 from __future__ import annotations
 

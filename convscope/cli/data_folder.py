@@ -1,7 +1,4 @@
-"""The data folder: made private, and locked, so that two servers never share one.
-
-Imports nothing of ours.
-"""
+"""The data folder: made private, and locked, so that two servers never share one."""
 
 from __future__ import annotations
 

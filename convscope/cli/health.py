@@ -1,7 +1,4 @@
-"""`convscope health`: whether a part that runs on this machine is well, as an exit status; what containers ask.
-
-Imports convscope.protocol and convscope.cli.
-"""
+"""`convscope health`: whether a part that runs on this machine is well, as an exit status; what containers ask."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Tables on a terminal and in a pipe: no name is ever cut, and in a pipe each row is one line.
-
-Imports nothing of ours.
-"""
+"""Tables on a terminal and in a pipe: no name is ever cut, and in a pipe each row is one line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`convscope api`, `worker` and `models`: the other programs of ours, started as processes.
-
-Imports convscope.cli and convscope.settings only; never the service or the workers.
-"""
+"""`convscope api`, `worker` and `models`: the other programs of ours, started as processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Child processes of the launcher: they die with it, are restarted when they die, and stop when they are told to.
 
-Imports nothing of ours; runs in the launcher's main thread, because the kernel sends the death signal when the thread
-that started a child ends.
+It runs in the launcher's main thread, because the kernel sends the death signal when the thread that started a child
+ends.
 """
 
 from __future__ import annotations

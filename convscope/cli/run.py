@@ -1,8 +1,7 @@
 """`convscope run OPERATION`: submit, follow with a live bar, save the result, print its facts.
 
-Imports convscope.protocol, convscope.render.options and convscope.cli. Options come from the operation's own schema, so
-a new operation has its command without an edit here. Values go to the service as form fields, just as curl sends
-them; the service alone checks them.
+Options come from the operation's own schema, so a new operation has its command without an edit here. Values go to the
+service as form fields, just as curl sends them; the service alone checks them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""`convscope serve`: an embedded server, the service and one worker on this machine, as children of one launcher.
-
-Imports convscope.cli and convscope.protocol; the service and the worker are programs that it starts.
-"""
+"""`convscope serve`: an embedded server, the service and one worker on this machine, as children of one launcher."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The table of every setting, for a terminal, as JSON, and as docs/settings.md.
-
-Imports convscope.cli and convscope.settings only.
-"""
+"""The table of every setting, for a terminal, as JSON, and as docs/settings.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where workers publish what they know about networks, and requests read it.
 
-A card is made by a worker when somebody asks for it, and stays. Imports the cards, the keys and the connection.
+A card is made by a worker when somebody asks for it, and stays.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The one place where a connection to Redis or Valkey is made, and where its failures become problems.
-
-Imports redis and the problems, nothing else of ours.
-"""
+"""The one place where a connection to Redis or Valkey is made, and where its failures become problems."""
 
 from __future__ import annotations
 

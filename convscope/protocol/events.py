@@ -1,6 +1,6 @@
 """What happened to jobs, as it happens: a job's own events, the feed of changes, the workers' doorbell.
 
-Each process has one background reader for a stream, however many wait on it. Imports connection, keys and states.
+Each process has one background reader for a stream, however many wait on it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images as their callers see them: a small record in Redis, the decoded pixels in the artifact store.
 
-Imports nothing that decodes files. The original bytes are not kept: whoever needs the picture needs its pixels.
+The original bytes are not kept: whoever needs the picture needs its pixels.
 """
 
 from __future__ import annotations

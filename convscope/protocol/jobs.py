@@ -1,7 +1,7 @@
 """The queue: jobs and the moves between their states, each one a script that the server runs whole.
 
 A job is what a client sees; a run is one computation, shared by the jobs that asked for the same. Lanes and leases hold
-runs. Imports the rest of the protocol; nothing of the service or the workers.
+runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loads the Lua scripts beside this file and runs them, by SHA, on a server.
 
 A script is its own file after `common.lua`, under the flags of its first line (`allow-oom`: may run when the server's
-memory is used up). Imports redis, keys and connection.
+memory is used up).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Objectives of `maximize` in a request: a class, channel, unit, layer, direction, or a weighted sum of these.
-
-Imports nothing but the protocol.
-"""
+"""Objectives of `maximize` in a request: a class, channel, unit, layer, direction, or a weighted sum of these."""
 
 from __future__ import annotations
 

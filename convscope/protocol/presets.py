@@ -1,7 +1,7 @@
 """Presets of `maximize`: every constant of the recipes that one might compare with, in one table, with its source.
 
 A request names a preset and overrides what it wants; `resolve` fills the rest in from here, so a worker never looks
-into this table. Imports nothing.
+into this table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Targets of a request made canonical: a class as its index, `predicted`, or a unit of a layer.
-
-Imports nothing but the protocol.
-"""
+"""Targets of a request made canonical: a class as its index, `predicted`, or a unit of a layer."""
 
 from __future__ import annotations
 

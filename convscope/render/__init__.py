@@ -1,4 +1,4 @@
-"""Arrays → pictures, when somebody reads them. Imports numpy, Pillow, cmap and the contract of operations; no torch."""
+"""Arrays → pictures, when somebody reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures whose numbers are names (classes): a colour for each that occurs, and a legend. Imports numpy only."""
+"""Pictures whose numbers are names (classes): a colour for each that occurs, and a legend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colour maps as plain tables, and palettes that hold a whole page. Imports numpy and cmap."""
+"""Colour maps as plain tables, and palettes that hold a whole page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view `matrix`: a heat map with labels on both axes, values in the cells where they fit. Imports numpy only."""
+"""The view `matrix`: a heat map with labels on both axes, values in the cells where they fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a caller wants a result drawn: the options of the query, checked. Imports the contract of operations."""
+"""How a caller wants a result drawn: the options of the query, checked."""
 
 from __future__ import annotations
 

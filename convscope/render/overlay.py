@@ -1,4 +1,4 @@
-"""The view `overlay`: maps laid over the upload, only where the network saw it. Imports numpy and Pillow."""
+"""The view `overlay`: maps laid over the upload, only where the network saw it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every page has around its body: a heading, notes on how it is drawn, a colour bar. Imports numpy only."""
+"""What every page has around its body: a heading, notes on how it is drawn, a colour bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers → levels 0 to 255, many maps at a time. Imports numpy only.
+"""Numbers → levels 0 to 255, many maps at a time.
 
 A map that is constant where its own values make the scale is level 128 everywhere: a flat mid-tone, never noise and
 never a division by zero. Infinities are clipped to the ends of the scale, NaN is kept apart.

@@ -1,7 +1,4 @@
-"""Paper to draw on: pixels held as places in a palette where that suffices, as RGB where it does not, and text.
-
-Imports numpy and Pillow (for glyphs and for PNG).
-"""
+"""Paper to draw on: pixels held as places in a palette where that suffices, as RGB where it does not, and text."""
 
 from __future__ import annotations
 

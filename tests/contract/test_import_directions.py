@@ -35,7 +35,7 @@ def test_the_directions_hold() -> None:
         ("workers/contract.py", "import convscope.render", "workers know the protocol only"),
         ("workers/methods/classify.py", "import convscope.protocol", "methods: torch and shared mathematics only"),
         ("workers/methods/classify.py", "from workers.methods import kernels", "methods never import each other"),
-        ("workers/supervisor.py", "import torch", "the supervisor and the scheduler have no torch"),
+        ("workers/supervision/supervisor.py", "import torch", "the supervisor and the scheduler have no torch"),
         ("workers/engine/loop.py", "import redis", "the engine has no Redis"),
         ("service/results.py", "import obstore", "only artifacts.py knows obstore"),
     ],

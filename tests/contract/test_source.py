@@ -193,7 +193,7 @@ def test_what_is_compiled_ahead_is_compiled_again_when_any_of_its_sources_change
     using = [
         path.name
         for path in tracked(".py")
-        if below(path, "workers") and any(name.startswith("workers.mathematics.compiled") for name in imported(path))
+        if below(path, "workers") and any(name.startswith("workers.compiled.jit") for name in imported(path))
     ]
     assert sorted(named.partition(",")[2].rstrip(")").split()) == sorted({*sources, *using})
 

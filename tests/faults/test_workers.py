@@ -22,13 +22,13 @@ from tests.faults.looks import (
     undisturbed,
 )
 from tests.workers.harness import Client, until
-from workers.supervision.faults import FAULT_POINTS, VARIABLE
+from workers.supervision.fault_points import FAULT_POINTS, VARIABLE
 
 ELSEWHERE = {
     "before_send", "after_arrays_put", "after_manifest_put", "before_finish", "after_finish", "in_checkpoint",
     "after_checkpoint",
 }  # fmt: skip
-"""Fault points that tests/workers/test_supervisor_faults.py kills a worker at."""
+"""Fault points that tests/workers/supervision/test_supervisor_faults.py kills a worker at."""
 
 
 async def test_row_02_killed_anywhere_on_the_way_to_its_commit(start: Start, client: Client):

@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.workers.device_checks import Closeness
 from workers.engine.environment import prepare_process
 from workers.engine.process import choose_arithmetic
-from workers.mathematics import replay
-from workers.mathematics.replay import Function
+from workers.passes import replay
+from workers.passes.replay import Function
 
 
 @pytest.fixture(scope="session")

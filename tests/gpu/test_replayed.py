@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from tests.workers.methods import cases
-from workers.mathematics.replay import COMES_BACK, OTHERS_GO_ON, drop_replays, replay_bytes
 from workers.networks.build import LoadedNetwork, load
+from workers.passes.replay import COMES_BACK, OTHERS_GO_ON, drop_replays, replay_bytes
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device: torch.cuda.is_available() is False", allow_module_level=True)

@@ -1,4 +1,4 @@
-"""A real service on a port of its own, and a small worker with predictable answers. Imports no torch.
+"""A real service on a port of its own, and a small worker with predictable answers.
 
 The worker claims, computes with numpy and finishes through the queue, as a real one does. What it does with a request
 is said by the request's seed, see `Worker`.

@@ -2,8 +2,6 @@
 
 A module that subclasses them has the fixtures `device`, `closeness` (how near the CPU's numbers are to be) and
 `recorded` (the shapes of steps that are recorded for replaying, on a device where every recording is kept).
-
-Import rule: torch, numpy, pytest, workers, and tests that need no more.
 """
 
 from __future__ import annotations
@@ -21,15 +19,15 @@ import torch
 from tests.workers.methods import ascents, cases
 from tests.workers.methods.ascents import channel
 from workers.contract import Context, MethodError, Network
-from workers.engine.config import EngineConfig
 from workers.engine.loader import Source
 from workers.engine.loop import Engine
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.runs import Run
 from workers.engine.tiles import CANDIDATES, Tiles
-from workers.engine.wire import Frame
-from workers.mathematics.replay import COMES_BACK, replay_bytes
-from workers.methods.maximize import METHOD, Maximize
+from workers.engine_config import EngineConfig
+from workers.methods.maximize.method import METHOD, Maximize
+from workers.passes.replay import COMES_BACK, replay_bytes
+from workers.wire import Frame
 
 MIB = 1024**2
 TILE = 4
@@ -146,7 +144,7 @@ class Replayed:
         case = replace(case, changes={**case.changes, "steps": COMES_BACK + 8})
         found = cases.ascend(case, device)
         assert len(recorded) == 1
-        monkeypatch.setattr("workers.mathematics.replay.MAKERS", {})
+        monkeypatch.setattr("workers.passes.replay.MAKERS", {})
         expected = cases.ascend(case, device)
         assert len(recorded) == 1
         mine, plain = found.arrays["loss"][:, -1], expected.arrays["loss"][:, -1]

@@ -19,7 +19,7 @@ from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture
 from convscope.protocol.requests import CommonRequest
 from workers.__main__ import main
-from workers.engine.config import EngineConfig
+from workers.engine_config import EngineConfig
 
 
 class Anything(Operation[CommonRequest]):

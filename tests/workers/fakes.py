@@ -1,7 +1,4 @@
-"""A network of the contract around any module, for tests of methods that need no catalogue.
-
-Import rule: torch, workers.contract and workers.mathematics.
-"""
+"""A network of the contract around any module, for tests of methods that need no catalogue."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.contract import Box, Context, Layer, MethodError, OneShotMethod, Outcome, Progress, Result, Row, Transform
-from workers.mathematics.calls import CallObserver
+from workers.passes.calls import CallObserver
 
 _ACTIVATIONS = {
     "ReLU": "relu", "ReLU6": "relu6", "PReLU": "prelu", "LeakyReLU": "leaky_relu", "SiLU": "silu", "GELU": "gelu",

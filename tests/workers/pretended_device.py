@@ -6,8 +6,6 @@ memory that the CPU cannot see. So the methods are run where nothing may be on t
 
 The device's name is torch's `lazy`, which needs no driver, and whose backward runs in the calling thread. Arithmetic
 is the CPU's: nothing is learned here about a GPU's kernels, their rounding or their memory.
-
-Import rule: torch only.
 """
 
 from __future__ import annotations

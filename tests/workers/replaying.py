@@ -1,7 +1,4 @@
-"""A maker of replayed functions for the CPU whose memory behaves as a CUDA graph's: fixed, and overwritten each time.
-
-Import rule: torch and workers.mathematics.replay.
-"""
+"""A maker of replayed functions for the CPU whose memory behaves as a CUDA graph's: fixed, overwritten each time."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.mathematics.replay import Function, Maker
+from workers.passes.replay import Function, Maker
 
 
 class StaticBuffers:
@@ -34,7 +31,7 @@ class StaticBuffers:
         self.replays = 0
 
     def maker(self) -> Maker:
-        """For `workers.mathematics.replay`."""
+        """For `workers.passes.replay`."""
         return Maker(self._record, self._clock)
 
     def overwrite(self) -> None:

@@ -14,7 +14,7 @@ from tests.workers import device_checks
 from tests.workers.device_checks import Closeness
 from tests.workers.pretended_device import DEVICE, PretendedDevice
 from tests.workers.replaying import StaticBuffers
-from workers.mathematics import replay
+from workers.passes import replay
 
 
 @pytest.fixture(autouse=True)

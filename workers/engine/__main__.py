@@ -6,8 +6,6 @@ nothing itself, touches no device and has one thread, so that a fork of it is wh
 Lines of JSON over the socket. From the supervisor: the configuration, then `{"fork": true}` with two descriptors (the
 engine's socket, its standard error) and `{"kill": PID}`. To it: `{"loaded": seconds}`, `{"forked": PID}` or
 `{"refused": why}`, and `{"ended": PID, "status": N}`.
-
-Import rule: as the package; torch is imported once the configuration is there, so that what goes wrong can be told.
 """
 
 from __future__ import annotations
@@ -26,8 +24,8 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-from workers.engine.config import EngineConfig
 from workers.engine.environment import compile_kernels, prepare_process
+from workers.engine_config import EngineConfig
 
 PR_SET_PDEATHSIG = 1
 

@@ -2,8 +2,6 @@
 
 The store names a checkpoint by the SHA-256 of its bytes, so the supervisor sees a flipped bit; this file sees a
 checkpoint of another operation, schema or request.
-
-Import rule: torch and safetensors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Whether the device still answers.
-
-Import rule: torch.
-"""
+"""Whether the device still answers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """What a process that computes sets for the libraries in it, before they are loaded; and what is compiled for it.
 
 Run: python -m workers.engine.environment, to compile ahead of the first start.
-
-Import rule: the standard library; nothing that loads torch.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ def prepare_process(kept: str = "") -> None:
 def compile_kernels() -> None:
     """Have the compiled parts of convolutions ready; where that cannot be, they are convolved by torch, or later."""
     try:
-        from workers.mathematics import pixel_loops, tile_transforms
+        from workers.compiled import pixel_loops, tile_transforms
 
         tile_transforms.compile_all()
         pixel_loops.compile_all()

@@ -2,8 +2,6 @@
 
 More rows to a step are quicker on a device that is not full, and slower on one whose caches they leave: a network of
 depthwise convolutions on a CPU takes half as long again for each of eight rows as for a single one.
-
-Import rule: the standard library only.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ FORGET_AFTER = 500
 
 OUTLIER = 2.0
 """A step counts at most for so many times what such steps took: one that stood still, or in which a graph was made
-(`workers.mathematics.replay`), says little about the next."""
+(`workers.passes.replay`), says little about the next."""
 
 
 @dataclass

@@ -1,7 +1,4 @@
-"""Images that lie in files, read when a method looks at them, so that a set of any size needs no memory.
-
-Import rule: torch, numpy.
-"""
+"""Images that lie in files, read when a method looks at them, so that a set of any size needs no memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Runs iterative groups: starts or loads states, steps tiles, makes checkpoints and results, contains failures.
-
-Import rule: torch, workers.contract.
-"""
+"""Runs iterative groups: starts or loads states, steps tiles, makes checkpoints and results, contains failures."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from typing import Any, TypeVar
 
 from workers.contract import Context, IterativeMethod, MethodError, Outcome, Progress
 from workers.engine import checkpoints
-from workers.engine.config import EngineConfig
 from workers.engine.device import see_that_it_answers
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.oneshot import INTERNAL
@@ -23,6 +19,7 @@ from workers.engine.reports import Reports
 from workers.engine.runs import Run
 from workers.engine.scheduler import Scheduler
 from workers.engine.tiles import Tiles, clones
+from workers.engine_config import EngineConfig
 
 log = logging.getLogger(__name__)
 

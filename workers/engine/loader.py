@@ -1,7 +1,4 @@
-"""Loads and describes networks in threads, so that a download or a large file never stops the loop.
-
-Import rule: workers.contract; the networks are whatever class the configuration names.
-"""
+"""Loads and describes networks in threads, so that a download or a large file never stops the loop."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workers.contract import MethodError, Network
-from workers.engine.config import EngineConfig
+from workers.engine_config import EngineConfig
 
 log = logging.getLogger(__name__)
 

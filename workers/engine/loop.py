@@ -1,7 +1,4 @@
-"""The engine's one loop: take what arrived, drop what is cancelled or late, compute one slice, report.
-
-Import rule: torch and the rest of this package.
-"""
+"""The engine's one loop: take what arrived, drop what is cancelled or late, compute one slice, report."""
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ import torch
 
 from workers.contract import Context, IterativeMethod, Method, MethodError, Network
 from workers.engine import checkpoints
-from workers.engine.config import EngineConfig
 from workers.engine.iterative import Iteratives
 from workers.engine.loader import Loader, Source
 from workers.engine.memory import Meter, estimate_row_bytes
@@ -29,7 +25,8 @@ from workers.engine.reports import Reports
 from workers.engine.runs import Run, read_run
 from workers.engine.scheduler import Scheduler
 from workers.engine.tiles import Tiles
-from workers.engine.wire import Frame
+from workers.engine_config import EngineConfig
+from workers.wire import Frame
 
 log = logging.getLogger(__name__)
 

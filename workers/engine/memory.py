@@ -1,7 +1,4 @@
-"""How much working memory a row needs: a figure from the layer table first, then what was measured.
-
-Import rule: torch, workers.contract, workers.mathematics.replay.
-"""
+"""How much working memory a row needs: a figure from the layer table first, then what was measured."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 import torch
 
 from workers.contract import Network
-from workers.mathematics.replay import drop_replays
+from workers.passes.replay import drop_replays
 
 MEASURED_KEPT = 1024
 LEAST_SHARE = 0.125

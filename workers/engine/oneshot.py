@@ -1,7 +1,4 @@
-"""Runs one-shot batches slice by slice, and contains their failures.
-
-Import rule: workers.contract.
-"""
+"""Runs one-shot batches slice by slice, and contains their failures."""
 
 from __future__ import annotations
 

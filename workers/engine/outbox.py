@@ -1,7 +1,4 @@
-"""What the engine says, written by a thread of its own, so that a slow supervisor never holds up a slice.
-
-Import rule: the standard library and `wire`.
-"""
+"""What the engine says, written by a thread of its own, so that a slow supervisor never holds up a slice."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from workers.engine.wire import Blob, Channel, Frame, WireError
+from workers.wire import Blob, Channel, Frame, WireError
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,4 @@
-"""The words of the scheduler: tasks, limits, and the decisions it may take.
-
-Import rule: the standard library only.
-"""
+"""The words of the scheduler: tasks, limits, and the decisions it may take."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One engine's process, from the moment it is forked: its log, its configuration, its loop. It never returns.
-
-Import rule: as the package.
-"""
+"""One engine's process, from the moment it is forked: its log, its configuration, its loop. It never returns."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from typing import Any
 
 import torch
 
-from workers.engine.config import EngineConfig
 from workers.engine.loader import open_networks
 from workers.engine.loop import Engine
 from workers.engine.outbox import Outbox
 from workers.engine.registry import find_methods
 from workers.engine.reports import device_name
-from workers.engine.wire import Channel
+from workers.engine_config import EngineConfig
+from workers.wire import Channel
 
 log = logging.getLogger("workers.engine")
 

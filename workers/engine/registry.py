@@ -1,7 +1,4 @@
-"""Finds the methods: every module of a package that defines `METHOD`. Nothing else lists them.
-
-Import rule: workers.contract; the package is imported by name.
-"""
+"""Finds the methods: every module of a package that defines `METHOD`. Nothing else lists them."""
 
 from __future__ import annotations
 

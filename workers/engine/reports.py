@@ -1,7 +1,4 @@
-"""What the engine tells its supervisor about a run: progress, previews, checkpoints, results, failures.
-
-Import rule: torch, numpy, safetensors.
-"""
+"""What the engine tells its supervisor about a run: progress, previews, checkpoints, results, failures."""
 
 from __future__ import annotations
 
@@ -18,11 +15,11 @@ from torch import Tensor
 
 from workers.contract import MethodError, Outcome, Progress
 from workers.engine import checkpoints
-from workers.engine.config import EngineConfig
 from workers.engine.loader import Source
 from workers.engine.outbox import Outbox
 from workers.engine.runs import Run
-from workers.engine.wire import HEADER_LIMIT
+from workers.engine_config import EngineConfig
+from workers.wire import HEADER_LIMIT
 
 log = logging.getLogger(__name__)
 

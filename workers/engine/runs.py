@@ -1,7 +1,4 @@
-"""One run as the engine holds it, from its frame to its result.
-
-Import rule: torch, workers.contract.
-"""
+"""One run as the engine holds it, from its frame to its result."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from torch import Tensor
 from workers.contract import IterativeMethod, Method, MethodError, Network, OneShotMethod, Progress, Row, params
 from workers.engine.files import FileImages
 from workers.engine.plan import Lane
-from workers.engine.wire import Frame
+from workers.wire import Frame
 
 FEW_ROWS = 32
 """Rows of a long computation that go through the network together, at most."""

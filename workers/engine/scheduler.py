@@ -9,8 +9,6 @@ each of their tasks has had; within a group, tasks take turns whatever their num
 
 Memory is one pool a lane, so that a minutes-long batch job never keeps an interactive request from being admitted.
 A task larger than its pool runs when nothing else is in the pool.
-
-Import rule: the standard library and `plan`; tested without torch.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 `exact` promises the same bits alone, in company and after a resume, and a convolution's bits depend on the batch's
 shape. So a group's tile is chosen once, before its first step, and never by load: the forced one, the checkpoint's, 1
 on a CPU, else the largest that still pays in a measurement, which is remembered on disk so that it stays the same.
-
-Import rule: torch, workers.contract.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from typing import Any
 import torch
 
 from workers.contract import Context, IterativeMethod, MethodError
-from workers.engine.config import EngineConfig
 from workers.engine.fast_tiles import FastTiles
 from workers.engine.memory import is_out_of_memory, release_memory
 from workers.engine.reports import device_name
 from workers.engine.runs import Run
+from workers.engine_config import EngineConfig
 
 log = logging.getLogger(__name__)
 

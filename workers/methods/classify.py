@@ -1,7 +1,4 @@
-"""classify: the network's own answer, for all images of all rows in one batch.
-
-Import rule: torch, the contract and shared mathematics.
-"""
+"""classify: the network's own answer, for all images of all rows in one batch."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
-from workers.mathematics.batches import gather, module_for, preprocess_key, slices
+from workers.passes.batches import gather, module_for, preprocess_key, slices
 
 
 class Classify(OneShotMethod):

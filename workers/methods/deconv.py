@@ -1,4 +1,4 @@
-"""deconv: what in the image made an activation, projected back to pixels. Imports torch and shared mathematics."""
+"""deconv: what in the image made an activation, projected back to pixels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from workers.contract import Box, Context, Layer, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
-from workers.mathematics.batches import module_for
-from workers.mathematics.calls import capture
-from workers.mathematics.rules import PathReport, RuleMode
-from workers.mathematics.units import choose_channels, strongest_units
+from workers.passes.batches import module_for
+from workers.passes.calls import capture
+from workers.passes.rules import PathReport, RuleMode
+from workers.passes.units import choose_channels, strongest_units
 
 _OUTSIDE = 128
 """Level of a patch where its receptive field reaches beyond the image."""
@@ -34,7 +34,7 @@ class Deconv(OneShotMethod):
     Zeiler & Fergus 2013, section 2.1: every other activation of the layer is set to zero, then unpooling by switches,
     rectification of the signal and filtering with the transposed kernels, down to pixels. A transposed filter is a
     convolution's gradient and a switch is a max-pool's, so this is a backward pass in which rectifications obey the
-    rule (`workers.mathematics.rules`). Batch normalisation, average pooling, stride, padding, contrast normalisation
+    rule (`workers.passes.rules`). Batch normalisation, average pooling, stride, padding, contrast normalisation
     and linear layers go back by their exact adjoints at this image.
 
     Where we differ from the paper: negative seeds are rectified first, so a unit that is not active projects to zero;

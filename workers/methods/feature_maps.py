@@ -1,7 +1,4 @@
-"""feature-maps: what chosen channels of chosen layers answer to an image, with statistics of each map.
-
-Import rule: torch, the contract and shared mathematics.
-"""
+"""feature-maps: what chosen channels of chosen layers answer to an image, with statistics of each map."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ import torch
 from torch import Tensor
 
 from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
-from workers.mathematics.batches import gather, module_for, preprocess_key, slices
-from workers.mathematics.calls import capture
-from workers.mathematics.units import choose_channels
+from workers.passes.batches import gather, module_for, preprocess_key, slices
+from workers.passes.calls import capture
+from workers.passes.units import choose_channels
 
 _STATISTICS = ("minimum", "mean", "maximum", "std", "zeros")
 

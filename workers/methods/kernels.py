@@ -1,7 +1,4 @@
-"""kernels: the weights of a convolution.
-
-Import rule: torch, the contract and shared mathematics.
-"""
+"""kernels: the weights of a convolution."""
 
 from __future__ import annotations
 

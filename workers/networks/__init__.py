@@ -1,8 +1,4 @@
-"""Networks of the catalogue: architectures, weights, preprocessing, layer tables, cards.
-
-Import rule: torch, torchvision, timm, safetensors; nothing of pydantic or the queue, so that the whole package works
-where only torch is installed.
-"""
+"""Networks of the catalogue: architectures, weights, preprocessing, layer tables, cards."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`python -m workers.networks list [--json] | pull MODEL… | check [MODEL…]`, what `convscope models` runs.
-
-Import rule: as the package, and convscope.settings.
-"""
+"""`python -m workers.networks list [--json] | pull MODEL… | check [MODEL…]`, what `convscope models` runs."""
 
 from __future__ import annotations
 

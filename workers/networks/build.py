@@ -1,7 +1,6 @@
 """A network ready to run: architecture, weights, preprocessing and layer table together.
 
-`load("efficientnet_lite0")` is all that a method or a test needs. Import rule: torch, torchvision, timm, safetensors;
-nothing of pydantic or the queue.
+`load("efficientnet_lite0")` is all that a method or a test needs.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Layer, MethodError, Transform
-from workers.mathematics.replay import replay_bytes
 from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
@@ -25,6 +23,7 @@ from workers.networks.lean import factor_bytes, make_lean
 from workers.networks.names import aliases_for
 from workers.networks.preprocess import Preprocess
 from workers.networks.sources import Source
+from workers.passes.replay import replay_bytes
 
 _skeletons = threading.RLock()
 """A skeleton is shared by whoever asks for shapes, and an observer's hooks are no business of a second one."""

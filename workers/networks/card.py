@@ -1,7 +1,4 @@
-"""Model cards as JSON (`convscope.protocol.cards.ModelCard`), made without weights and kept on disk.
-
-Import rule: torch side; nothing of pydantic or the queue, so that cards can be made where only torch is installed.
-"""
+"""Model cards as JSON (`convscope.protocol.cards.ModelCard`), made without weights and kept on disk."""
 
 from __future__ import annotations
 

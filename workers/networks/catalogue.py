@@ -11,7 +11,6 @@
     mean = [0.5, 0.5, 0.5]
 
 The file is read again when it changes. An entry that makes no sense is listed with the reason and hurts nothing else.
-Import rule: torch side; nothing of pydantic or the queue.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The copy of a network that serves precision `fast`: quicker arithmetic inside, float32 at the edges.
-
-Import rule: torch only.
-"""
+"""The copy of a network that serves precision `fast`: quicker arithmetic inside, float32 at the edges."""
 
 from __future__ import annotations
 

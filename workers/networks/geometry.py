@@ -4,8 +4,6 @@ Two modes watch the run. At operator level (ATen) every tensor that is made gets
 on, widened by convolutions, pools, padding and slices; at function level `linear` is watched, because below it the
 tensor is reshaped to a matrix. An operation that mixes positions in any other way (global pooling, attention,
 normalisation over space) leaves its result without a box, and so does an operation nobody has described here.
-
-Import rule: torch only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The layer table: every call of a network in execution order, from one run on the meta device, without weights.
-
-Import rule: torch and shared mathematics.
-"""
+"""The layer table: every call of a network in execution order, from one run on the meta device, without weights."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Box, Layer
-from workers.mathematics.calls import ACTIVATIONS, CallObserver
 from workers.networks.geometry import Field, ReceptiveFields
+from workers.passes.calls import ACTIVATIONS, CallObserver
 
 RECTIFIERS = frozenset(
     {"relu", "relu6", "prelu", "leaky_relu", "elu", "selu", "celu", "silu", "gelu", "mish", "hardswish", "softplus"}

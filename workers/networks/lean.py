@@ -8,8 +8,6 @@
 * Max-pooling of 2×2 pixels passes through memory once, with torch's values bit for bit.
 
 See docs/decisions/0005, 0007, 0008 and 0011.
-
-Import rule: torch and workers.mathematics.
 """
 
 from __future__ import annotations
@@ -23,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.mathematics.max_pooling import pool
-from workers.mathematics.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, can_filter, convolve
-from workers.mathematics.thin_convolution import MOST_CHANNELS, convolve_thin
+from workers.compiled.max_pooling import pool
+from workers.compiled.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, can_filter, convolve
+from workers.compiled.thin_convolution import MOST_CHANNELS, convolve_thin
 
 LEAST_MULTIPLICATIONS = 200_000_000
 """Of an image, by the definition, below which handing work to threads costs more than what is saved."""

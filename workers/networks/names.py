@@ -1,7 +1,5 @@
 """Further names for layers, the field's own: `conv5_1` (Caffe) is a convolution's output, `block5_conv1` (Keras) the
 ReLU after it.
-
-Import rule: nothing but the contract.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""From an upload to a network's input, exactly as the network's own evaluation transform does it, and where that lies.
-
-Import rule: torch, numpy, Pillow, workers.mathematics; nothing of pydantic or the queue.
-"""
+"""From an upload to a network's input, exactly as the network's own evaluation does it, and where that lies."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from workers.contract import Transform
-from workers.mathematics.placing import on
+from workers.passes.batches import on
 
 _MODES = {
     "nearest": Image.Resampling.NEAREST,

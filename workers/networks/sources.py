@@ -1,7 +1,7 @@
 """Where an architecture comes from: torchvision, timm, a file of ours, or the operator's own factory.
 
 A source knows how to build the untrained network, its own preprocessing, its class names, and where published weights
-of it are. Import rule: torch, torchvision, timm; nothing of pydantic or the queue.
+of it are.
 """
 
 from __future__ import annotations

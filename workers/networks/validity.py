@@ -1,7 +1,4 @@
-"""What may be asked of each layer, and which layers are used when a request names none.
-
-Import rule: nothing but the contract and the layer table.
-"""
+"""What may be asked of each layer, and which layers are used when a request names none."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The networks of one worker: described on demand, kept warm within a memory budget, the least recently used let go.
-
-Import rule: torch side; nothing of pydantic or the queue.
-"""
+"""The networks of one worker: described on demand, kept warm within a memory budget, the least recently used let go."""
 
 from __future__ import annotations
 

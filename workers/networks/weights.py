@@ -1,7 +1,7 @@
 """Weights from files, packages and published addresses into a network, refusing what is not exactly weights of it.
 
 Nothing here unpickles: `.pth` files are read by torch's weights-only reader, and safetensors by its own. A file is
-measured before it is read, so that a huge one costs nothing. Import rule: torch and safetensors.
+measured before it is read, so that a huge one costs nothing.
 """
 
 from __future__ import annotations

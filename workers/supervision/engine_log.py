@@ -1,7 +1,4 @@
-"""What an engine's process writes to its standard error, passed on to our log.
-
-Import rule: the standard library and structlog.
-"""
+"""What an engine's process writes to its standard error, passed on to our log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The fork server as its supervisor sees it: started, told to fork, heard of its engines' ends, ended.
-
-Import rule: the standard library, structlog and the rest of this package.
-"""
+"""The fork server as its supervisor sees it: started, told to fork, heard of its engines' ends, ended."""
 
 from __future__ import annotations
 

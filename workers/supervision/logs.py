@@ -1,7 +1,4 @@
-"""Logs of a worker: one structured line an event, JSON or, on a terminal, for people.
-
-Import rule: the standard library and structlog.
-"""
+"""Logs of a worker: one structured line an event, JSON or, on a terminal, for people."""
 
 from __future__ import annotations
 

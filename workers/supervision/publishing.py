@@ -1,7 +1,4 @@
-"""Publishes what the engine knows of its networks: the catalogue when it changes, cards when somebody waits for one.
-
-Import rule: convscope.protocol.
-"""
+"""Publishes what the engine knows of its networks: the catalogue when it changes, cards when somebody waits for one."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pydantic import ValidationError
 
 from convscope.protocol.card_store import CardStore
 from convscope.protocol.cards import ModelCard, ModelSummary
-from workers.engine.wire import Frame
+from workers.wire import Frame
 
 RELIST_S = 5.0
 """How soon a change of the operator's catalogue, or a file that came into the folder of weights, is published."""

@@ -1,7 +1,4 @@
-"""Ends tasks for certain.
-
-Import rule: the standard library and structlog.
-"""
+"""Ends tasks for certain."""
 
 from __future__ import annotations
 

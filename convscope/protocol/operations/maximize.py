@@ -177,10 +177,10 @@ class Maximize(Operation[MaximizeRequest]):
         filled = {name: preset[name] if getattr(request, name) is None else getattr(request, name) for name in FIELDS}
         if "start_level" in request.model_fields_set:  # the one number whose null means something
             filled["start_level"] = request.start_level
+        request = request.model_copy(update=filled)
         size = self._size(request, preset.get("size"), card)
         resolved = request.model_copy(
             update={
-                **filled,
                 **self._what(request, card, size),
                 "model": card.id,
                 "size": size,
@@ -197,7 +197,7 @@ class Maximize(Operation[MaximizeRequest]):
         """Objectives, layer and channels of the resolved request, whose pictures have that size."""
         given = request.objectives()
         # Maps have the sizes that the card tells where the network sees inputs of its own size, as boxes always are.
-        as_told = size == tuple(card.preprocess.size) or self._boxed(request)
+        as_told = size == tuple(card.preprocess.size) or _crops(request)
         if given:
             several = isinstance(request.objective, list)
             pointers = [f"/objective/{number}" if several else "/objective" for number in range(len(given))]
@@ -230,7 +230,7 @@ class Maximize(Operation[MaximizeRequest]):
             raise _invalid("/preprocess/size", "the size of the pictures is `size`")
         size = request.size or preset or own
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        if size == own or self._boxed(request):
+        if size == own or _crops(request):
             return size
         if not card.preprocess.resizable:
             if request.size is None:
@@ -241,11 +241,6 @@ class Maximize(Operation[MaximizeRequest]):
                 "not-applicable", f"{card.id} needs pictures of at least {card.preprocess.minimum_size} pixels (/size)."
             )
         return size
-
-    def _boxed(self, request: MaximizeRequest) -> bool:
-        """Whether the network sees boxes of the pictures."""
-        given = {name: getattr(request, name) for name in ("crop_from", "crop_to")}
-        return any((PRESETS[request.preset][name] if value is None else value) < 1 for name, value in given.items())
 
     def cost(self, request: MaximizeRequest, card: ModelCard, images: int) -> Cost:
         height, width = _pair(request.size)

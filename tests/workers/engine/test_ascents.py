@@ -20,9 +20,9 @@ from workers.engine.fast_tiles import FastTiles
 from workers.engine.loader import Catalogue, Source
 from workers.engine.loop import Engine
 from workers.engine.registry import find_methods
-from workers.engine.wire import Frame
-from workers.methods.maximize import Maximize
+from workers.methods.maximize.method import Maximize
 from workers.networks import Networks
+from workers.wire import Frame
 
 MODEL = "efficientnet_lite0"
 STEPS = 64

@@ -66,7 +66,7 @@ import numba.core.caching as caching
 caching.CacheImpl._locator_classes = []
 from workers.engine.environment import compile_kernels
 compile_kernels()
-from workers.mathematics import tile_transforms
+from workers.compiled import tile_transforms
 assert tile_transforms.take_tiles.signatures, "compiled all the same"
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,13 +16,13 @@ import torch
 from tests.workers.engine.dummies.climb import Climb
 from tests.workers.engine.networks import Networks
 from workers.engine import reports
-from workers.engine.config import EngineConfig
 from workers.engine.device import DeviceLostError
 from workers.engine.loader import Source
 from workers.engine.loop import Engine
 from workers.engine.memory import estimate_row_bytes
 from workers.engine.registry import find_methods
-from workers.engine.wire import Frame
+from workers.engine_config import EngineConfig
+from workers.wire import Frame
 
 torch.set_num_threads(1)
 

@@ -20,13 +20,13 @@ from tests.workers.engine.networks import Small
 from workers.contract import Context, IterativeMethod, OneShotMethod, Row, params
 from workers.engine import checkpoints, outbox
 from workers.engine.checkpoints import CheckpointError
-from workers.engine.config import EngineConfig
 from workers.engine.memory import Meter, estimate_row_bytes, is_out_of_memory
 from workers.engine.outbox import Outbox
 from workers.engine.registry import find_methods
 from workers.engine.runs import Run
 from workers.engine.tiles import Tiles
-from workers.engine.wire import Channel
+from workers.engine_config import EngineConfig
+from workers.wire import Channel
 
 MIB = 1024**2
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engine import wire
-from workers.engine.wire import Channel, Frame, WireError, read_frame, write_frame
+from workers import wire
+from workers.wire import Channel, Frame, WireError, read_frame, write_frame
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -1,7 +1,4 @@
-"""Runs `maximize` in tests as the engine does: states stepped in tiles, padded for `exact`, saved and loaded.
-
-Import rule: torch, workers and the protocol's table of presets.
-"""
+"""Runs `maximize` in tests as the engine does: states stepped in tiles, padded for `exact`, saved and loaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Every method on a small network, as tests run it on one device after another and compare what it gives.
-
-Import rule: torch, workers, the fakes and the protocol's table of presets; nothing that a bare GPU machine lacks.
-"""
+"""Every method on a small network, as tests run it on one device after another and compare what it gives."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from skimage import data
 from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, image, outcome
-from tests.workers.methods.cam_peers import request
-from tests.workers.methods.test_occlusion import row as occluded
-from tests.workers.methods.test_saliency import linear, row
+from tests.workers.methods.cam.cam_peers import request
+from tests.workers.methods.occlusion.test_occlusion import row as occluded
+from tests.workers.methods.saliency.test_saliency import linear, row
 from workers.contract import Row
 from workers.methods.cam import METHOD as CAM
 from workers.methods.occlusion import METHOD as OCCLUSION

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from tests.workers.fakes import FakeNetwork, digit, finish, image, outcome, traces
 from tests.workers.methods.test_deconv import plain_net, row
 from workers.contract import Context, MethodError
-from workers.mathematics.calls import capture
-from workers.mathematics.rules import RuleMode
 from workers.methods.deconv import METHOD
 from workers.networks.build import load
+from workers.passes.calls import capture
+from workers.passes.rules import RuleMode
 
 
 class Counting(nn.Module):

@@ -7,10 +7,10 @@ import torch
 from skimage import data
 
 from tests.workers.fakes import traces
-from workers.mathematics.calls import capture
 from workers.networks import LoadedNetwork, load
 from workers.networks.fast import make_fast
 from workers.networks.weights import state_sha256
+from workers.passes.calls import capture
 
 
 @pytest.fixture(scope="module")

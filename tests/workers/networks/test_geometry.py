@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from workers.contract import Box, Layer
-from workers.mathematics.calls import capture
 from workers.networks import validity
 from workers.networks.build import table_of
 from workers.networks.catalogue import find_entry
 from workers.networks.layers import describe
+from workers.passes.calls import capture
 
 
 def test_vgg16_by_hand() -> None:

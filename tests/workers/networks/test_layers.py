@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from workers.contract import Layer
-from workers.mathematics.calls import CallObserver
 from workers.networks import validity
 from workers.networks.build import table_of
 from workers.networks.catalogue import find_entry
 from workers.networks.layers import Table, describe, meta_copy
+from workers.passes.calls import CallObserver
 
 
 def table(model_id: str) -> Table:
@@ -127,8 +127,8 @@ def test_the_last_map_before_global_pooling(model_id: str, last: str, kind: str)
 
 def test_the_last_map_is_what_the_classifier_pools() -> None:
     """Pooled and put through the head, the default CAM layer gives the logits: it is the true last map."""
-    from workers.mathematics.calls import capture
     from workers.networks import load
+    from workers.passes.calls import capture
 
     for model_id, head in (("densenet121-random", "classifier"), ("googlenet-random", "fc"), ("resnet50-random", "fc")):
         network = load(model_id)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.workers.fakes import traces
-from workers.mathematics.calls import capture
-from workers.mathematics.minimal_filtering import can_filter
-from workers.mathematics.redirect import RedirectMode
+from workers.compiled.minimal_filtering import can_filter
+from workers.methods.maximize.redirect import RedirectMode
 from workers.networks import LoadedNetwork, load
 from workers.networks.lean import make_lean
+from workers.passes.calls import capture
 
 SHAPES = {"0": (128, 104, 101), "2": (96, 102, 99)}
 """Outputs of `pair()` at 104×101: neither side a multiple of the tile of four."""
@@ -84,7 +84,7 @@ def test_an_image_with_slopes_in_one_channel_is_the_same_beside_one_that_has_the
 
 
 def test_without_a_compiler_networks_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "workers.mathematics.tile_transforms", None)
+    monkeypatch.setitem(sys.modules, "workers.compiled.tile_transforms", None)
     can_filter.cache_clear()
     try:
         network = pair()

@@ -4,6 +4,4 @@ A file here defines `build(classes: int) -> nn.Module`, the untrained network wi
 dict with the keys of a catalogue entry: `title`; `weights` (`random`, the default, or `package:NAME.safetensors` for a
 file beside the module); `seed`; `classes` (names, or how many); `preprocess` (as in `Preprocess`); `aliases` (call name
 → further names), if it has any.
-
-Import rule: torch only.
 """

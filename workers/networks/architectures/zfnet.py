@@ -1,4 +1,4 @@
-"""ZFNet, the network of Zeiler & Fergus 2013, figure 3. Imports torch only."""
+"""ZFNet, the network of Zeiler & Fergus 2013, figure 3."""
 
 from __future__ import annotations
 

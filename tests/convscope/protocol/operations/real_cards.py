@@ -1,4 +1,4 @@
-"""Cards of real networks of the catalogue, as a worker makes them (without weights). Imports workers.networks."""
+"""Cards of real networks of the catalogue, as a worker makes them (without weights)."""
 
 from __future__ import annotations
 

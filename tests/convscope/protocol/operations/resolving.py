@@ -1,4 +1,4 @@
-"""A request resolved, or refused, as the service does it, with what every operation must keep. Imports the protocol."""
+"""A request resolved, or refused, as the service does it, with what every operation must keep."""
 
 from __future__ import annotations
 

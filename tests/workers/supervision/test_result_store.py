@@ -1,0 +1,95 @@
+"""How a result comes into the store: arrays and manifest together, and what becomes of one when the other fails."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from redis.asyncio import Redis
+
+from convscope.protocol.artifacts import Artifacts, Blob, Kind
+from convscope.protocol.images import Images
+from convscope.protocol.jobs import Claim
+from convscope.protocol.problems import ProblemError
+from convscope.protocol.results import Manifest
+from workers.supervision.claimed_run import Held
+from workers.supervision.result_store import ResultStore
+from workers.wire import Frame
+
+ARRAYS = safetensors.numpy.save({"ramp": np.arange(4, dtype=np.float32)})
+
+
+class Watched(Artifacts):
+    """A store whose writes begin and end where a test sees it."""
+
+    def __init__(self, store: Artifacts) -> None:
+        super().__init__(store._store, folder=store._folder)
+        self.begun: list[bytes] = []
+        self.both = asyncio.Event()
+        self.fails: bytes | None = None
+        self.ended: list[bytes] = []
+
+    async def put(self, kind: Kind, data: Blob, key: str | None = None) -> str:
+        self.begun.append(bytes(data))
+        if len(self.begun) == 2:
+            self.both.set()
+        async with asyncio.timeout(5):
+            await self.both.wait()
+        if bytes(data) == self.fails:
+            raise ProblemError("store-unavailable", "as the test wants it")
+        await asyncio.sleep(0.05)
+        stored = await super().put(kind, data, key)
+        self.ended.append(bytes(data))
+        return stored
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Watched:
+    return Watched(Artifacts.open(str(tmp_path)))
+
+
+@pytest.fixture
+def results(redis: Redis, artifacts: Watched) -> ResultStore:
+    return ResultStore(redis, artifacts, Images(redis, artifacts, 60), patience_s=0.0)
+
+
+def held() -> Held:
+    """A run that somebody has claimed."""
+    return Held(
+        Claim(
+            run="r1", epoch=1, operation="sums", request={}, lane="interactive", slot="interactive", attempt=1,
+            submitted_ms=0,
+        )
+    )  # fmt: skip
+
+
+def frame(*blobs: bytes) -> Frame:
+    """What an engine says at the end."""
+    provenance: dict[str, Any] = {"model": "m", "code": "c", "torch": "t", "device": "cpu", "precision": "exact"}
+    header = {"type": "result", "run": "r1/1", "facts": {"n": 1}, "provenance": provenance, "computed_ms": 1.0}
+    return Frame(header, blobs)
+
+
+async def test_arrays_and_manifest_are_written_together(results: ResultStore, artifacts: Watched) -> None:
+    stored = await results.result(held(), frame(ARRAYS))
+    manifest = Manifest.model_validate_json(await artifacts.get(stored))
+    assert manifest.arrays_key is not None
+    assert await artifacts.get(manifest.arrays_key) == ARRAYS
+    assert len(artifacts.ended) == 2, "the queue is told of neither before both are there"
+
+
+async def test_a_result_without_arrays_is_its_manifest(results: ResultStore, artifacts: Watched) -> None:
+    artifacts.both.set()
+    manifest = Manifest.model_validate_json(await artifacts.get(await results.result(held(), frame())))
+    assert manifest.arrays_key is None and manifest.arrays == {}
+
+
+async def test_arrays_that_cannot_be_stored_leave_no_result(results: ResultStore, artifacts: Watched) -> None:
+    artifacts.fails = ARRAYS
+    with pytest.raises(ProblemError, match="as the test wants it"):
+        await results.result(held(), frame(ARRAYS))
+    assert len(artifacts.ended) == 1, "the other write was waited for"

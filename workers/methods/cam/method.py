@@ -1,0 +1,358 @@
+"""Class activation maps: the whole family, for several classes and images, from one forward pass.
+
+Sources stand beside each formula in maps.py, masks.py and fullgrad.py. The forward runs without a graph up
+to the target layer; its output becomes a leaf, so that a backward touches nothing but what lies above. All gradient
+methods of a target share that one backward; Score-CAM and Ablation-CAM serve all targets from the same forwards, and
+where the head is linear in the layer Ablation-CAM needs none.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
+from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
+from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
+from workers.passes.batches import gather, module_for, preprocess_key, repeated_module_for, slices
+from workers.passes.calls import capture
+from workers.passes.rules import LINEAR_NODES, RuleMode
+
+CAUTION = (
+    "guided-gradcam multiplies by guided backpropagation, which recovers the image and hardly depends on the class "
+    "(Nie 2018; Adebayo 2018): read edges in it as edges, not as evidence"
+)
+
+
+@dataclass
+class _Found:
+    """Maps of one row, by array name, and a facts entry for each."""
+
+    arrays: dict[str, list[Tensor]] = field(default_factory=dict)
+    facts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Pass:
+    """One forward of a slice of images: the layer's output as a leaf, the scores, and whether they are linear in it."""
+
+    inputs: Tensor
+    activation: Tensor
+    scores: Tensor
+    linear: bool
+
+    def gradient(self, targets: Tensor) -> Tensor:
+        """∂ score of each image's target / ∂ activation."""
+        chosen = self.scores.gather(1, targets[:, None]).sum()
+        return torch.autograd.grad(chosen, self.activation, retain_graph=True)[0]
+
+
+class Cam(OneShotMethod):
+    """The `cam` operation."""
+
+    def group_key(self, request: Any) -> Hashable | None:
+        return request.layer, preprocess_key(request)
+
+    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+        batch = gather(network, rows)
+        found = [_Found() for _ in rows]
+        errors: list[MethodError | None] = list(batch.errors)
+        owners = [(row, image) for row in range(len(rows)) for image, _ in enumerate(batch.of(row))]
+        module = module_for(network, rows[0].request)
+        done = 0
+        for part in slices(network, batch.inputs, context, [rows[0].request.layer]):
+            one = _forward(module, part, rows[0].request.layer)
+            yield Progress(done, len(owners), "forward pass")
+            share = owners[done : done + len(part)]
+            _gradient_maps(network, one, rows, share, found, errors)
+            for k, (row, image) in enumerate(share):
+                if errors[row] is None:
+                    work = _Perturbed(network, module, rows[row].request, context, _single(one, k), image)
+                    for said in work.run(found[row]):
+                        yield Progress(done + k + said, len(owners), "masked forward passes")
+            done += len(part)
+            yield Progress(done, len(owners), "")
+        return [
+            error if error is not None else _outcome(rows[k].request, network, found[k], batch.transforms_of(k))
+            for k, error in enumerate(errors)
+        ]
+
+
+def _forward(module: nn.Module, inputs: Tensor, layer: str) -> _Pass:
+    """One forward pass with a graph from the layer on."""
+    leaves: list[Tensor] = []
+
+    def lift(output: Tensor) -> Tensor:
+        # Float32 for the formulas, whatever the network's own arithmetic, in which it goes on.
+        leaves.append(output.detach().float().requires_grad_())
+        return leaves[0].to(output.dtype)
+
+    with torch.enable_grad():
+        _, scores = capture(module, inputs, (), change={layer: lift}, to_output=True)
+    assert scores is not None
+    if scores.dim() != 2:
+        raise MethodError(
+            "not-applicable", "class activation maps need a network whose output is a list of class scores"
+        )
+    return _Pass(inputs, leaves[0], scores, affine(scores, leaves[0], LINEAR_NODES))
+
+
+def _single(one: _Pass, k: int) -> _Pass:
+    """Image k of a pass, without its graph."""
+    part = slice(k, k + 1)
+    return _Pass(one.inputs[part], one.activation.detach()[part], one.scores.detach()[part], one.linear)
+
+
+def _classes(request: Any, scores: Tensor) -> list[int]:
+    """Class indices of one image's targets, in order, each once; scores of that image."""
+    found: list[int] = []
+    for target in request.targets:
+        if isinstance(target, int):
+            if target >= len(scores):
+                raise MethodError("invalid-request", f"the network has {len(scores)} classes; {target} was asked for")
+            found.append(target)
+        else:
+            count = 1 if target == "predicted" else int(target.partition(":")[2])
+            found.extend(scores.sort(descending=True, stable=True).indices[:count].tolist())
+    return list(dict.fromkeys(found))
+
+
+def _gradient_maps(
+    network: Network,
+    one: _Pass,
+    rows: Sequence[Row],
+    owners: Sequence[tuple[int, int]],
+    found: list[_Found],
+    errors: list[MethodError | None],
+) -> None:
+    """Every gradient method of every image and target of a slice: one backward for the k-th targets of all images."""
+    wanted: list[list[int]] = [[0] for _ in owners]
+    for k, (row, _) in enumerate(owners):
+        try:
+            wanted[k] = _classes(rows[row].request, one.scores[k].detach())
+            _check(rows[row].request, one)
+        except MethodError as error:
+            errors[row] = error
+    for turn in range(max(len(classes) for classes in wanted)):
+        targets = torch.tensor([classes[min(turn, len(classes) - 1)] for classes in wanted], device=one.scores.device)
+        gradient = one.gradient(targets)
+        activation = one.activation.detach()
+        cache: dict[str, Tensor] = {}
+        for k, (row, image) in enumerate(owners):
+            if errors[row] is not None or turn >= len(wanted[k]):
+                continue
+            request = rows[row].request
+            for method in request.methods:
+                if method in GRADIENT_MAPS or (method == "ablationcam" and one.linear):
+                    if method not in cache:
+                        cache[method] = _map(method, one, activation, gradient, targets)
+                    _add(found[row], network, request, method, image, int(targets[k]), one, k, cache[method][k])
+
+
+def _map(method: str, one: _Pass, activation: Tensor, gradient: Tensor, targets: Tensor) -> Tensor:
+    if method == "ablationcam":
+        score = one.scores.detach().gather(1, targets[:, None])[:, 0]
+        return weighted(activation, linear_ablation_weights(activation, gradient, score))
+    return GRADIENT_MAPS[method](activation, gradient)
+
+
+def _check(request: Any, one: _Pass) -> None:
+    if "cam" in request.methods and not (one.linear and _pooled(one)):
+        raise MethodError(
+            "not-applicable",
+            f"cam needs a head of global average pooling and one linear layer right above {request.layer}; "
+            "gradcam is its generalisation to any head",
+        )
+
+
+def _pooled(one: _Pass) -> bool:
+    """Whether the scores see only each channel's mean: their gradient is the same at every position."""
+    gradient = one.gradient(torch.zeros(len(one.scores), dtype=torch.int64, device=one.scores.device))
+    return bool(torch.allclose(gradient, gradient.mean(dim=(2, 3), keepdim=True).expand_as(gradient), rtol=1e-4))
+
+
+def _add(
+    found: _Found, network: Network, request: Any, method: str, image: int, target: int, one: _Pass, k: int,
+    raw: Tensor, **more: Any,
+) -> None:  # fmt: skip
+    """Keep one map, and the facts about it."""
+    if not bool(torch.isfinite(raw).all()):
+        raise MethodError("numerical-error", f"{method} of class {target} is not finite")
+    scores = one.scores[k].detach()
+    array = f"cam/{method}/{target}"
+    item = len(found.arrays.setdefault(array, []))
+    found.arrays[array].append(raw.detach().float().cpu())
+    if request.upsampled and raw.shape[-2:] != one.inputs.shape[-2:]:
+        full = F.interpolate(raw[None, None].float(), size=one.inputs.shape[2:], mode="bilinear", align_corners=False)
+        found.arrays.setdefault(f"{array}/full", []).append(full[0, 0].detach().cpu())
+    found.facts.append(
+        {
+            "method": method,
+            "array": array,
+            "item": item,
+            "image": image,
+            "target": target,
+            "name": network.classes[target] if target < len(network.classes) else None,
+            "logit": float(scores[target]),
+            "probability": float(scores.softmax(dim=0)[target]),
+            "minimum": float(raw.min()),
+            "maximum": float(raw.max()),
+            "all_negative": bool((raw <= 0).all()) and bool((raw < 0).any()),
+            "completeness_gap": None,
+            "forwards": 0,
+            **more,
+        }
+    )
+
+
+class _Perturbed:
+    """The methods of one image that need more than the shared pass: masks, ablations, all biases, guided gradients."""
+
+    def __init__(
+        self, network: Network, module: nn.Module, request: Any, context: Context, one: _Pass, image: int
+    ) -> None:
+        self._network, self._module, self._request, self._context = network, module, request, context
+        self._one, self._image = one, image
+        self._classes = _classes(request, one.scores[0])
+        self._pace = _Pace(network, request.layer, one.inputs, context)
+
+    def run(self, found: _Found) -> Generator[float, None, None]:
+        """Yields the share done, between slices."""
+        request, one = self._request, self._one
+        channels = one.activation.shape[1]
+        if "scorecam" in request.methods:
+            weights = yield from self._pace.timed(
+                score_weights(
+                    repeated_module_for(self._network, request),
+                    one.inputs,
+                    one.activation,
+                    self._classes,
+                    self._pace.rows,
+                )
+            )
+            for target, row in zip(self._classes, weights, strict=True):
+                self._keep(found, "scorecam", target, weighted(one.activation, row[None])[0], forwards=channels)
+        if "ablationcam" in request.methods and not one.linear:
+            scores = {target: float(one.scores[0, target]) for target in self._classes}
+            weights = yield from self._pace.timed(
+                ablation_weights(self._module, one.inputs, request.layer, one.activation, scores, self._pace.rows_above)
+            )
+            for target, row in zip(self._classes, weights, strict=True):
+                self._keep(found, "ablationcam", target, weighted(one.activation, row[None])[0], forwards=channels)
+        if "fullgrad" in request.methods:
+            yield from self._fullgrad(found)
+        if "guided-gradcam" in request.methods:
+            yield from self._guided(found)
+
+    def _fullgrad(self, found: _Found) -> Generator[float, None, None]:
+        graph = FullGradient(self._module, self._one.inputs)
+        for target in self._classes:
+            terms = graph.of(torch.tensor([target], device=self._one.inputs.device))
+            size = (self._one.inputs.shape[2], self._one.inputs.shape[3])
+            gap = float(terms.gap()[0] / terms.logit[0]) if float(terms.logit[0]) != 0 else 0.0
+            self._keep(found, "fullgrad", target, fullgrad_map(terms, size)[0], completeness_gap=gap, forwards=1)
+            yield 1.0
+
+    def _guided(self, found: _Found) -> Generator[float, None, None]:
+        """Guided backpropagation times the upsampled Grad-CAM (Selvaraju 2017, section 3.2), 3×H×W."""
+        mode = RuleMode("guided", nonstandard_gate=self._request.nonstandard_gate)
+        inputs = self._one.inputs.detach().requires_grad_()
+        with torch.enable_grad(), mode:
+            scores = self._module(inputs)
+        report = mode.report(scores)
+        if not report.rectifications or report.nonstandard or report.escaped:
+            raise MethodError(
+                "not-applicable",
+                f"guided-gradcam found {sum(report.rectifications.values())} rectifications to guide and "
+                f"{sum(report.nonstandard.values()) + sum(report.escaped.values())} it cannot; use gradcam",
+            )
+        plain = _forward(self._module, self._one.inputs, self._request.layer)
+        for target in self._classes:
+            guided = torch.autograd.grad(scores[0, target], inputs, retain_graph=True)[0]
+            raw = gradcam(
+                plain.activation.detach(), plain.gradient(torch.tensor([target], device=inputs.device))
+            ).relu()
+            full = F.interpolate(raw[None], size=inputs.shape[2:], mode="bilinear", align_corners=False)
+            self._keep(found, "guided-gradcam", target, (guided * full)[0], forwards=1)
+            yield 1.0
+
+    def _keep(self, found: _Found, method: str, target: int, raw: Tensor, **more: Any) -> None:
+        _add(found, self._network, self._request, method, self._image, target, self._one, 0, raw, **more)
+
+
+class _Pace:
+    """How many rows one forward may hold: bounded by memory, and by the time that one slice should take."""
+
+    def __init__(self, network: Network, layer: str, inputs: Tensor, context: Context) -> None:
+        own = network.input_size[0] * network.input_size[1]
+        scale = inputs.shape[2] * inputs.shape[3] / own
+        order = network.layers[layer].order
+        sizes = [(one.order, math.prod(one.shape)) for one in network.layers.values()]
+        self._fit = self._most(max(size for _, size in sizes) * scale, context)
+        above = max((size for at, size in sizes if at >= order), default=1)
+        self._fit_above = self._most(above * scale, context)
+        self._slice_s = context.slice_s
+        self._rows, self._seconds_a_row, self._began = 8, 0.0, time.perf_counter()
+
+    @staticmethod
+    def _most(numbers: float, context: Context) -> int:
+        return max(1, min(256, int(context.memory_bytes / (4 * 4 * max(numbers, 1)))))
+
+    def rows(self) -> int:
+        """For forwards of the whole network."""
+        return self._take(min(self._fit, 64))
+
+    def rows_above(self) -> int:
+        """For forwards that run one row up to the layer and many above: each pays for the way up to it once more."""
+        return self._take(self._fit_above, least=min(self._fit_above, 256))
+
+    def _take(self, most: int, least: int = 1) -> int:
+        if self._seconds_a_row:
+            self._rows = max(1, int(self._slice_s / self._seconds_a_row))
+        self._rows = max(min(self._rows, most), least)
+        self._began = time.perf_counter()
+        return self._rows
+
+    def timed(self, work: Generator[float, None, Tensor]) -> Generator[float, None, Tensor]:
+        """The same generator, each of whose forwards teaches how long a row takes."""
+        while True:
+            try:
+                share = next(work)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+            self._seconds_a_row = (time.perf_counter() - self._began) / self._rows
+            yield share
+
+
+def _outcome(request: Any, network: Network, found: _Found, transforms: list[dict[str, Any]]) -> Result:
+    order = {method: k for k, method in enumerate(request.methods)}
+    notes = []
+    if "guided-gradcam" in request.methods:
+        notes.append(CAUTION)
+    if "eigencam" in request.methods:
+        notes.append("eigencam knows no class: it shows the strongest component of the layer, whatever the target")
+    if any(one["all_negative"] for one in found.facts):
+        notes.append(
+            "some maps hold negative evidence only; their overlay is empty on purpose, normalize=symmetric shows it"
+        )
+    return Outcome(
+        {name: torch.stack(maps) for name, maps in found.arrays.items()},
+        {
+            "layer": request.layer,
+            "shape": list(network.layers[request.layer].shape),
+            "maps": sorted(found.facts, key=lambda one: (one["image"], order[one["method"]])),
+            "transforms": transforms,
+            "notes": notes,
+        },
+    )
+
+
+METHOD = Cam()

@@ -1,0 +1,8 @@
+"""The method `maximize`.
+
+May import workers.contract, workers.passes, workers.compiled and its own files; no other method.
+"""
+
+from workers.methods.maximize.method import METHOD
+
+__all__ = ["METHOD"]

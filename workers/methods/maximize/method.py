@@ -1,0 +1,313 @@
+"""maximize: pictures that make a channel, unit, layer, direction or class as strong as possible, by gradient ascent.
+
+Sources: Erhan et al. 2009; Simonyan et al. 2013, section 2; Olah et al. 2017 (Lucid); Fel et al. 2023 (MACO). The
+engine steps the rows of many jobs together; a row is one picture, and nothing of it depends on its company.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.contract import Context, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
+from workers.methods.maximize.ascent import Ascent, current_picture
+from workers.methods.maximize.diversity import KEPT_STEPS
+from workers.methods.maximize.objectives import Objective, Term, read_objective
+from workers.methods.maximize.parameterizations import parameterization_of
+from workers.methods.maximize.picture_check import check_pictures, covered
+from workers.methods.maximize.recipes import generator_of, read_recipe
+from workers.methods.maximize.step import advance
+from workers.passes.calls import capture
+from workers.passes.scores import OUTPUT
+from workers.passes.units import choose_channels
+
+PREVIEW_SIDE = 512
+"""Longer side of a preview, pixels."""
+PREVIEWED = 16
+"""Pictures of a job that a preview shows, and whose losses are told with its progress."""
+
+SMALL = 4096
+"""Numbers of a tensor that is saved together with those of the other rows."""
+
+
+class Maximize(IterativeMethod):
+    """The `maximize` operation.
+
+    Row: request `objective` (a list, one picture each) or `layer` + `channels` that rank by an image; the numbers of
+    `workers.methods.maximize.recipes.Recipe`; `steps`, `stop_at`, `start`, `seed`. Images: the start image first where
+    `start` is `image`; the others are photographs that the pictures are compared with.
+
+    Arrays: images, K×H×W×3 uint8; loss, K×steps, the objective's value at each step (larger is better), NaN after
+    a picture's end;
+    channel_means, K×C, of the target's layer on the final 8-bit picture; with `maco` also alpha, K×H×W.
+    """
+
+    def group_key(self, network: Network, request: Any) -> Hashable:
+        return read_recipe(request, network), _layers(request)
+
+    def room(self, network: Network, request: Any) -> tuple[int, int]:
+        recipe = read_recipe(request, network)
+        # Of a picture's size: parameters, two moments, their mean, and sums over views (slopes and maco's alpha).
+        tensors = 3 + (recipe.average > 0) + (recipe.crops > 1) + (recipe.parameterization == "maco")
+        numbers = tensors * 3 * math.prod(recipe.size)
+        if recipe.diversity:
+            numbers += KEPT_STEPS * max(network.layers[layer].shape[0] for layer in _layers(request)) ** 2
+        return _pictures(request), 2 * 4 * numbers  # once more in a checkpoint
+
+    def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
+        return _start(network, row, context)
+
+    def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
+        del context
+        return advance(network, states)
+
+    def done(self, state: Any) -> bool:
+        return state.stopped_by is not None
+
+    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+        total = float(states[0].steps)
+        done = sum(total if state.stopped_by else state.step for state in states) / len(states)
+        values = [state.losses[-1] for state in states if state.losses]
+        running = sum(state.stopped_by is None for state in states)
+        message = f"{running} of {len(states)} pictures moving" if running else f"all {len(states)} pictures done"
+        if values:
+            message += f", mean objective {sum(values) / len(values):.4g}"
+        shown = states[:PREVIEWED]
+        losses = [state.losses[-1] if state.losses else None for state in shown]
+        picture = montage([current_picture(state) for state in shown], PREVIEW_SIDE) if preview else None
+        return Progress(done, total, message, picture, losses)
+
+    def finish(
+        self, network: Network, row: Row, states: Sequence[Any], context: Context
+    ) -> Result | Generator[Progress, None, Result]:
+        return _finish(network, row, states, context)
+
+    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+        return _stacked([state.save() for state in states])
+
+    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], context: Context) -> list[Any]:
+        del context
+        recipe, request = read_recipe(row.request, network), row.request
+        objectives = _objectives(network, row)
+        copies = _copies(objectives)
+        family: list[Ascent] = []
+        for place, index in enumerate(saved["index"].tolist()):
+            own = _of_place(saved, place)
+            parameters = own["parameters"].to(network.device)
+            moments = (own["first"].to(network.device), own["second"].to(network.device))
+            state = _ascent(recipe, objectives[index], request, index, copies[index], parameters, moments, family)
+            state.restore(own)
+            family.append(state)
+        return list(family)
+
+
+def _stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What rows save: what is small and agrees in shape once for all, else `name/row` for each row that has it.
+
+    What is large is not copied together, as a job of many pictures would take its memory once more.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    found: dict[str, Tensor] = {}
+    for name in names:
+        tensors = {place: row[name] for place, row in enumerate(rows) if name in row}
+        small = all(tensor.numel() <= SMALL for tensor in tensors.values())
+        if small and len(tensors) == len(rows) and len({tensor.shape for tensor in tensors.values()}) == 1:
+            found[name] = torch.stack(list(tensors.values()))
+        else:
+            found |= {f"{name}/{place}": tensor for place, tensor in tensors.items()}
+    return found
+
+
+def _of_place(saved: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    """What one row saved."""
+    own = {name: tensor[place] for name, tensor in saved.items() if "/" not in name}
+    apart = {name.partition("/")[0]: name for name in saved if name.endswith(f"/{place}")}
+    return own | {name: saved[full] for name, full in apart.items()}
+
+
+def _ascent(
+    recipe: Any,
+    objective: Objective,
+    request: Any,
+    index: int,
+    copy: int,
+    parameters: Tensor,
+    moments: tuple[Tensor, Tensor],
+    family: list[Ascent],
+) -> Ascent:
+    return Ascent(
+        recipe=recipe,
+        objective=objective,
+        index=index,
+        seed=int(request.seed),
+        copy=copy,
+        steps=int(request.steps),
+        stop_at=request.stop_at,
+        from_image=request.start == "image",
+        fast=request.precision == "fast",
+        parameters=parameters,
+        moments=moments,
+        family=family,
+    )
+
+
+def _layers(request: Any) -> tuple[str, ...]:
+    """Every layer that a job's objectives read, OUTPUT for classes."""
+    if not request.objective:
+        return (request.layer,)
+    return tuple(sorted({layer for one in request.objective for layer in read_objective(one).layers}))
+
+
+def _objectives(network: Network, row: Row) -> list[Objective]:
+    """One objective for each picture; channels that are ranked are ranked on the first image."""
+    request = row.request
+    if request.objective:
+        return [read_objective(one) for one in request.objective]
+    inputs, _ = network.prepare(row.images[:1], request.preprocess)
+    with torch.no_grad():
+        seen, _ = capture(network.module, inputs, [request.layer])
+    channels = choose_channels(seen[request.layer][0], request.channels, "mean")
+    return [Objective(((1.0, Term("channel", request.layer, channel)),)) for channel in channels]
+
+
+def _pictures(request: Any) -> int:
+    """How many pictures a request makes, at most."""
+    return len(request.objective) if request.objective else int(str(request.channels).partition(":")[2] or 1)
+
+
+def _copies(objectives: Sequence[Objective]) -> list[int]:
+    """How many equal objectives come before each: equal ones start differently; no other place in a list matters."""
+    seen: Counter[Objective] = Counter()
+    copies = []
+    for objective in objectives:
+        copies.append(seen[objective])
+        seen[objective] += 1
+    return copies
+
+
+class _Pace:
+    """Tells when a slice has lasted long enough."""
+
+    def __init__(self, slice_s: float) -> None:
+        self._slice_s = slice_s
+        self._began = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether it has; then the next one begins."""
+        now = time.monotonic()
+        if now - self._began < self._slice_s:
+            return False
+        self._began = now
+        return True
+
+
+def _start(network: Network, row: Row, context: Context) -> Generator[Progress, None, list[Any]]:
+    recipe, request, pace = read_recipe(row.request, network), row.request, _Pace(context.slice_s)
+    parameterization = parameterization_of(recipe)
+    image = covered(row.images[0], recipe.size) if request.start == "image" else None
+    objectives = _objectives(network, row)
+    copies = _copies(objectives)
+    family: list[Ascent] = []
+    for index, objective in enumerate(objectives):
+        if pace.over():
+            yield Progress(0.0, float(request.steps), f"{index} of {len(objectives)} pictures begun")
+        if image is None:
+            parameters = parameterization.start(generator_of(request.seed, copies[index], -1))
+        else:
+            parameters = parameterization.of_image(image)
+        parameters = parameters.to(network.device)
+        moments = (torch.zeros_like(parameters), torch.zeros_like(parameters))
+        family.append(_ascent(recipe, objective, request, index, copies[index], parameters, moments, family))
+    return list(family)
+
+
+def _finish(
+    network: Network, row: Row, states: Sequence[Ascent], context: Context
+) -> Generator[Progress, None, Result]:
+    recipe, request, pace = states[0].recipe, row.request, _Pace(context.slice_s)
+    if all(state.stopped_by == "diverged" for state in states):
+        steps = sorted(len(state.losses) for state in states)
+        return MethodError(
+            "numerical-error",
+            f"The losses or gradients of all {len(states)} pictures left the finite numbers, after {steps[0]} to "
+            f"{steps[-1]} steps.",
+        )
+    pictures: list[Tensor] = []
+    for state in states:
+        if pace.over():
+            yield Progress(state.steps, state.steps, f"{len(pictures)} of {len(states)} pictures drawn")
+        pictures.append(current_picture(state))
+    yield Progress(states[0].steps, states[0].steps, "all pictures drawn")
+    first = 1 if request.start == "image" else 0  # the photographs come after the image of the start
+    checks = yield from check_pictures(network, states, pictures, row, context, first)
+    pairs = zip(states, pictures, strict=True)
+    kept = [torch.zeros_like(pixels) if state.withheld else pixels for state, pixels in pairs]
+    arrays = {
+        "images": torch.stack(kept),
+        "loss": torch.stack([state.loss_row() for state in states]).float(),
+        "channel_means": _padded([check.means for check in checks]),
+    }
+    if recipe.parameterization == "maco":
+        blank = torch.zeros(recipe.size)  # of a picture that diverged at once
+        arrays["alpha"] = torch.stack([blank if state.alpha is None else state.alpha.cpu() for state in states])
+    facts = {
+        "parameterization": recipe.parameterization,
+        "size": list(recipe.size),
+        "references": len(row.images) - first,
+        "pictures": [
+            {**_told(state), **check.facts(), "image_id": None} for state, check in zip(states, checks, strict=True)
+        ],
+    }
+    return Outcome(arrays, facts)
+
+
+def _told(state: Ascent) -> dict[str, Any]:
+    """Facts of one ascent."""
+    target = state.objective.target
+    return {
+        "kind": "sum" if len(state.objective.terms) > 1 else target.kind,
+        "layer": None if target.layer == OUTPUT else target.layer,
+        "channel": target.channel,
+        "loss_first": state.losses[0] if state.losses else None,
+        "loss_last": state.losses[-1] if state.losses else None,
+        "steps": len(state.losses),
+        "stopped_by": state.stopped_by,
+        "dead": state.dead,
+        "withheld": state.withheld,
+        "steps_without_gradient": state.silent_steps,
+    }
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of unequal length as one matrix, NaN at the end of shorter ones."""
+    most = max(len(row) for row in rows)
+    matrix = torch.full((len(rows), most), torch.nan)
+    for number, row in enumerate(rows):
+        matrix[number, : len(row)] = row
+    return matrix
+
+
+METHOD = Maximize()
+
+
+def montage(pictures: Sequence[Tensor], side: int) -> Tensor:
+    """Pictures of one size (uint8 H×W×3) in a nearly square grid, scaled down to fit into `side` pixels."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    height, width = pictures[0].shape[:2]
+    shrink = min(1.0, side / (rows * height), side / (columns * width))
+    stack = torch.stack(list(pictures)).permute(0, 3, 1, 2).float()
+    if shrink < 1.0:
+        height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
+        stack = F.interpolate(stack, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    grid = torch.zeros(rows * columns, 3, height, width)
+    grid[: len(stack)] = stack
+    whole = grid.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, -1, 3)
+    return whole.clamp(0, 255).round().to(torch.uint8)

@@ -1,0 +1,143 @@
+"""The numbers of one gradient ascent, as its resolved request states them, and its row's randomness."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workers.contract import MethodError, Network
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture is parameterized, changed before the network sees it, and moved.
+
+    Rows with equal recipes may be stepped in one tile. `convscope.protocol.presets` states the sources of the numbers.
+
+    Attributes:
+        parameterization: pixel, fourier or maco.
+        size: (height, width) of the picture.
+        input_size: (height, width) of what the network sees: the picture's, or the network's own for crops.
+        crop_steps: steps over which boxes shrink; 0 without boxes.
+        mean, std: of the network's normalisation.
+        most_views: of one picture's views, how many go through the network together.
+    """
+
+    parameterization: str
+    size: tuple[int, int]
+    input_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    optimizer: str
+    learning_rate: float
+    start_spread: float
+    start_level: float | None = None
+    start_distribution: str | None = None
+    pixel_space: str | None = None
+    clip_each_step: bool = False
+    decay_power: float | None = None
+    decorrelate: bool | None = None
+    jitter: int = 0
+    scale: float = 0.0
+    rotate: int = 0
+    jitter_after: int = 0
+    crops: int = 1
+    crop_from: float = 1.0
+    crop_to: float = 1.0
+    crop_size_sd: float = 0.0
+    crop_center_sd: float = 0.0
+    noise: float = 0.0
+    noise_uniform: float = 0.0
+    redirect_steps: int = 16
+    tv: float = 0.0
+    l2: float = 0.0
+    decay: float = 0.0
+    blur: float = 0.0
+    blur_every: int = 0
+    diversity: float = 0.0
+    average: float = 0.0
+    crop_steps: int = 0
+    most_views: int = 4
+
+    @property
+    def views_per_slice(self) -> int:
+        """Views that go through the network together: the largest divisor of `crops` up to `most_views`."""
+        return max(count for count in range(1, self.most_views + 1) if self.crops % count == 0)
+
+    @property
+    def cropping(self) -> bool:
+        """Whether views are boxes of the picture, resized, and not the whole picture moved about."""
+        return self.crop_from < 1.0 or self.crop_to < 1.0 or self.input_size != self.size
+
+
+VIEWS_PER_SLICE = 4
+SLICE_PRODUCTS = 8e9
+"""Multiplications of the convolutions in one forward of a slice's views, on a CPU, where interactive work waits for
+slices: about a quarter of a second with their gradient. Gradients of more views are added up from slice to slice."""
+
+_NUMBERS = tuple(
+    name
+    for name in Recipe.__dataclass_fields__
+    if name not in ("parameterization", "size", "input_size", "mean", "std", "optimizer", "crop_steps", "most_views")
+)
+
+
+def read_recipe(request: Any, network: Network) -> Recipe:
+    """The recipe of a resolved request.
+
+    Raises:
+        MethodError: `not-applicable` where the parameterization cannot make this network's input.
+    """
+    size = (int(request.size[0]), int(request.size[1]))
+    crops = request.crop_from < 1.0 or request.crop_to < 1.0
+    input_size = (int(network.input_size[0]), int(network.input_size[1])) if crops else size
+    mean, std = _three(network.mean), _three(network.std)
+    return Recipe(
+        parameterization=request.parameterization,
+        size=size,
+        input_size=input_size,
+        mean=mean,
+        std=std,
+        optimizer=request.optimizer,
+        crop_steps=request.steps if crops else 0,
+        most_views=_most_views(network, input_size),
+        **{name: _number(request, name) for name in _NUMBERS},
+    )
+
+
+def _most_views(network: Network, input_size: tuple[int, int]) -> int:
+    """From the layer table and not from a clock: how views are added up is a matter of bits."""
+    if network.device.type != "cpu":
+        return VIEWS_PER_SLICE
+    convolutions = {layer.order: layer for layer in network.layers.values() if layer.kernel_shape}
+    products = sum(
+        math.prod(layer.shape) * math.prod((layer.kernel_shape or ())[1:]) for layer in convolutions.values()
+    )
+    larger = math.prod(input_size) / math.prod(network.input_size)
+    return max(1, min(VIEWS_PER_SLICE, int(SLICE_PRODUCTS / max(products * larger, 1.0))))
+
+
+def _number(request: Any, name: str) -> Any:
+    """A number of a request; the default where a service older than the number resolved it."""
+    return getattr(request, name, Recipe.__dataclass_fields__[name].default)
+
+
+def _three(values: Any) -> tuple[float, ...]:
+    given = tuple(float(value) for value in values)
+    if len(given) not in (1, 3):
+        raise MethodError("not-applicable", f"Pictures have three colours; this network takes {len(given)} planes.")
+    return given * 3 if len(given) == 1 else given
+
+
+def generator_of(seed: int, copy: int, step: int, view: int | None = None) -> torch.Generator:
+    """The generator of one row's step: a function of the request's seed, of which copy of an objective it is, and of
+    the step alone, so that nothing has to be remembered for a resume. Step −1 makes the start. Each view of a step has
+    another one for its noise, so that a slice of a step draws the noise of its own views only.
+    """
+    name = f"{seed}:{copy}:{step}" if view is None else f"{seed}:{copy}:{step}:{view}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

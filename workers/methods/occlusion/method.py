@@ -1,0 +1,215 @@
+"""occlusion: what a network answers while a square hides one part of the image after another."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.methods.occlusion.incremental import Tape
+from workers.methods.occlusion.recording import NoTape
+from workers.passes.batches import module_for, relative_size, repeated_module_for
+from workers.passes.calls import capture
+
+_WINDOWS_CPU, _WINDOWS_GPU = 8, 64
+"""Windows in one forward pass at most."""
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the network says to each of n inputs: probabilities of the class, sums or units of the map, top classes."""
+
+    probability: Tensor
+    activation: Tensor
+    top_class: Tensor
+
+
+class Occlusion(OneShotMethod):
+    """Three maps over the places of a square that hides part of the image.
+
+    Zeiler & Fergus 2013, section 4.2 and figure 7: the probability of the class that the network gives to the whole
+    image (or of another target), the total activation of one map, and the most probable class. The paper names neither
+    the square's size nor its step; ours are parameters. Squares lie wholly within the input, at corners 0, stride, …
+
+    Two ways that give the same numbers up to rounding: every hidden image through the whole network; or, with
+    `incremental`, only what the square touches computed again (`workers.methods.occlusion.incremental`).
+    """
+
+    def group_key(self, request: Any) -> None:
+        """Runs alone: its windows fill batches by themselves."""
+        del request
+
+    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+        """See the class.
+
+        Row: one image; request `window`, `stride`, `fill`, `target`, `unit`, `incremental`.
+
+        Arrays, with p × q places:
+            probability: 1×p×q float32. activation: 1×p×q float32. top_class: 1×p×q int32.
+        """
+        results: list[Result] = []
+        for row in rows:
+            try:
+                results.append((yield from _Occluder(network, row, context).run()))
+            except MethodError as error:
+                results.append(error)
+        return results
+
+
+class _Occluder:
+    """One row's image under its squares."""
+
+    def __init__(self, network: Network, row: Row, context: Context) -> None:
+        request = row.request
+        self._network, self._request, self._context = network, request, context
+        self._module: nn.Module = module_for(network, request)
+        inputs, transforms = network.prepare(row.images[:1], request.preprocess)
+        self._x, self._transform = inputs, transforms[0]
+        self._layer = network.layers[request.unit.layer]
+        self._patch = self._fill(request.fill)
+        height, width = (min(request.window[i], int(inputs.shape[2 + i])) for i in (0, 1))
+        self._window = (height, width)
+        self._grid = tuple((int(inputs.shape[2 + i]) - self._window[i]) // request.stride[i] + 1 for i in (0, 1))
+        self._corners = [
+            (row * request.stride[0], column * request.stride[1])
+            for row in range(self._grid[0])
+            for column in range(self._grid[1])
+        ]
+
+    def _fill(self, fill: Any) -> Tensor:
+        """The square's colour as normalised input, C×1×1."""
+        planes = int(self._x.shape[1])
+        if fill == "mean":
+            return self._x.new_zeros(planes, 1, 1)
+        colour = (
+            {"black": [0, 0, 0], "grey": [127.5] * 3, "white": [255] * 3}.get(fill, fill)
+            if isinstance(fill, str)
+            else fill
+        )
+        image = torch.tensor(colour, dtype=torch.float32, device=self._x.device).view(1, 3, 1, 1) / 255
+        return self._network.normalize(image)[0]
+
+    def run(self) -> Generator[Progress, None, Outcome]:
+        """All places, some at a time."""
+        clean, activation = self._forward(self._x)
+        channel = self._channel(activation)
+        target = self._request.target
+        target = int(clean.argmax()) if isinstance(target, str) else int(target)
+        baseline = self._answers(clean, activation[:, channel], target)
+        tape = self._tape(channel)
+        if tape is None:
+            self._module = repeated_module_for(self._network, self._request)
+        tile = self._tile(tape is not None)
+        found: list[_Answers] = []
+        for start in range(0, len(self._corners), tile):
+            corners = self._corners[start : start + tile]
+            if tape is not None:
+                scores, maps = tape.run(corners, self._patch.expand(-1, *self._window), channel)
+            else:
+                scores, stack = self._forward(self._hidden(corners))
+                maps = stack[:, channel]
+            found.append(self._answers(scores, maps, target))
+            done = min(start + tile, len(self._corners))
+            yield Progress(done, len(self._corners), f"{done} of {len(self._corners)} places")
+        answers = _Answers(*(torch.cat([getattr(one, name) for one in found]) for name in _Answers.__annotations__))
+        if not bool(answers.probability.isfinite().all() and answers.activation.isfinite().all()):
+            raise MethodError("numerical-error", "the network's answers left the finite numbers")
+        return self._outcome(answers, baseline, target, channel, tape is not None)
+
+    @torch.no_grad()
+    def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits n×classes and the watched layer's maps n×C×h×w."""
+        seen, output = capture(self._module, inputs, [self._layer.name], to_output=True)
+        maps = seen[self._layer.name].float()
+        if not isinstance(output, Tensor):
+            raise MethodError("not-applicable", f"{self._network.id} gives no class scores")
+        return output.float().flatten(1), maps if maps.dim() == 4 else maps.flatten(1)[:, :, None, None]
+
+    def _channel(self, activation: Tensor) -> int:
+        """The map asked for, or the one with the largest total activation on the whole image, as in the paper."""
+        asked = self._request.unit.channel
+        return int(activation[0].double().sum((1, 2)).argmax()) if asked is None else int(asked)
+
+    def _tape(self, channel: int) -> Tape | None:
+        """The shortcut, where it is wanted and the network allows it."""
+        if not self._request.incremental or not self._layer.spatial:
+            return None
+        try:
+            tape = Tape(self._module, self._x, self._layer.name)
+        except NoTape:
+            return None
+        return tape if tape.watched.dim() == 4 and channel < tape.watched.shape[1] else None
+
+    def _tile(self, incremental: bool) -> int:
+        """Places at a time, within the memory granted; more where only a part is computed."""
+        scale = relative_size(self._network, self._x)
+        numbers = scale * sum(torch.Size(layer.shape).numel() for layer in self._network.layers.values())
+        wish = (_WINDOWS_CPU if self._network.device.type == "cpu" else _WINDOWS_GPU) / scale
+        share = 2 if incremental else 1
+        return max(1, int(min(wish * share, self._context.memory_bytes / max(4 * numbers, 1))))
+
+    def _hidden(self, corners: Sequence[tuple[int, int]]) -> Tensor:
+        """The input with the square at each place."""
+        hidden = self._x.repeat(len(corners), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        for n, (top, left) in enumerate(corners):
+            hidden[n, :, top : top + self._window[0], left : left + self._window[1]] = self._patch
+        return hidden
+
+    def _answers(self, scores: Tensor, maps: Tensor, target: int) -> _Answers:
+        unit = self._request.unit
+        if unit.y is None:
+            activation = maps.double().sum((1, 2)).float()
+        else:
+            activation = maps[:, unit.y, unit.x]
+        return _Answers(
+            scores.double().softmax(1)[:, target].float().cpu(),
+            activation.cpu(),
+            scores.argmax(1).to(torch.int32).cpu(),
+        )
+
+    def _outcome(self, answers: _Answers, baseline: _Answers, target: int, channel: int, shortcut: bool) -> Outcome:
+        arrays = {name: getattr(answers, name).view(1, *self._grid) for name in _Answers.__annotations__}
+        unit = self._request.unit
+        classes = self._network.classes
+        facts = {
+            "target": target,
+            "target_name": classes[target] if target < len(classes) else None,
+            "unit": {"layer": self._layer.name, "channel": channel, "y": unit.y, "x": unit.x},
+            "baseline": {
+                "probability": float(baseline.probability[0]),
+                "activation": float(baseline.activation[0]),
+                "top_class": int(baseline.top_class[0]),
+            },
+            "lowest_probability": self._lowest(answers.probability),
+            "lowest_activation": self._lowest(answers.activation),
+            "top_classes": {
+                str(index): classes[index] if index < len(classes) else None
+                for index in sorted(set(answers.top_class.tolist()))
+            },
+            "window": list(self._window),
+            "stride": list(self._request.stride),
+            "fill": self._request.fill,
+            "grid": list(self._grid),
+            "incremental": shortcut,
+            "transform": self._transform.facts(),
+        }
+        return Outcome(arrays, facts)
+
+    def _lowest(self, values: Tensor) -> dict[str, Any]:
+        place = int(values.argmin())
+        top, left = self._corners[place]
+        box = [top, left, top + self._window[0], left + self._window[1]]
+        return {
+            "value": float(values[place]),
+            "row": place // self._grid[1],
+            "column": place % self._grid[1],
+            "box": box,
+            "box_in_upload": self._transform.box_in_upload(box),
+        }
+
+
+METHOD = Occlusion()

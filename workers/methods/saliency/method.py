@@ -1,0 +1,372 @@
+"""saliency: how each input value contributes to a target, in six methods."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.methods.saliency.targets import Target, Unit, logits, read_target, scores
+from workers.passes.batches import module_for, relative_size, repeated_module_for, slices
+from workers.passes.rules import PathReport, RuleMode
+
+_BLUR_SHARE = 0.1
+"""Sigma of the blurred baseline as a share of the input's shorter side."""
+
+
+@dataclass
+class _Item:
+    """One image of one row on its way: its input, target, and sums over the points seen so far."""
+
+    row: int
+    request: Any
+    index: int
+    x: Tensor  # 1×C×H×W
+    transform: Transform
+    target: Target
+    baseline: Tensor | None = None
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+    value: float = 0.0
+    baseline_value: float = 0.0
+    steps: int = 0
+    report: PathReport | None = None
+
+
+_REPEATED = frozenset({"smoothgrad", "vargrad", "integrated-gradients"})
+"""Methods that differentiate at many points for one attribution."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One input to differentiate at, and its weight in the item's sum."""
+
+    item: _Item
+    position: float  # on the path from the baseline, or the number of the noise sample
+    weight: float
+
+
+class Saliency(OneShotMethod):
+    """Attributions N×3×H×W, signed, of a class's logit or of a unit.
+
+    With f the target's value and x the normalised input:
+        gradient              ∂f/∂x                                            Simonyan 2013, section 3
+        gradient-x-input      x · ∂f/∂x
+        guided                the gradient under the guided rule               Springenberg 2014, section 3.4
+        smoothgrad            mean over samples of ∂f/∂x at x + noise          Smilkov 2017
+        vargrad               variance over samples of the same                Adebayo 2018
+        integrated-gradients  (x − x′) · mean of ∂f/∂x on the line from x′     Sundararajan 2017, equation 1
+
+    Noise is Gaussian with the standard deviation noise · (max x − min x); sample k of an image depends on the seed, the
+    image's place in its request and k alone. The line integral is a Gauss–Legendre sum; while it misses f(x) − f(x′) by
+    more than `tolerance` of it, it is taken again with twice the steps, up to `max_steps`. Where we differ from
+    Simonyan 2013: signed values for each colour, not their largest magnitude.
+    """
+
+    def group_key(self, request: Any) -> Hashable:
+        """Rows whose points may stand in one batch: equal input size, rule, module and stopping layer."""
+        layer = getattr(request.target, "layer", None)
+        size = repr(request.preprocess)
+        rule = request.method == "guided" and ("guided", request.nonstandard_gate)
+        return (rule, request.method in _REPEATED, layer, size)
+
+    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+        """See the class.
+
+        Row: images; request `method`, `target`, `samples`, `noise`, `steps`, `max_steps`, `tolerance`, `baseline`.
+
+        Arrays: attribution, N×3×H×W float32, signed, in pixels of the network's input.
+        """
+        request = rows[0].request
+        choose = repeated_module_for if request.method in _REPEATED else module_for
+        work = _Work(network, choose(network, request), context)
+        results: list[Result | None] = [None] * len(rows)
+        items: list[_Item] = []
+        for number, row in enumerate(rows):
+            try:
+                items.extend((yield from work.prepare(number, row)))
+            except MethodError as error:
+                results[number] = error
+        yield from work.integrate(items)
+        for number, row in enumerate(rows):
+            if results[number] is None:
+                results[number] = _finish(row, [item for item in items if item.row == number], network.classes)
+        return [result for result in results if result is not None]
+
+
+class _Work:
+    """The points of all items, differentiated tile by tile on one network."""
+
+    def __init__(self, network: Network, module: nn.Module, context: Context) -> None:
+        self._network = network
+        self._module = module
+        self._context = context
+        self._tile = 1
+
+    def prepare(self, number: int, row: Row) -> Generator[Progress, None, list[_Item]]:
+        """The row's images with their targets and baselines."""
+        request = row.request
+        inputs, transforms = self._network.prepare(row.images, request.preprocess)
+        self._tile = _tile(self._network, self._context, relative_size(self._network, inputs))
+        target = read_target(request.target)
+        targets: list[Target] = []
+        if target is None:
+            for part in slices(self._network, inputs, self._context):
+                with torch.no_grad():
+                    targets += [int(index) for index in logits(self._module, part).argmax(1).tolist()]
+                if len(targets) < len(inputs):
+                    yield Progress(0, 1, "predicting")
+        else:
+            targets = [self._canonical(target)] * len(inputs)
+        items = []
+        for index, transform in enumerate(transforms):
+            x = inputs[index : index + 1]
+            item = _Item(number, request, index, x, transform, targets[index])
+            # The variance is a small difference of large sums.
+            exact = torch.float64 if request.method == "vargrad" and x.device.type != "mps" else torch.float32
+            item.total, item.squares = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)
+            if request.method == "integrated-gradients":
+                item.baseline = _baseline(request.baseline, x, self._network)
+                item.steps = min(request.steps, request.max_steps)
+            items.append(item)
+        return items
+
+    def _canonical(self, target: Target) -> Target:
+        if isinstance(target, int):
+            return target
+        return Unit(self._network.layers[target.layer].name, target.channel, target.y, target.x)
+
+    def integrate(self, items: list[_Item]) -> Generator[Progress, None, None]:
+        """Differentiate at every point, then again with more steps where an integral is not complete."""
+        for chosen in _chunks([item for item in items if not _at_image(item)], self._tile):
+            for item, value in zip(chosen, self._scores([item.x for item in chosen], chosen), strict=True):
+                item.value = value
+            yield Progress(0, 1, "forward passes")
+        integrals = [item for item in items if item.baseline is not None]
+        for chosen in _chunks(integrals, self._tile):
+            starts = [item.baseline for item in chosen if item.baseline is not None]
+            for item, value in zip(chosen, self._scores(starts, chosen), strict=True):
+                item.baseline_value = value
+            yield Progress(0, 1, "forward passes")
+        todo, done = items, 0.0
+        while todo:
+            total = done + sum(_count(item) for item in todo)
+            for tile in _chunks(_points(todo), self._tile):
+                self._differentiate(tile)
+                done += len(tile)
+                yield Progress(done, total, f"{done:.0f} of {total:.0f} gradients")
+            todo = [item for item in integrals if _incomplete(item)]
+            for item in todo:
+                item.steps = min(2 * item.steps, item.request.max_steps)
+                item.total = torch.zeros_like(item.total)
+
+    @torch.no_grad()
+    def _scores(self, inputs: list[Tensor], items: list[_Item]) -> list[float]:
+        """The items' targets at some inputs."""
+        values, _ = scores(self._module, torch.cat(inputs), [item.target for item in items])
+        found: list[float] = values.tolist()
+        return found
+
+    def _differentiate(self, tile: list[_Point]) -> None:
+        """One forward and backward of a tile of points, added to their items' sums."""
+        request = tile[0].item.request
+        rule = "guided" if request.method == "guided" else "gradient"
+        inputs = torch.cat([_at(point) for point in tile])
+        # Channels last is the quicker layout of float32 convolutions, backward above all, and changes no number's kind.
+        inputs = inputs.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+        mode = RuleMode(rule, nonstandard_gate=request.nonstandard_gate)
+        with torch.enable_grad():
+            with mode if rule == "guided" else nullcontext():
+                values, source = scores(self._module, inputs, [point.item.target for point in tile])
+            if rule == "guided":
+                report = mode.report(source)
+                for point in tile:
+                    point.item.report = report
+            with mode.from_unit(source):
+                (gradients,) = torch.autograd.grad(values.sum(), inputs)
+        for point, gradient, value in zip(tile, gradients.float(), values.tolist(), strict=True):
+            point.item.total += point.weight * gradient
+            if point.item.request.method == "vargrad":
+                point.item.squares += point.weight * gradient.to(point.item.squares.dtype) ** 2
+            if _at_image(point.item):
+                point.item.value = value
+
+
+def _tile(network: Network, context: Context, scale: float) -> int:
+    """Points in one forward and backward: few on a CPU, where more only costs memory traffic.
+
+    Args:
+        scale: times the network's own input size, in pixels.
+    """
+    numbers = scale * sum(torch.Size(layer.shape).numel() for layer in network.layers.values())
+    wish = (4 if network.device.type == "cpu" else 32) / scale
+    return max(1, int(min(wish, context.memory_bytes / max(8 * numbers, 1))))
+
+
+def _chunks(points: Any, size: int) -> Iterator[list[Any]]:
+    source = iter(points)
+    while chunk := list(islice(source, size)):
+        yield chunk
+
+
+def _at_image(item: _Item) -> bool:
+    """Whether the item's one point is the image itself."""
+    return item.baseline is None and item.request.method not in ("smoothgrad", "vargrad")
+
+
+def _count(item: _Item) -> int:
+    if item.baseline is not None:
+        return item.steps
+    return int(item.request.samples) if item.request.method in ("smoothgrad", "vargrad") else 1
+
+
+def _points(items: Sequence[_Item]) -> Iterator[_Point]:
+    """Every point of every item."""
+    for item in items:
+        count = _count(item)
+        if item.baseline is not None:
+            for position, weight in zip(*gauss_legendre(count), strict=True):
+                yield _Point(item, position, weight)
+        else:
+            for number in range(count):
+                yield _Point(item, float(number), 1.0 / count)
+
+
+def _at(point: _Point) -> Tensor:
+    """The input of a point, 1×C×H×W."""
+    item = point.item
+    if item.baseline is not None:
+        return item.baseline + point.position * (item.x - item.baseline)
+    if _at_image(item):
+        return item.x
+    # A generator of its own for each sample: a sample never depends on how many others there are.
+    seed = (int(item.request.seed) * 1_000_003 + item.index) * 1_000_003 + int(point.position)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    noise = torch.randn(item.x.shape, generator=generator).to(item.x)
+    deviation = float(item.request.noise) * (item.x.max() - item.x.min())
+    return item.x + deviation * noise
+
+
+def _baseline(name: str, x: Tensor, network: Network) -> Tensor:
+    """Where the path of integrated gradients begins, normalised, 1×C×H×W.
+
+    black: zero in [0, 1]; mean: the data set's mean colour; blur: the image under a wide Gaussian.
+    """
+    if name == "mean":
+        return torch.zeros_like(x)
+    if name == "blur":
+        return blurred(x, _BLUR_SHARE * min(x.shape[2:]))
+    planes = x.shape[1]
+    mean = x.new_tensor(network.mean[:planes]).view(1, -1, 1, 1)
+    return (-mean / x.new_tensor(network.std[:planes]).view(1, -1, 1, 1)).expand_as(x).contiguous()
+
+
+def _gap(item: _Item) -> tuple[float, float | None]:
+    """Sum of the attribution less f(x) − f(x′): absolute, and relative where that difference is not just rounding."""
+    difference = item.value - item.baseline_value
+    found = float(_attribution(item).double().sum())
+    size = max(abs(item.value), abs(item.baseline_value), 1e-30)
+    return abs(found - difference), abs(found - difference) / abs(difference) if abs(difference) > 1e-5 * size else None
+
+
+def _incomplete(item: _Item) -> bool:
+    relative = _gap(item)[1]
+    return relative is not None and relative > item.request.tolerance and item.steps < item.request.max_steps
+
+
+def _attribution(item: _Item) -> Tensor:
+    """The item's attribution from its sums, 1×C×H×W."""
+    if item.baseline is not None:
+        return (item.x - item.baseline) * item.total
+    if item.request.method == "gradient-x-input":
+        return item.x * item.total
+    if item.request.method == "vargrad":
+        return (item.squares - item.total**2).clamp(min=0).float()
+    return item.total
+
+
+def _finish(row: Row, items: list[_Item], classes: Sequence[str]) -> Result:
+    attribution = torch.cat([_attribution(item) for item in items])
+    if not bool(attribution.isfinite().all()):
+        return MethodError("numerical-error", "the attribution left the finite numbers")
+    refusal = next((reason for item in items if (reason := _refusal(item)) is not None), None)
+    if refusal is not None:
+        return refusal
+    outcome = Outcome({"attribution": attribution.expand(-1, 3, -1, -1).contiguous().cpu()})
+    outcome.facts = {"method": row.request.method, "images": [_facts(item, classes) for item in items]}
+    return outcome
+
+
+def _refusal(item: _Item) -> MethodError | None:
+    """Why the guided rule cannot be used, if it cannot."""
+    report = item.report
+    if report is None:
+        return None
+    if report.nonstandard:
+        kinds = ", ".join(sorted(report.nonstandard))
+        return MethodError(
+            "not-applicable",
+            f"the guided rule is not defined for {kinds}; nonstandard_gate=true treats them as ReLUs on the way back",
+        )
+    if report.escaped or not report.rectifications:
+        return MethodError(
+            "not-applicable",
+            f"{', '.join(report.escaped) or 'no rectification'} could be given the guided rule, which would then be "
+            "the plain gradient; method=gradient gives that",
+        )
+    return None
+
+
+def _facts(item: _Item, classes: Sequence[str]) -> dict[str, Any]:
+    target = item.target
+    facts: dict[str, Any] = {
+        "target": target if isinstance(target, int) else vars(target),
+        "target_name": classes[target] if isinstance(target, int) and target < len(classes) else None,
+        "logit": item.value,
+        "minimum": float(_attribution(item).min()),
+        "maximum": float(_attribution(item).max()),
+        "transform": item.transform.facts(),
+        "rectifications": None if item.report is None else sum(item.report.rectifications.values()),
+        "completeness": None,
+    }
+    if item.baseline is not None:
+        absolute, relative = _gap(item)
+        facts["completeness"] = {
+            "gap": relative,
+            "gap_absolute": absolute,
+            "difference": item.value - item.baseline_value,
+            "baseline": item.request.baseline,
+            "baseline_logit": item.baseline_value,
+            "steps": item.steps,
+            "within_tolerance": not (relative is not None and relative > item.request.tolerance),
+        }
+    return facts
+
+
+METHOD = Saliency()
+
+
+def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
+    """Points and weights on [0, 1] that integrate polynomials up to degree 2·steps − 1 exactly."""
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    return [float(point) for point in (points + 1) / 2], [float(weight) for weight in weights / 2]
+
+
+def blurred(pixels: Tensor, sigma: float) -> Tensor:
+    """N×C×H×W images under a Gaussian of `sigma` pixels, cut at three sigmas; borders reflected."""
+    reach = min(max(round(3 * sigma), 1), min(pixels.shape[2:]) - 1)
+    offsets = torch.arange(-reach, reach + 1, dtype=pixels.dtype, device=pixels.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    planes = pixels.shape[1]
+    padded = F.pad(pixels, (reach, reach, reach, reach), mode="reflect")
+    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(planes, 1, -1, 1), groups=planes)
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(planes, 1, 1, -1), groups=planes)

@@ -1,0 +1,128 @@
+"""Rows of several jobs as one batch: prepared together, cut into slices, told apart again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.contract import Context, MethodError, Network, Row, Transform
+
+MOST_IMAGES = 32
+"""Images of one slice, where memory and time allow so many."""
+
+_WORKING_COPIES = 3
+"""Tensors of the largest layer's size that are alive at once in a forward pass without gradients."""
+
+
+@dataclass
+class Batch:
+    """Images of several rows, prepared.
+
+    Attributes:
+        inputs: N×C×h×w, of all rows without an error, in order.
+        errors: for each row why it cannot be computed, or None.
+    """
+
+    inputs: Tensor
+    errors: list[MethodError | None]
+    _ranges: list[range]
+    _transforms: list[list[Transform]]
+
+    def of(self, row: int) -> range:
+        """Which images are a row's."""
+        return self._ranges[row]
+
+    def transforms_of(self, row: int) -> list[dict[str, Any]]:
+        """Facts of where the network's inputs lie in a row's uploads."""
+        return [transform.facts() for transform in self._transforms[row]]
+
+
+def gather(network: Network, rows: Sequence[Row]) -> Batch:
+    """Prepare the images of all rows; a row whose images cannot be prepared gets its error and no share."""
+    inputs: list[Tensor] = []
+    errors: list[MethodError | None] = []
+    ranges: list[range] = []
+    transforms: list[list[Transform]] = []
+    count = 0
+    for row in rows:
+        try:
+            prepared, where = network.prepare(row.images, getattr(row.request, "preprocess", None))
+        except MethodError as error:
+            errors.append(error)
+            ranges.append(range(0))
+            transforms.append([])
+            continue
+        inputs.append(prepared)
+        errors.append(None)
+        ranges.append(range(count, count + len(prepared)))
+        transforms.append(list(where))
+        count += len(prepared)
+    joined = torch.cat(inputs) if inputs else torch.empty(0, 3, *network.input_size)
+    return Batch(joined, errors, ranges, transforms)
+
+
+def preprocess_key(request: Any) -> Hashable:
+    """What rows must agree in to be one batch of inputs."""
+    wish = getattr(request, "preprocess", None)
+    size = getattr(wish, "size", None)
+    return tuple(size) if size is not None else None
+
+
+def module_for(network: Network, request: Any) -> nn.Module:
+    """The network's module for the request's precision."""
+    return network.fast_module() if getattr(request, "precision", "exact") == "fast" else network.module
+
+
+def repeated_module_for(network: Network, request: Any) -> nn.Module:
+    """The network's module for the request's precision where the method runs it hundreds of times."""
+    return network.lean_module(fast=getattr(request, "precision", "exact") == "fast")
+
+
+def slices(network: Network, inputs: Tensor, context: Context, kept: Sequence[str] = ()) -> Iterator[Tensor]:
+    """The batch in parts that fit the memory granted and take about the time granted, the first by an estimate.
+
+    Args:
+        network: whose layers tell how much memory an image takes.
+        inputs: N×C×h×w.
+        context: what the engine grants.
+        kept: names of layers whose whole output is kept until the slice is done.
+    """
+    scale = relative_size(network, inputs)
+    sizes = {name: _numbers(layer.shape) for name, layer in network.layers.items()}
+    numbers = _WORKING_COPIES * max(sizes.values(), default=0) + sum(sizes[name] for name in kept)
+    fitting = max(1, min(MOST_IMAGES, int(context.memory_bytes / (4 * max(numbers, 1) * scale))))
+    take, start = max(1, min(fitting, int(8 / scale))), 0
+    while start < len(inputs):
+        began = time.perf_counter()
+        part = inputs[start : start + take]
+        yield part
+        start += len(part)
+        seconds_an_image = (time.perf_counter() - began) / len(part)
+        take = max(1, min(fitting, int(context.slice_s / max(seconds_an_image, 1e-6))))
+
+
+def relative_size(network: Network, inputs: Tensor) -> float:
+    """How many times the pixels of the network's own input size an image has, which is about what it costs.
+
+    Args:
+        inputs: N×C×h×w.
+    """
+    own = network.input_size[0] * network.input_size[1]
+    return inputs.shape[2] * inputs.shape[3] / own if own else 1.0
+
+
+def _numbers(shape: Sequence[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def on(like: Tensor, table: Tensor) -> Tensor:
+    """The table on the device of `like`; a GPU takes it in its turn, and nobody waits for it."""
+    return table.to(like.device, non_blocking=True)
