@@ -34,7 +34,7 @@ lock: $(INSTALLED) ## write requirements.lock from pyproject.toml (newer version
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
 
 openapi: $(INSTALLED) ## write openapi/openapi.json
-	$(BIN)/python -m service.openapi > openapi/openapi.json
+	$(BIN)/python -m service.write_openapi > openapi/openapi.json
 
 settings: $(INSTALLED) ## write docs/settings.md
 	$(BIN)/convscope settings --markdown > docs/settings.md

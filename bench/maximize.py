@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bench.driving import returned
 from bench.report import report
-from convscope.protocol.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import FIELDS, PRESETS
 from workers.contract import Context, MethodError, Row, params
 from workers.engine.environment import prepare_process
 from workers.engine.process import choose_arithmetic

@@ -20,7 +20,7 @@ from bench.driving import outcome
 from bench.photographs import crops
 from bench.report import report
 from convscope.protocol.operations import operations
-from convscope.protocol.operations.base import ArrayInfo, Picture
+from convscope.protocol.pictures import ArrayInfo, Picture
 from convscope.render import RenderOptions, render, stack
 from workers.contract import Context, Outcome, Row, params
 from workers.methods.cam import METHOD as CAM

@@ -22,7 +22,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from bench.report import report
-from convscope.protocol.operations.base import Picture, Slice, Tile
+from convscope.protocol.pictures import Picture, Slice, Tile
 from convscope.render import RenderOptions, render
 
 Floats = NDArray[np.float32]

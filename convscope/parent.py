@@ -1,14 +1,34 @@
-"""A part that ends with whoever started it, where its environment asks for that. Standard library only."""
+"""Processes that end with whoever started them: PR_SET_PDEATHSIG, asked for in three ways.
+
+Standard library only, and nothing of ours: the launcher runs this file by its path with `python -I -S`, as a program
+that turns itself into another one. A program of its own and not a preexec_fn, because the launcher has threads, and
+Python code between fork and exec may then wait for ever for a lock that another thread held. Its arguments: the
+launcher's process id, the signal's number, the program, its arguments.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 
 ASKED = "CONVSCOPE_DIE_WITH_PARENT"
-PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int, signal_number: int) -> bool:
+    """Have the kernel send this process the signal when its parent ends; false where that has ended already.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+    # The parent may have died before prctl; then nobody would send the signal.
+    return os.getppid() == parent
 
 
 def die_with_parent_if_asked() -> bool:
@@ -16,6 +36,16 @@ def die_with_parent_if_asked() -> bool:
     if os.environ.get(ASKED) != "1":
         return True
     parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    return parent == os.getppid() and parent != 1
+    return die_with(parent, signal.SIGTERM) and parent != 1
+
+
+def main(arguments: list[str]) -> None:
+    """Ask the kernel for the signal at the launcher's death, and become the program."""
+    launcher, signal_number, *command = arguments
+    if not die_with(int(launcher), int(signal_number)):
+        sys.exit("the launcher is gone")
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

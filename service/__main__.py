@@ -11,11 +11,11 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
+from convscope import logs
 from convscope.parent import die_with_parent_if_asked
 from convscope.settings import SETTINGS_REFUSED, Settings, said
-from service import logs
 from service.app import create_app
-from service.connections import Connection
+from service.http.connections import Connection
 
 DRAIN_S = 8
 """How long requests may take to come to their end when the service stops; the process is gone within 10 s."""
@@ -84,7 +84,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"convscope api: {error}", file=sys.stderr)
         return SETTINGS_REFUSED
-    logs.configure(settings)
+    logs.configure(settings.log_level, settings.log_format)
 
     def stop(*_: object) -> None:
         serving.should_exit = True

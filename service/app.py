@@ -14,23 +14,24 @@ from fastapi import Depends, FastAPI
 from fastapi.routing import APIRouter
 
 from convscope import __version__
-from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.card_store import CardStore
-from convscope.protocol.connection import connect
-from convscope.protocol.events import ChangeFeed, Events
-from convscope.protocol.images import Images
-from convscope.protocol.jobs import JobLimits, Jobs
+from convscope.queue.connection import connect
+from convscope.queue.events import ChangeFeed, Events
+from convscope.queue.jobs import JobLimits, Jobs
 from convscope.settings import Settings
-from service import problems, routes
-from service.auth import Callers
+from convscope.store.artifacts import Artifacts
+from convscope.store.card_store import CardStore
+from convscope.store.images import Images
+from service import routes
 from service.context import Context
 from service.dependencies import no_repeats
-from service.logs import RequestLog
-from service.methods import HeadAndOptions
-from service.metrics import Metrics
+from service.http import problems
+from service.http.auth import Callers
+from service.http.methods import HeadAndOptions
+from service.http.metrics import Metrics
+from service.http.request_log import RequestLog
 from service.openapi import document
-from service.rendering import Renderer
-from service.results import Results
+from service.results.arrays import Results
+from service.results.rendering import Renderer
 
 DESCRIPTION = """What a convolutional network sees, over HTTP: feature maps, kernels, deconvnet projections, saliency,
 class activation maps, images that maximize a channel, CKA matrices; as pictures, numbers or raw arrays.

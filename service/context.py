@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from convscope.protocol.artifacts import Artifacts
-    from convscope.protocol.card_store import CardStore
-    from convscope.protocol.events import ChangeFeed, Events
-    from convscope.protocol.images import Images
-    from convscope.protocol.jobs import Jobs
+    from convscope.queue.events import ChangeFeed, Events
+    from convscope.queue.jobs import Jobs
     from convscope.settings import Settings
-    from service.auth import Callers
-    from service.metrics import Metrics
-    from service.rendering import Renderer
-    from service.results import Results
+    from convscope.store.artifacts import Artifacts
+    from convscope.store.card_store import CardStore
+    from convscope.store.images import Images
+    from service.http.auth import Callers
+    from service.http.metrics import Metrics
+    from service.results.arrays import Results
+    from service.results.rendering import Renderer
 
 
 @dataclass

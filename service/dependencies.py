@@ -16,7 +16,7 @@ from fastapi import Depends, Request
 
 from convscope.protocol.problems import FieldError
 from service.context import Context
-from service.problems import invalid_request
+from service.http.problems import invalid_request
 
 
 async def context(request: Request) -> Context:

@@ -1,12 +1,11 @@
 """The OpenAPI document: what the framework knows of the routes, with our schemas, errors and bodies.
 
-`python -m service.openapi > openapi/openapi.json` writes the one that is compared with the live application in tests.
+`python -m service.write_openapi > openapi/openapi.json` writes the one that is compared with the live application in tests.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -20,9 +19,9 @@ from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.requests import CommonRequest
-from service.negotiation import JSON
-from service.problems import MEDIA_TYPE, ProblemDocument, documented
-from service.views import JobList, JobView
+from service.answers.views import JobList, JobView
+from service.http.negotiation import JSON
+from service.http.problems import MEDIA_TYPE, ProblemDocument, documented
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary"}
@@ -168,17 +167,3 @@ def _merge(present: dict[str, Any], common: dict[str, Any]) -> None:
     if common["description"] not in present["description"]:
         present["description"] += "; " + common["description"]
     present.setdefault("content", {}).setdefault(MEDIA_TYPE, common["content"][MEDIA_TYPE])
-
-
-def main() -> None:
-    """Write the document to standard output."""
-    from convscope.settings import Settings
-    from service.app import create_app
-
-    app = create_app(Settings.model_construct(api_keys_file=None))
-    json.dump(document(app), sys.stdout, indent=2, ensure_ascii=False, sort_keys=True)
-    sys.stdout.write("\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -48,7 +48,7 @@ def valkey_url() -> Iterator[str]:
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
     """A client of the shared server, which is emptied first."""
-    from convscope.protocol.connection import connect
+    from convscope.queue.connection import connect
 
     client = connect(valkey_url)
     await client.flushall()

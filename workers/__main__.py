@@ -10,12 +10,12 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
+from convscope import logs
 from convscope.parent import die_with_parent_if_asked
-from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.connection import connect
+from convscope.queue.connection import connect
 from convscope.settings import SETTINGS_REFUSED, Settings, said
+from convscope.store.artifacts import Artifacts
 from workers.engine_config import EngineConfig
-from workers.supervision import logs
 from workers.supervision.publishing import NoDefaultModelError
 from workers.supervision.supervisor import Supervisor
 

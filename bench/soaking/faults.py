@@ -12,9 +12,9 @@ import psutil
 
 from bench.soaking.load import Load
 from bench.soaking.processes import Processes
-from convscope.protocol.figures import read_workers
-from convscope.protocol.keys import key
 from convscope.protocol.problems import ProblemError
+from convscope.queue.keys import key
+from convscope.queue.stats import read_workers
 
 AWAY_S = 1.0
 

@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 from bench.soaking.faults import Faults, Kill
 from bench.soaking.load import Ask, Load
 from bench.soaking.processes import Processes
-from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.keys import key
 from convscope.protocol.results import Manifest
+from convscope.queue.keys import key
+from convscope.store.artifacts import Artifacts
 
 SAMPLE_S = 2.0
 SLOWEST = 8

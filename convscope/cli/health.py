@@ -9,9 +9,9 @@ import httpx2
 
 from convscope.cli.flags import Chosen
 from convscope.cli.serve import address_of
-from convscope.protocol.connection import connect
-from convscope.protocol.figures import read_workers
 from convscope.protocol.problems import ProblemError
+from convscope.queue.connection import connect
+from convscope.queue.stats import read_workers
 
 TIMEOUT_S = 5.0
 

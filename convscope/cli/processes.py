@@ -16,7 +16,9 @@ from pathlib import Path
 from time import monotonic
 from typing import BinaryIO
 
-SHIM = Path(__file__).with_name("die_with_parent.py")
+from convscope import parent
+
+SHIM = Path(parent.__file__)
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 STEADY_S = 60.0

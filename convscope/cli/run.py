@@ -25,9 +25,9 @@ from convscope.cli.client import Progress as JobProgress
 from convscope.cli.facts import facts_tables
 from convscope.cli.flags import Chosen, flag, with_settings
 from convscope.cli.serve import address_of
-from convscope.protocol.jobs import JobState
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
+from convscope.queue.jobs import JobState
 from convscope.render.options import RenderOptions
 
 MEDIA = {".png": "image/png", ".json": "application/json", ".safetensors": "application/vnd.safetensors"}

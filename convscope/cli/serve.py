@@ -22,9 +22,9 @@ from convscope.cli.data_folder import DataFolder, DataFolderError, DataFolderInU
 from convscope.cli.embedded import EmbeddedServer, EmbeddedServerError
 from convscope.cli.flags import Chosen
 from convscope.cli.processes import Child, describe_status, python_module
-from convscope.protocol.connection import connect
-from convscope.protocol.figures import read_workers
 from convscope.protocol.problems import ProblemError
+from convscope.queue.connection import connect
+from convscope.queue.stats import read_workers
 
 POLL_S = 0.15
 STOP_WITHIN_S = 9.5

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope import __version__
-from convscope.protocol.operations.base import Picture
+from convscope.protocol.pictures import Picture
 from convscope.render.colors import nan_colour
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import RenderOptions, plan

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.protocol.operations.base import Picture
+from convscope.protocol.pictures import Picture
 from convscope.render.colors import GREYS, HATCH, nan_colour, table
 from convscope.render.options import Plan
 from convscope.render.page import LegendEntry, clean

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
-from convscope.protocol.operations.base import Normalize, Picture, Title, View
+from convscope.protocol.pictures import Normalize, Picture, Title, View
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.render.colors import check_colormap, is_diverging
 

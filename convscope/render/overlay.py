@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convscope.protocol.operations.base import Picture
+from convscope.protocol.pictures import Picture
 from convscope.protocol.problems import ProblemError
 from convscope.render.categories import colour_maps
 from convscope.render.options import Plan

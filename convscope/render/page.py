@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.protocol.operations.base import Normalize
+from convscope.protocol.pictures import Normalize
 from convscope.render.colors import FRAME, SOFT_INK, Palette
 from convscope.render.scaling import Scale
 from convscope.render.sheet import HEADING, LABEL, SMALL, Sheet, elide, line_height, text_width, wrap, wrap_words

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.protocol.operations.base import Normalize
+from convscope.protocol.pictures import Normalize
 
 Floats = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]

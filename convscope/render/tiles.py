@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.protocol.operations.base import Picture, Slice
+from convscope.protocol.pictures import Picture, Slice
 from convscope.render.categories import colour_maps
 from convscope.render.colors import FRAME, SOFT_INK, Palette, fit_palette, nan_colour
 from convscope.render.options import Plan

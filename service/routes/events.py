@@ -12,18 +12,18 @@ from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response
 
-from convscope.protocol.events import Event
-from convscope.protocol.jobs import Job
 from convscope.protocol.problems import ProblemError
+from convscope.queue.events import Event
+from convscope.queue.jobs import Job
 from service import openapi
+from service.answers.finding import find
+from service.answers.views import etag, job_path, job_view, workers_online
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
-from service.negotiation import PNG, accepted
-from service.problems import documented
-from service.results import json_bytes
-from service.routes.jobs import find
-from service.streaming import IMMUTABLE, artifact_response
-from service.views import etag, job_path, job_view, workers_online
+from service.http.negotiation import PNG, accepted
+from service.http.problems import documented
+from service.http.streaming import IMMUTABLE, artifact_response
+from service.results.arrays import json_bytes
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -8,18 +8,18 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from convscope.protocol.image_sets import ImageSetContents, ImageSetRecord, ImageSets, RejectedEntry
 from convscope.protocol.problems import FieldError, ProblemError
+from convscope.store.image_sets import ImageSetContents, ImageSetRecord, ImageSets, RejectedEntry
 from service import openapi
-from service.bodies import BodyLimits
+from service.answers.views import image_path, iso
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
-from service.negotiation import JSON
-from service.paging import PageQuery, page_headers
-from service.problems import documented
-from service.routes.images import body_of, image_path, only_images, read_upload
-from service.set_uploads import entries_of, store_entries
-from service.views import iso
+from service.http.negotiation import JSON
+from service.http.paging import PageQuery, page_headers
+from service.http.problems import documented
+from service.intake.bodies import BodyLimits
+from service.intake.image_forms import body_of, only_images, read_upload
+from service.intake.set_uploads import entries_of, store_entries
 
 router = APIRouter(prefix="/v1/image-sets", tags=["image sets"])
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from convscope.protocol.images import ImageRecord, Pixels
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import FieldError
+from convscope.store.images import ImageRecord, Pixels
 from service import openapi
-from service.bodies import BodyLimits, Form, read_form, read_raw
+from service.answers.views import image_path, iso
 from service.dependencies import CallerDependency, ContextDependency
-from service.negotiation import JSON, PNG, accepted, etag_matches
-from service.paging import PageQuery, page_headers
-from service.problems import documented, invalid_request
-from service.uploads import keep_image
-from service.views import iso
+from service.http.negotiation import JSON, PNG, accepted, etag_matches
+from service.http.paging import PageQuery, page_headers
+from service.http.problems import documented, invalid_request
+from service.images.uploads import keep_image
+from service.intake.bodies import BodyLimits
+from service.intake.image_forms import _BINARY, RAW_TYPES, body_of, only_images, read_upload
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
@@ -30,16 +31,6 @@ INERT = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cross-Origin-Resource-Policy": "same-site",
 }
-RAW_TYPES = (
-    "application/octet-stream",
-    "image/png",
-    "image/jpeg",
-    "image/webp",
-    "image/gif",
-    "image/bmp",
-    "image/tiff",
-)
-_BINARY = {"type": "string", "format": "binary"}
 
 
 class ImageView(BaseModel):
@@ -75,47 +66,6 @@ class ImageList(BaseModel):
     """A page of images."""
 
     images: list[ImageView]
-
-
-def image_path(image_id: str) -> str:
-    """Address of an image."""
-    return f"/v1/images/{image_id}"
-
-
-def body_of(form: dict[str, Any], *raw: str) -> dict[str, Any]:
-    """`requestBody` of an upload: a form, or the file itself."""
-    content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
-    return {"required": True, "content": content | {media: {"schema": _BINARY} for media in raw}}
-
-
-async def read_upload(request: Request, limits: BodyLimits, possible: tuple[str, ...]) -> Form:
-    """A form, or a body that is one file of one of the `possible` types, or of none that it says.
-
-    Raises:
-        ProblemError: as `read_form` and `read_raw`; `unsupported-media-type`.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await read_form(request, limits)
-    if kind and kind not in possible and not (kind.startswith("image/") and possible == RAW_TYPES):
-        types = ["multipart/form-data", *possible]
-        raise ProblemError("unsupported-media-type", f"{kind[:100]} cannot be read here.", possible=types)
-    return await read_raw(request, limits)
-
-
-def only_images(form: Form) -> None:
-    """Refuse a form that has more than files named `image`.
-
-    Raises:
-        ProblemError: `invalid-request`.
-    """
-    others = [name for name in (*(name for name, _ in form.fields), *(f.name for f in form.files)) if name != "image"]
-    if others or form.fields:
-        raise ProblemError(
-            "invalid-request",
-            "The form may have file parts `image` and nothing else.",
-            errors=[FieldError(f"/{(others or ['image'])[0][:80]}", "not known here, or without a file name")],
-        )
 
 
 @router.post(

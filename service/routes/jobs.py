@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from convscope.protocol.jobs import Job, JobState
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest
+from convscope.queue.jobs import Job, JobState
 from service import openapi
-from service.answers import (
+from service.answers.finding import find
+from service.answers.responses import (
     RenderQueryDependency,
     WaitQueryDependency,
     arrays_answer,
@@ -27,16 +26,16 @@ from service.answers import (
     picture_answer,
     representations,
 )
+from service.answers.views import JobList, JobView, etag, failure, job_etag, job_view, workers_online
+from service.answers.waiting import wait_for_end, wait_until
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
-from service.negotiation import JSON, NPY, PNG, SAFETENSORS, accepted, etag_matches
-from service.paging import PageQuery, page_headers
-from service.problems import documented
-from service.rendering import PICK
-from service.results import json_bytes, npy_header, safetensors_header, stored_array
-from service.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
-from service.views import JobList, JobView, etag, failure, job_etag, job_view, workers_online
-from service.waiting import wait_for_end, wait_until
+from service.http.negotiation import JSON, NPY, PNG, SAFETENSORS, accepted, etag_matches
+from service.http.paging import PageQuery, page_headers
+from service.http.problems import documented
+from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
+from service.results.arrays import json_bytes, npy_header, safetensors_header, stored_array
+from service.results.rendering import PICK
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -50,33 +49,6 @@ class ListQuery(PageQuery):
 
     state: JobState | None = None
     operation: str | None = Field(None, max_length=100)
-
-
-async def find(context: Context, caller: str, job_id: str) -> Job:
-    """A caller's job.
-
-    Raises:
-        ProblemError: `not-found`; `gone` where the id says that its job's lifetime is over.
-    """
-    try:
-        return await context.jobs.get(job_id, caller)
-    except ProblemError as error:
-        if error.name == "not-found" and _outlived(job_id, context.settings.keep_jobs_s):
-            raise ProblemError("gone", "Jobs are kept for a time, and this one's is over.") from error
-        raise
-
-
-def _outlived(job_id: str, keep_s: float) -> bool:
-    """Whether a job of that id, if there was one, was made longer ago than jobs are kept.
-
-    The id of a job (UUID version 7) begins with the time it was made. The answer is the same for every caller.
-    """
-    try:
-        parsed = uuid.UUID(job_id)
-    except ValueError:
-        return False
-    made_s = (parsed.int >> 80) / 1000
-    return parsed.version == 7 and str(parsed) == job_id and 0 < made_s < time.time() - keep_s
 
 
 @router.get(

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
 from convscope.protocol.problems import ProblemError
-from service.answers import known_operation
+from service.answers.responses import known_operation
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
-from service.problems import documented
+from service.http.problems import documented
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

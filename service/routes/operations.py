@@ -12,12 +12,12 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from convscope.protocol.jobs import Job
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import ProblemError
+from convscope.queue.jobs import Job
 from service import openapi
-from service.answers import (
+from service.answers.responses import (
     RenderQuery,
     RenderQueryDependency,
     failure_answer,
@@ -25,14 +25,14 @@ from service.answers import (
     job_answer,
     representations,
 )
+from service.answers.views import workers_seen
+from service.answers.waiting import wait_for_end
 from service.context import Context
 from service.dependencies import CallerDependency, ContextDependency
-from service.forms import schema
-from service.negotiation import PNG, SAFETENSORS, Preference, accepted, preference
-from service.problems import documented
-from service.submission import receive, submit
-from service.views import workers_seen
-from service.waiting import wait_for_end
+from service.http.negotiation import PNG, SAFETENSORS, Preference, accepted, preference
+from service.http.problems import documented
+from service.intake.forms import schema
+from service.intake.submission import receive, submit
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 log = structlog.get_logger(__name__)

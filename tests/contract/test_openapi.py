@@ -24,7 +24,7 @@ def live() -> dict[str, object]:
 
 def test_the_committed_document_is_the_live_one(live: dict[str, object]) -> None:
     assert json.loads(COMMITTED.read_text(encoding="utf-8")) == live, (
-        "python -m service.openapi > openapi/openapi.json brings the committed document up to date"
+        "python -m service.write_openapi > openapi/openapi.json brings the committed document up to date"
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from service.auth import Callers
+from service.http.auth import Callers
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import CommonRequest
 from convscope.settings import Settings
-from service.forms import IMAGE_FIELDS, read_fields, read_json, validate
+from service.intake.forms import IMAGE_FIELDS, read_fields, read_json, validate
 from tests.contract.curl import Curl, curls
 from tests.contract.trees import ROOT
 from tests.convscope.protocol.operations.real_cards import card_of

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from convscope.protocol.operations import operations
-from convscope.protocol.operations.base import ArrayInfo
+from convscope.protocol.pictures import ArrayInfo
 from convscope.render.options import RenderOptions, plan
 from convscope.render.tiles import tile_texts
 from tests.convscope.cli.launched import Launched

@@ -23,7 +23,7 @@ from PIL import Image
 from tests.convscope.cli.launched import alive, wait_until
 from tests.end_to_end.test_whole import FRESH, finished
 from tests.servers import PrivateServer
-from tests.service.test_events import events, follow
+from tests.service.routes.test_events import events, follow
 from tests.service.test_process import start as start_service
 from tests.workers.harness import Worker
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from convscope.protocol.keys import key
+from convscope.queue.keys import key
 from tests.workers.harness import Client, until
 
 CHECKPOINTS = {"checkpoint_s": 0.2}

@@ -18,10 +18,10 @@ import httpx2
 import psutil
 import pytest
 
-from convscope.protocol.connection import connect
-from convscope.protocol.jobs import JobLimits, JobProgress, Jobs, JobSpec
+from convscope.queue.connection import connect
+from convscope.queue.jobs import JobLimits, JobProgress, Jobs, JobSpec
 from convscope.settings import Settings
-from service import streaming
+from service.http import streaming
 from service.routes import events
 from tests.servers import PrivateServer
 from tests.service.support import HOLD, Service, Worker, png_bytes, problem_of, wait_for

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from convscope.protocol.jobs import JobState
-from convscope.protocol.keys import key
+from convscope.queue.jobs import JobState
+from convscope.queue.keys import key
 from convscope.settings import Settings
 from tests.faults.conftest import Start
 from tests.faults.looks import ends, moving

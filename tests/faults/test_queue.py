@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from redis.asyncio import Redis
 
-from convscope.protocol.connection import connect
-from convscope.protocol.jobs import JobLimits, Jobs, JobSpec, JobState
-from convscope.protocol.keys import key
+from convscope.queue.connection import connect
+from convscope.queue.jobs import JobLimits, Jobs, JobSpec, JobState
+from convscope.queue.keys import key
 from convscope.settings import Settings
 from tests.faults.conftest import Start
 from tests.faults.looks import counter, ends, moving

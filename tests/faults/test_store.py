@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from convscope.protocol.jobs import JobState
+from convscope.queue.jobs import JobState
 from tests.faults.conftest import Start
 from tests.faults.looks import ends
 from tests.service.support import png_bytes, problem_of, wait_for

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from convscope.protocol.jobs import JobState
-from convscope.protocol.keys import key
+from convscope.queue.jobs import JobState
+from convscope.queue.keys import key
 from tests.faults.conftest import Start
 from tests.faults.looks import (
     CHECKPOINTS,

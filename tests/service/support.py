@@ -20,17 +20,17 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.card_store import CardStore
+from convscope import logs
 from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary, PreprocessCard
-from convscope.protocol.connection import connect
-from convscope.protocol.images import npy_pixels
-from convscope.protocol.jobs import Claim, JobLimits, JobProgress, Jobs, Verdict, WorkerInfo
 from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest, Provenance, StoredImage, read_safetensors_header
+from convscope.queue.connection import connect
+from convscope.queue.jobs import Claim, JobLimits, JobProgress, Jobs, Verdict, WorkerInfo
 from convscope.settings import Settings
-from service import logs
+from convscope.store.artifacts import Artifacts
+from convscope.store.card_store import CardStore
+from convscope.store.images import npy_pixels
 from service.__main__ import Server, bind, server
 
 DEADLINE_S = 20.0
@@ -258,7 +258,7 @@ class Service:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.server: Server = server(settings)
-        logs.configure(settings.model_copy(update={"log_format": "json"}))
+        logs.configure(settings.log_level, "json")
         self.app: Any = self.server.config.app
         self._thread = threading.Thread(target=lambda: self.server.run([self._listener]), name="test-service")
 

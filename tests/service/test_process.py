@@ -19,9 +19,9 @@ import pytest
 
 from convscope.settings import Settings
 from tests.servers import PrivateServer
+from tests.service.routes.test_events import parse
+from tests.service.routes.test_jobs import submit
 from tests.service.support import HOLD, Worker, png_bytes, problem_of, wait_for
-from tests.service.test_events import parse
-from tests.service.test_jobs import submit
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from tests.service.http.test_methods import MAPS, submitted
 from tests.service.support import HOLD, problem_of, wait_for
-from tests.service.test_methods import MAPS, submitted
 
 
 def test_a_query_parameter_takes_one_value(client: httpx2.Client) -> None:

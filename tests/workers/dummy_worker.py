@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
-from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture
+from convscope.protocol.operations.base import Cost, Operation
+from convscope.protocol.pictures import ArrayInfo, Picture
 from convscope.protocol.requests import CommonRequest
 from workers.__main__ import main
 from workers.engine_config import EngineConfig

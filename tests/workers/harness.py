@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 from redis.asyncio import Redis
 
-from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.jobs import Job, JobImage, JobLimits, Jobs, JobSpec, JobState
-from convscope.protocol.keys import key
 from convscope.protocol.results import Manifest
+from convscope.queue.jobs import Job, JobImage, JobLimits, Jobs, JobSpec, JobState
+from convscope.queue.keys import key
+from convscope.store.artifacts import Artifacts
 
 T = TypeVar("T")
 

@@ -11,7 +11,6 @@ engine's socket, its standard error) and `{"kill": PID}`. To it: `{"loaded": sec
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import importlib
 import json
@@ -24,23 +23,14 @@ import time
 import traceback
 from typing import Any, NoReturn
 
+from convscope.parent import die_with
 from workers.engine.environment import compile_kernels, prepare_process
 from workers.engine_config import EngineConfig
-
-PR_SET_PDEATHSIG = 1
 
 _NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 LINE_BYTES = 1 << 16
 """Longest line that the supervisor sends."""
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; end now if it has already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def main() -> None:
@@ -49,7 +39,8 @@ def main() -> None:
     parser.add_argument("--socket", type=int, required=True, help="inherited file descriptor of the socket")
     parser.add_argument("--parent", type=int, required=True, help="process id of the supervisor")
     arguments = parser.parse_args()
-    die_with_parent(arguments.parent)
+    if not die_with(arguments.parent, signal.SIGKILL):
+        return
     # Stopping is the supervisor's decision: Ctrl-C reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -148,7 +139,8 @@ class ForkServer:
         """Be the child: let go of everything of the fork server, then run the engine."""
         assert self._config is not None
         try:
-            die_with_parent(parent)
+            if not die_with(parent, signal.SIGKILL):
+                os._exit(0)
             os.environ.pop(_NVML_CHECK, None)  # an engine needs to know whether CUDA itself works
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from convscope.protocol.jobs import Claim
+from convscope.queue.jobs import Claim
 from workers.wire import Frame
 
 

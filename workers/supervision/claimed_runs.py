@@ -10,8 +10,8 @@ from functools import partial
 
 import structlog
 
-from convscope.protocol.jobs import Claim, Jobs, Verdict
 from convscope.protocol.problems import ProblemError
+from convscope.queue.jobs import Claim, Jobs, Verdict
 from workers.supervision.claimed_run import Held
 from workers.supervision.counters import Totals
 from workers.supervision.fault_points import fault_point

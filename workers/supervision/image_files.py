@@ -8,8 +8,8 @@ import secrets
 import shutil
 from pathlib import Path
 
-from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.image_sets import ImageSetContents
+from convscope.store.artifacts import Artifacts
+from convscope.store.image_sets import ImageSetContents
 
 FETCHES = 8
 

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 import structlog
 from pydantic import ValidationError
 
-from convscope.protocol.card_store import CardStore
 from convscope.protocol.cards import ModelCard, ModelSummary
+from convscope.store.card_store import CardStore
 from workers.wire import Frame
 
 RELIST_S = 5.0

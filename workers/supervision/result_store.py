@@ -13,13 +13,13 @@ import structlog
 from PIL import Image
 from redis.asyncio import Redis
 
-from convscope.protocol.artifacts import Artifacts, Blob
-from convscope.protocol.connection import guarded
-from convscope.protocol.images import Images
-from convscope.protocol.keys import key
 from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest, Provenance, StoredArray, StoredImage, read_safetensors_header
+from convscope.queue.connection import guarded
+from convscope.queue.keys import key
+from convscope.store.artifacts import Artifacts, Blob
+from convscope.store.images import Images
 from workers.supervision.claimed_run import Held
 from workers.supervision.fault_points import FaultPoint, fault_point
 from workers.wire import Frame

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import structlog
 
-from convscope.protocol.artifacts import Artifacts
-from convscope.protocol.images import Images, Pixels
-from convscope.protocol.jobs import JobImage, JobProgress, Jobs, Verdict
 from convscope.protocol.problems import PROBLEMS, ProblemError
+from convscope.queue.jobs import JobImage, JobProgress, Jobs, Verdict
 from convscope.recent import Recent
+from convscope.store.artifacts import Artifacts
+from convscope.store.images import Images, Pixels
 from workers.supervision.claimed_run import Held
 from workers.supervision.counters import Totals
 from workers.supervision.fault_points import fault_point

@@ -17,14 +17,14 @@ from importlib.metadata import version
 import structlog
 from redis.asyncio import Redis
 
-from convscope.protocol.artifacts import Artifacts, retention_s
-from convscope.protocol.card_store import CardStore
-from convscope.protocol.events import Doorbell
-from convscope.protocol.images import Images
-from convscope.protocol.jobs import JobLimits, Jobs, WorkerInfo
 from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
+from convscope.queue.events import Doorbell
+from convscope.queue.jobs import JobLimits, Jobs, WorkerInfo
 from convscope.settings import Settings
+from convscope.store.artifacts import Artifacts, retention_s
+from convscope.store.card_store import CardStore
+from convscope.store.images import Images
 from workers.engine_config import EngineConfig
 from workers.supervision.claimed_runs import Holdings, Room
 from workers.supervision.counters import Totals

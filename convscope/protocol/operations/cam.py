@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture, Slice, Tile, check_applicable
+from convscope.protocol.operations.base import Cost, Operation, check_applicable
+from convscope.protocol.operations.targets import resolve_target
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import ImagesRequest, LayerName, split_commas
-from convscope.protocol.targets import resolve_target
 
 Method = Literal[
     "cam", "gradcam", "gradcam++", "hirescam", "elementwise", "xgradcam", "layercam", "eigencam", "eigengradcam",

@@ -8,16 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import (
-    ArrayInfo,
-    Cost,
-    Operation,
-    Picture,
-    Slice,
-    check_applicable,
-    check_channels,
-    count_channels,
-)
+from convscope.protocol.operations.base import Cost, Operation, check_applicable, check_channels, count_channels
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, ImageSetRequest, LayerName, LayerNames
 

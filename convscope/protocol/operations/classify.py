@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture, check_preprocess
+from convscope.protocol.operations.base import Cost, Operation, check_preprocess
+from convscope.protocol.pictures import ArrayInfo, Picture
 from convscope.protocol.requests import ImagesRequest
 
 

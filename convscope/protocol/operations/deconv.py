@@ -9,26 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import (
-    OUTLIERS,
-    ArrayInfo,
-    Cost,
-    Operation,
-    Picture,
-    Slice,
-    Tile,
-    check_applicable,
-    check_channels,
-    count_channels,
-)
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.operations.base import Cost, Operation, check_channels, count_channels
+from convscope.protocol.operations.rules import Rule, check_rule
+from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
-
-Rule = Literal["deconvnet", "guided", "gradient"]
-
-BENT_GATES = frozenset({"silu", "gelu", "hardswish", "mish", "elu", "selu", "celu", "softplus"})
-"""Activations without a flat negative side: deconvnet and guided rules are not defined for them."""
-
 
 _SEED_UNIT = r"^(max|channel|top:[1-9][0-9]{0,3})$"
 
@@ -183,36 +167,6 @@ def count_units(seed_unit: str, layer: LayerCard) -> int:
     """Projections for each channel."""
     plane = layer.shape[1] * layer.shape[2] if layer.spatial else 1
     return min(int(seed_unit.partition(":")[2]), plane) if seed_unit.startswith("top:") else 1
-
-
-def check_rule(operation: str, layer: LayerCard, card: ModelCard, rule: str, nonstandard_gate: bool) -> None:
-    """Refuse a rule where the gates before the layer have none, and layers at which the operation has no meaning.
-
-    Raises:
-        ProblemError: `not-applicable`, with what would be possible.
-    """
-    shape = layer.methods.get("feature-maps")
-    if shape is not None:
-        possible = [other.name for other in card.layers if other.methods.get(operation, "") is None][-5:]
-        raise ProblemError(
-            "not-applicable",
-            f"{operation} cannot be used at {layer.name} of {card.id}: {shape}. "
-            f"Possible for instance: {', '.join(possible) or 'no layer of this network'}.",
-            possible=possible,
-        )
-    before = {one.activation for one in card.layers if one.order <= layer.order and not one.container}
-    bent = sorted(kind for kind in before if kind in BENT_GATES)
-    if rule == "gradient" or (bent and nonstandard_gate):
-        return
-    if bent:
-        raise ProblemError(
-            "not-applicable",
-            f"The {rule} rule is not defined for {', '.join(bent)}, which {card.id} has before {layer.name}. "
-            "Possible: rule=gradient, or nonstandard_gate=true, which treats them as ReLUs on the way back.",
-            possible=["rule=gradient", "nonstandard_gate=true"],
-        )
-    if before != {None}:  # before the first rectification the way back is linear, and every rule is exact there
-        check_applicable(operation, layer, card)
 
 
 OPERATION = Deconv()

@@ -9,18 +9,15 @@ from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import (
-    ArrayInfo,
     Cost,
     Operation,
-    Picture,
-    Slice,
-    Tile,
     area_factor,
     check_applicable,
     check_channels,
     check_preprocess,
     count_channels,
 )
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
 

@@ -8,15 +8,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import (
-    ArrayInfo,
-    Cost,
-    Operation,
-    Picture,
-    Slice,
-    Tile,
-    check_applicable,
-)
+from convscope.protocol.operations.base import Cost, Operation, check_applicable
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, CommonRequest, LayerName
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.objectives import (
+from convscope.protocol.operations.base import Cost, Operation, check_applicable, check_channels, count_channels
+from convscope.protocol.operations.objectives import (
     AnyObjective,
     ChannelObjective,
     Objective,
@@ -16,18 +17,8 @@ from convscope.protocol.objectives import (
     objective_text,
     resolve_objective,
 )
-from convscope.protocol.operations.base import (
-    ArrayInfo,
-    Cost,
-    Operation,
-    Picture,
-    Slice,
-    Tile,
-    check_applicable,
-    check_channels,
-    count_channels,
-)
-from convscope.protocol.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import FIELDS, PRESETS
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import ArrayInfo, Cost, Operation, Picture, Slice, Tile, check_applicable
+from convscope.protocol.operations.base import Cost, Operation, check_applicable
+from convscope.protocol.operations.targets import PREDICTED, resolve_target, resolve_unit, target_text
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.protocol.requests import ImagesRequest, LayerName, StrictModel, Target, UnitTarget
-from convscope.protocol.targets import PREDICTED, resolve_target, resolve_unit, target_text
 
 WINDOW_SHARE, STRIDE_SHARE = 4, 16
 """Parts of the input's side that the default window and stride are."""

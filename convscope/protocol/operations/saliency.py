@@ -8,10 +8,11 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import OUTLIERS, ArrayInfo, Cost, Operation, Picture, Slice, Tile
-from convscope.protocol.operations.deconv import check_rule
+from convscope.protocol.operations.base import Cost, Operation
+from convscope.protocol.operations.rules import check_rule
+from convscope.protocol.operations.targets import PREDICTED, resolve_target, target_text
+from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.requests import ImagesRequest, Target, UnitTarget
-from convscope.protocol.targets import PREDICTED, resolve_target, target_text
 
 Method = Literal["gradient", "gradient-x-input", "guided", "smoothgrad", "vargrad", "integrated-gradients"]
 

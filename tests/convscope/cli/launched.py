@@ -106,7 +106,7 @@ class Launched:
                     command = " ".join(one.cmdline())
                 except psutil.Error:
                     continue
-                if word in command and "die_with_parent" not in command:
+                if word in command and "convscope/parent.py" not in command:
                     return one
             return None
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from convscope.cli.app import build
 from convscope.cli.client import Progress, ServiceClient, ServiceProblemError, UnreachableError
-from convscope.protocol.jobs import JobState
 from convscope.protocol.operations import operations
+from convscope.queue.jobs import JobState
 from tests.convscope.cli.scripted import Answer, Asked, scripted
 
 JOB = "/v1/jobs/j1"

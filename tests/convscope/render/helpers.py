@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from convscope.protocol.operations.base import Picture, Slice, Tile
+from convscope.protocol.pictures import Picture, Slice, Tile
 from convscope.render import RenderOptions, render
 from convscope.render.colors import GREYS
 

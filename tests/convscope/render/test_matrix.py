@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convscope.protocol.operations.base import Picture, Slice
+from convscope.protocol.pictures import Picture, Slice
 from convscope.render import RenderOptions, render
 from convscope.render.colors import GREYS, table
 from convscope.render.matrix import label_step, pixels_per_cell

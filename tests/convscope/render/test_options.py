@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convscope.protocol.operations.base import Picture, Slice, Tile
+from convscope.protocol.pictures import Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.render import RenderOptions
 from convscope.render.colors import fit_palette, is_diverging, nan_colour, table

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from convscope.protocol.operations.base import Picture, Slice, Tile
+from convscope.protocol.pictures import Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.render import RenderOptions, render, stack
 from convscope.render.colors import GREYS, table

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convscope.protocol.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import FIELDS, PRESETS
 from tests.workers.fakes import FakeNetwork
 from workers.contract import Context, MethodError, Outcome, Row, params
 from workers.methods.maximize import METHOD

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
-from convscope.protocol.operations.base import ArrayInfo
 from convscope.protocol.operations.feature_maps import FeatureMapsFacts
+from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
 from workers.contract import Context, MethodError, Row, params

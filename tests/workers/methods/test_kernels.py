@@ -12,8 +12,8 @@ from torch import nn
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
-from convscope.protocol.operations.base import ArrayInfo
 from convscope.protocol.operations.kernels import KernelsFacts
+from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
 from tests.workers.fakes import FakeNetwork, finish, outcome, traces
 from workers.contract import Context, MethodError, Outcome, Row, params

@@ -8,7 +8,7 @@ import pytest
 import structlog
 from redis.asyncio import Redis
 
-from convscope.protocol.card_store import CardStore
+from convscope.store.card_store import CardStore
 from workers.supervision.publishing import NoDefaultModelError, Publisher
 from workers.wire import Frame
 

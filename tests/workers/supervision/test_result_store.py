@@ -11,11 +11,11 @@ import pytest
 import safetensors.numpy
 from redis.asyncio import Redis
 
-from convscope.protocol.artifacts import Artifacts, Blob, Kind
-from convscope.protocol.images import Images
-from convscope.protocol.jobs import Claim
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest
+from convscope.queue.jobs import Claim
+from convscope.store.artifacts import Artifacts, Blob, Kind
+from convscope.store.images import Images
 from workers.supervision.claimed_run import Held
 from workers.supervision.result_store import ResultStore
 from workers.wire import Frame

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from convscope.protocol.card_store import CardStore
-from convscope.protocol.images import Images
-from convscope.protocol.jobs import JobState
-from convscope.protocol.keys import key
 from convscope.protocol.problems import ProblemError
+from convscope.queue.jobs import JobState
+from convscope.queue.keys import key
+from convscope.store.card_store import CardStore
+from convscope.store.images import Images
 from tests.workers.harness import Client, Worker, moving, until
 from workers.supervision.supervisor import LOOK_S
 

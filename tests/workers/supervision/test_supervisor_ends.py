@@ -11,8 +11,8 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from convscope.protocol.connection import connect
-from convscope.protocol.jobs import JobState
+from convscope.queue.connection import connect
+from convscope.queue.jobs import JobState
 from tests.workers.harness import Client, Worker, gone, moving, until
 
 

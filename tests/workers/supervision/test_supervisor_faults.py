@@ -13,8 +13,8 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
-from convscope.protocol.jobs import JobState
-from convscope.protocol.keys import key
+from convscope.queue.jobs import JobState
+from convscope.queue.keys import key
 from tests.workers.harness import Client, Worker, gone, moving, until
 from workers.supervision.fault_points import VARIABLE
 

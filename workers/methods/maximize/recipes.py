@@ -16,7 +16,8 @@ from workers.contract import MethodError, Network
 class Recipe:
     """How a picture is parameterized, changed before the network sees it, and moved.
 
-    Rows with equal recipes may be stepped in one tile. `convscope.protocol.presets` states the sources of the numbers.
+    Rows with equal recipes may be stepped in one tile. `convscope.protocol.operations.presets` states the sources of
+    the numbers.
 
     Attributes:
         parameterization: pixel, fourier or maco.

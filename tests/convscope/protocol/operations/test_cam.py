@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
-from convscope.protocol.operations.base import ArrayInfo
 from convscope.protocol.operations.cam import CamFacts, CamRequest
+from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
-from service.forms import read_fields
+from service.intake.forms import read_fields
 from tests.convscope.protocol.operations.real_cards import card_of
 from tests.convscope.protocol.operations.resolving import refused, resolved
 from tests.workers.fakes import image, outcome

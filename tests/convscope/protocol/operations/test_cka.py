@@ -17,7 +17,7 @@ from convscope.protocol.problems import ProblemError
 from convscope.render import RenderOptions, render
 from convscope.render.matrix import label_step, pixels_per_cell
 from convscope.render.sheet import SMALL, line_height
-from service.forms import read_fields
+from service.intake.forms import read_fields
 from tests.convscope.protocol.operations.real_cards import card_of
 from tests.convscope.protocol.operations.resolving import refused, resolved
 from tests.workers.fakes import image, outcome

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import ArrayInfo
 from convscope.protocol.operations.deconv import OPERATION, DeconvRequest
+from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
 from workers.networks.card import make_card
 from workers.networks.catalogue import find_entry

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from convscope.protocol.cards import LayerCard, ModelCard, PreprocessCard
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.maximize import MaximizeRequest
-from convscope.protocol.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import FIELDS, PRESETS
 from convscope.protocol.problems import ProblemError
-from service.forms import read_fields
+from service.intake.forms import read_fields
 from tests.convscope.protocol.operations.resolving import refused, resolved
 
 OPERATION = operations()["maximize"]

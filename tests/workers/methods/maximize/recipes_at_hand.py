@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from convscope.protocol.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import FIELDS, PRESETS
 from workers.methods.maximize.recipes import Recipe
 
 

@@ -6,9 +6,9 @@ import signal
 import socket
 import sys
 
-from convscope.protocol.connection import connect
-from convscope.protocol.jobs import Jobs
-from convscope.protocol.records import JobLimits, WorkerInfo
+from convscope.queue.connection import connect
+from convscope.queue.jobs import Jobs
+from convscope.queue.records import JobLimits, WorkerInfo
 
 
 async def main(mode: str) -> None:

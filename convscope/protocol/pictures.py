@@ -1,0 +1,94 @@
+"""Pictures of a result as their operation declares them: which part of which array, how titled, how scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+OUTLIERS = 0.005
+"""Share of the values of a projection or an attribution that are drawn as the ends of its scale: the largest are five
+and fifteen times the 99.5th percentile, and would leave the rest of the picture blank."""
+
+
+View = Literal["tiles", "picture", "overlay", "matrix"]
+
+
+Normalize = Literal["map", "layer", "standard", "symmetric"]
+
+
+Title = Literal["none", "index", "mean", "max", "loss"]
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """Shape and dtype (NumPy's name) of a named result array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a named array: `array[index]`, a map (H×W), a signed or uint8 picture (3×H×W or H×W×3), or a matrix."""
+
+    array: str
+    index: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a picture.
+
+    `titles` holds a text for each title a caller may ask for (`index`, `mean`, `max`, `loss`); `caption` lines always
+    stand under the tile. `parts` are drawn side by side (a patch beside its projection). `group` is shared by tiles
+    that `normalize=layer` scales together.
+    """
+
+    parts: tuple[Slice, ...]
+    titles: Mapping[str, str] = field(default_factory=dict)
+    caption: tuple[str, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a result, declared by its operation and drawn when somebody reads it.
+
+    Args:
+        name: what `pick` chooses.
+        heading: one line above the picture (network, layer, …).
+        views: the views that make sense, the default first.
+        tiles: for `tiles`, `picture` and `overlay`; overlays are drawn on upload number `image`.
+        matrix: for `matrix`, with a label for each row and column.
+        normalize, colormap, title, columns: defaults, each overridable in the query.
+        signed: arrays are signed about zero.
+        image: which of the request's images the picture is about.
+        transform: facts of `workers.contract.Transform` for overlays: where the network's input lies in the upload.
+        value_name: what the colour bar measures.
+        outliers: with `symmetric`, which share of a group's values other than zero may lie beyond the ends of its
+            scale: a gradient has a few values so large that against them all others would be grey.
+        image_id: of an uploaded-like image that the picture equals, if it does.
+        categories: for arrays whose numbers are names (class indices): each number's name. Such maps are drawn with a
+            colour for each number that occurs and a legend, and never interpolated.
+    """
+
+    name: str
+    heading: str
+    views: tuple[View, ...]
+    tiles: tuple[Tile, ...] = ()
+    matrix: Slice | None = None
+    row_labels: tuple[str, ...] = ()
+    column_labels: tuple[str, ...] = ()
+    normalize: Normalize = "map"
+    colormap: str = "viridis"
+    title: Title = "index"
+    columns: int | None = None
+    signed: bool = False
+    image: int | None = None
+    transform: Mapping[str, Any] | None = None
+    value_name: str = ""
+    value_range: tuple[float, float] | None = None
+    outliers: float = 0.0
+    image_id: str | None = None
+    categories: Mapping[int, str] | None = None

@@ -1,0 +1,334 @@
+"""The queue: jobs and the moves between their states, each one a script that the server runs whole.
+
+A job is what a client sees; a run is one computation, shared by the jobs that asked for the same. Lanes and leases hold
+runs.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from convscope.protocol.problems import ProblemError
+from convscope.queue.connection import guarded
+from convscope.queue.keys import idempotency_key, key
+from convscope.queue.listing import read_page
+from convscope.queue.lua import Scripts
+from convscope.queue.records import (
+    ACTIVE,
+    TERMINAL,
+    Claim,
+    Job,
+    JobImage,
+    JobLimits,
+    JobProgress,
+    JobSpec,
+    JobState,
+    Lane,
+    QueueStats,
+    SweepReport,
+    Verdict,
+    WorkerInfo,
+    images_json,
+    new_id,
+    pairs,
+)
+from convscope.queue.stats import read_beats, read_stats, read_workers
+
+__all__ = [
+    "ACTIVE",
+    "TERMINAL",
+    "Claim",
+    "Job",
+    "JobImage",
+    "JobLimits",
+    "JobProgress",
+    "JobSpec",
+    "JobState",
+    "Jobs",
+    "Lane",
+    "QueueStats",
+    "SweepReport",
+    "Verdict",
+    "WorkerInfo",
+    "new_id",
+]
+
+PROGRESS_EVERY_MS = 400
+"""Progress events of one run are at least this far apart; the record itself follows each report."""
+
+_LONGEST_ID = 64
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+class Jobs:
+    """All moves of jobs and runs. Every method raises ProblemError `queue-unavailable` without a server."""
+
+    def __init__(self, redis: Redis, limits: JobLimits) -> None:
+        self._redis = redis
+        self._limits = limits
+        self._scripts = Scripts(redis)
+        self._keep_ms = round(limits.keep_jobs_s * 1000)
+        self._lease_ms = round(limits.lease_s * 1000)
+
+    # Clients.
+
+    async def submit(self, spec: JobSpec, *, instead_of: str = "") -> tuple[Job, bool]:
+        """The job of a request, and whether it is a new one (an idempotency key may name an older one).
+
+        A stored result of an identical request makes the new job succeed at once; an identical computation in flight
+        is shared, except under `no_cache`. `instead_of` is a job whose result was lost: a key that names it will name
+        the new one.
+
+        Raises:
+            ProblemError: `idempotency-mismatch`, `quota-exceeded`, `queue-full`.
+        """
+        job_id = new_id()
+        status, flat, extra = await self._scripts.run(
+            "submit", id=job_id, instead_of=instead_of, **self._submission(spec)
+        )
+        if status in ("new", "same"):
+            held = pairs(flat)
+            return Job.from_hash(str(extra) or job_id, held), status == "new"
+        if status == "mismatch":
+            raise ProblemError(
+                "idempotency-mismatch",
+                "This Idempotency-Key came before, with another request.",
+                job_id=extra,
+            )
+        if status == "quota":
+            quota = self._limits.caller_jobs if spec.caller_jobs is None else spec.caller_jobs
+            detail = f"{spec.caller} has {quota} unfinished jobs, as many as allowed."
+            raise ProblemError("quota-exceeded", detail, retry_after_s=5.0, limit=quota)
+        if status == "memory":
+            raise ProblemError("queue-full", "The queue's memory is nearly used up.", retry_after_s=10.0)
+        # The longest wait in a full lane, spread over its jobs' starts, is about when a few places will be free again.
+        wait_s = min(60.0, max(1.0, math.ceil(float(extra) / 1000 / 20)))
+        raise ProblemError(
+            "queue-full",
+            f"{self._limits.lane_depth} {spec.lane} jobs are waiting, as many as allowed.",
+            retry_after_s=wait_s,
+            limit=self._limits.lane_depth,
+        )
+
+    def _submission(self, spec: JobSpec) -> dict[str, str | int | float]:
+        limits = self._limits
+        return {
+            "operation": spec.operation,
+            "caller": spec.caller,
+            "request": _compact(spec.request),
+            "labels": _compact(spec.labels),
+            "images": _compact(images_json(spec)),
+            "lane": spec.lane,
+            "digest": spec.digest,
+            "environment": spec.environment,
+            "deadline_in_ms": "" if spec.deadline_s is None else round(spec.deadline_s * 1000),
+            "idempotency": idempotency_key(spec.caller, spec.idempotency_key) if spec.idempotency_key else "",
+            "fingerprint": spec.fingerprint,
+            "request_id": spec.request_id,
+            "no_cache": int(spec.no_cache),
+            "lane_depth": limits.lane_depth,
+            "caller_jobs": limits.caller_jobs if spec.caller_jobs is None else spec.caller_jobs,
+            "keep_ms": self._keep_ms,
+            "memory_share": limits.memory_share if spec.lane == "interactive" else limits.batch_memory_share,
+        }
+
+    async def get(self, job_id: str, caller: str) -> Job:
+        """A caller's job.
+
+        Raises:
+            ProblemError: `not-found`, also for another caller's job.
+        """
+        held = await self._record(job_id)
+        if not hmac.compare_digest(held.get("caller", "").encode(), caller.encode()) or not held:
+            raise _no_such_job(job_id)
+        return Job.from_hash(job_id, held)
+
+    async def _record(self, job_id: str) -> dict[str, str]:
+        if len(job_id) > _LONGEST_ID:
+            return {}
+        async with guarded():
+            held = await self._redis.hgetall(key("job", job_id))
+        return {str(name): str(value) for name, value in held.items()}
+
+    async def page(
+        self,
+        caller: str,
+        *,
+        state: JobState | str | None = None,
+        operation: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> tuple[list[Job], str | None]:
+        """A caller's jobs, newest first, and the cursor of the next page; None where there is none.
+
+        Raises:
+            ProblemError: `invalid-request` for a cursor that this method did not give.
+        """
+        return await read_page(self._redis, caller, state=state, operation=operation, limit=limit, cursor=cursor)
+
+    async def cancel(self, job_id: str, caller: str) -> Job:
+        """End a job: at once where it waits or others share its computation, else the worker is asked to stop.
+
+        A job that was cancelled before is answered like the first time.
+
+        Raises:
+            ProblemError: `not-found`, `already-finished`.
+        """
+        if len(job_id) > _LONGEST_ID:
+            raise _no_such_job(job_id)
+        status, flat = await self._scripts.run("cancel", id=job_id, caller=caller, keep_ms=self._keep_ms)
+        if status == "not-found":
+            raise _no_such_job(job_id)
+        job = Job.from_hash(job_id, pairs(flat))
+        if status == "finished":
+            raise ProblemError("already-finished", f"The job is {job.state}.", job_id=job_id, state=str(job.state))
+        return job
+
+    async def forget_result(self, job: Job) -> None:
+        """No longer answer identical requests with this job's result: its artifacts are gone."""
+        if not job.digest or not job.manifest:
+            return
+        async with guarded():
+            if await self._redis.hget(key("cached", job.digest), "manifest") == job.manifest:
+                await self._redis.delete(key("cached", job.digest))
+
+    # Workers.
+
+    async def claim(self, worker: str, *, interactive: int, batch: int, operations: Collection[str]) -> list[Claim]:
+        """Runs for a worker that has room for so many of each lane and knows those operations.
+
+        A run marked `alone` is given only to a worker that holds no lease, and nothing else until it has let it go or
+        written a checkpoint. Among `interactive` slots there may be an aged batch run (`slot` says so).
+        """
+        reply = await self._scripts.run(
+            "claim",
+            worker=worker,
+            token=secrets.token_hex(8),
+            interactive=max(interactive, 0),
+            batch=max(batch, 0),
+            operations=",".join(sorted(operations)),
+            lease_ms=self._lease_ms,
+            aged_ms=round(self._limits.aged_s * 1000),
+            patience_ms=round(self._limits.alone_patience_s * 1000),
+            keep_ms=self._keep_ms,
+        )
+        return [Claim.from_reply(one) for one in reply]
+
+    async def renew(self, worker: str, runs: Sequence[tuple[str, int]]) -> dict[str, Verdict]:
+        """Extend the leases of runs (with their epochs), which the engine has moved since the last time."""
+        if not runs:
+            return {}
+        reply = await self._scripts.run(
+            "renew",
+            worker=worker,
+            runs=" ".join(f"{run} {epoch}" for run, epoch in runs),
+            lease_ms=self._lease_ms,
+        )
+        return {run: Verdict(verdict) for run, verdict in pairs(reply).items()}
+
+    async def progress(self, run: str, epoch: int, progress: JobProgress, preview: str | None = None) -> Verdict:
+        """Say how far a run is; `preview` is the artifact key of a PNG."""
+        reply = await self._scripts.run(
+            "progress",
+            run=run,
+            epoch=epoch,
+            token=secrets.token_hex(8),
+            done=progress.done,
+            total=progress.total,
+            message=progress.message,
+            losses="" if progress.losses is None else json.dumps(progress.losses),
+            preview=preview or "",
+            every_ms=PROGRESS_EVERY_MS,
+        )
+        return Verdict(reply)
+
+    async def checkpointed(self, run: str, epoch: int, ref: str, step: int) -> Verdict:
+        """Remember a stored checkpoint, its artifact key and step; the one before is kept too."""
+        return Verdict(await self._scripts.run("checkpointed", run=run, epoch=epoch, ref=ref, step=step))
+
+    async def finish(
+        self,
+        run: str,
+        epoch: int,
+        *,
+        manifest: str | None = None,
+        error: Mapping[str, Any] | None = None,
+        computed_ms: float,
+        environment: str = "",
+    ) -> Verdict:
+        """The end of a run, after its artifacts are stored: a result's manifest, or an error {name, detail, extra}.
+
+        A result answers later requests only where `environment`, what the worker runs on, is what its digest was made
+        for: while versions or devices are mixed, a job may be computed by a worker of another kind.
+        """
+        if (manifest is None) == (error is None):
+            raise ValueError("a run ends with either a manifest or an error")
+        reply = await self._scripts.run(
+            "finish",
+            run=run,
+            epoch=epoch,
+            manifest=manifest or "",
+            error=_compact(dict(error)) if error else "",
+            error_name=str(error["name"]) if error else "",
+            environment=environment,
+            computed_ms=computed_ms,
+            keep_ms=self._keep_ms,
+        )
+        return Verdict(reply)
+
+    async def give_back(self, run: str, epoch: int, *, crashed: bool, reason: str = "") -> Verdict:
+        """Let a run go unfinished: after a crash of its engine, a stop of the worker, or to confirm a cancellation."""
+        reply = await self._scripts.run(
+            "give_back",
+            run=run,
+            epoch=epoch,
+            crashed=int(crashed),
+            reason=reason or "no reason known",
+            crash_limit=self._limits.crashes,
+            keep_ms=self._keep_ms,
+        )
+        return Verdict(reply)
+
+    async def sweep(self) -> SweepReport:
+        """Put right what time and accidents have done; every supervisor calls it each second."""
+        reply = await self._scripts.run(
+            "sweep", lease_ms=self._lease_ms, crash_limit=self._limits.crashes, keep_ms=self._keep_ms
+        )
+        return SweepReport.model_validate(pairs(reply))
+
+    async def heartbeat(self, info: WorkerInfo) -> None:
+        """A worker lives; without another heartbeat for 10 s it no longer counts."""
+        await self._scripts.run("heartbeat", id=info.id, info=info.model_dump_json(exclude={"heartbeat_ms"}))
+
+    async def sign_off(self, worker_id: str) -> None:
+        """A worker has ended in order; it no longer counts."""
+        async with guarded(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(key("workers"), worker_id)
+            pipe.delete(key("worker", worker_id))
+            await pipe.execute()
+
+    async def workers(self) -> list[WorkerInfo]:
+        """The workers that live."""
+        return await read_workers(self._redis)
+
+    async def workers_online(self) -> int:
+        """How many workers live."""
+        return len(await read_beats(self._redis))
+
+    async def stats(self) -> QueueStats:
+        """Figures for /metrics."""
+        return await read_stats(self._redis)
+
+
+def _no_such_job(job_id: str) -> ProblemError:
+    return ProblemError("not-found", f"There is no job {job_id[:_LONGEST_ID]!r}.")

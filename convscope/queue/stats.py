@@ -1,0 +1,68 @@
+"""Who works and how much is waiting: reads for /metrics, /readyz and `workers_online`. Used by `jobs`."""
+
+from __future__ import annotations
+
+import json
+
+from redis.asyncio import Redis
+
+from convscope.queue.connection import guarded
+from convscope.queue.keys import LANES, WORKER_KEPT_MS, key
+from convscope.queue.records import QueueStats, WorkerInfo
+
+
+def _ms(clock: tuple[int, int]) -> int:
+    """The server's TIME reply as Unix milliseconds."""
+    return int(clock[0]) * 1000 + int(clock[1]) // 1000
+
+
+async def read_beats(redis: Redis) -> dict[str, int]:
+    """The workers whose last heartbeat is recent, with its time by the server's clock, ms."""
+    async with guarded():
+        pipe = redis.pipeline(transaction=False)
+        pipe.time()
+        pipe.zrange(key("workers"), 0, -1, withscores=True)
+        clock, beats = await pipe.execute()
+    return {str(name): int(beat) for name, beat in beats if beat >= _ms(clock) - WORKER_KEPT_MS}
+
+
+async def read_workers(redis: Redis) -> list[WorkerInfo]:
+    """The workers that live, as they describe themselves."""
+    beats = await read_beats(redis)
+    if not beats:
+        return []
+    async with guarded():
+        texts = await redis.mget([key("worker", name) for name in beats])
+    return [
+        WorkerInfo.model_validate({**json.loads(text), "heartbeat_ms": beat})
+        for beat, text in zip(beats.values(), texts, strict=True)
+        if text
+    ]
+
+
+async def read_stats(redis: Redis) -> QueueStats:
+    """Depths, ages, totals and memory."""
+    workers = len(await read_beats(redis))
+    async with guarded():
+        pipe = redis.pipeline(transaction=False)
+        pipe.time()
+        for lane in LANES:
+            pipe.zcard(key("lane", lane))
+            pipe.zrange(key("lane", lane), 0, 0, withscores=True)
+        pipe.zcard(key("leases"))
+        pipe.zcard(key("active"))
+        pipe.hgetall(key("counters"))
+        pipe.info("memory")
+        clock, *lanes, running, unfinished, counters, memory = await pipe.execute()
+    now = _ms(clock)
+    oldest = dict(zip(LANES, lanes[1::2], strict=True))
+    return QueueStats(
+        waiting=dict(zip(LANES, lanes[::2], strict=True)),
+        oldest_s={lane: max(0.0, (now - first[0][1]) / 1000) if (first := oldest[lane]) else 0.0 for lane in LANES},
+        running=running,
+        unfinished=unfinished,
+        workers=workers,
+        counters={name: int(total) for name, total in counters.items()},
+        memory_bytes=int(memory["used_memory"]),
+        memory_limit_bytes=int(memory.get("maxmemory", 0)),
+    )

@@ -1,0 +1,214 @@
+"""Answers about a job: its JSON, its result in the representation that was asked for, or that it is not ready yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from convscope.protocol.operations import operations
+from convscope.protocol.operations.base import Operation
+from convscope.protocol.pictures import Normalize, Title, View
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.results import Manifest
+from convscope.queue.jobs import Job
+from convscope.render import RenderOptions
+from service.answers.pictures import own_pictures
+from service.answers.views import etag, failure, job_etag, job_path, job_view, retry_after_s, workers_online
+from service.context import Context
+from service.http.negotiation import JSON, PNG, SAFETENSORS
+from service.http.problems import problem_response
+from service.http.streaming import IMMUTABLE, artifact_response, not_modified
+from service.results import rendering
+from service.results.arrays import json_bytes, safetensors_header
+
+FEW_NUMBERS = 4096
+"""JSON with so many numbers is written more quickly than handed to a thread."""
+
+
+class RenderQuery(BaseModel):
+    """How a picture is drawn; asked for in the query, it never changes what is computed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    view: View | None = Field(None, description="A default for each operation.")
+    colormap: str | None = Field(None, max_length=100, description="A name of the cmap catalogue; `_r` reverses.")
+    normalize: Normalize | None = Field(
+        None,
+        description="map: each map by its own min and max; layer: all by the layer's; standard: mean 128, one standard "
+        "deviation 64; symmetric: about zero.",
+    )
+    columns: int | None = Field(None, description="Tiles in a row.")
+    scale: float | None = Field(None, description="Pixels for each cell of a map; of an overlay, for each pixel of it.")
+    title: Title | None = Field(None, description="The text above each tile.")
+    alpha: float | None = Field(None, description="Opacity of an overlay, 0 to 1.")
+    pick: str | None = Field(
+        None, max_length=300, description="One picture, layer or item; without it all are stacked, up to 16."
+    )
+
+    def options(self) -> RenderOptions:
+        """As the renderer takes them.
+
+        Raises:
+            ProblemError: `invalid-request`.
+        """
+        return RenderOptions(**self.model_dump(exclude={"pick"}))
+
+
+class WaitQuery(BaseModel):
+    """Long poll."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: float = Field(0, ge=0, description="Hold the request up to so many seconds; cut to the longest, 60.")
+
+
+RenderQueryDependency = Annotated[RenderQuery, Query()]
+WaitQueryDependency = Annotated[WaitQuery, Query()]
+
+
+def representations(operation: Operation[Any]) -> list[str]:
+    """Media types that a result can be answered as, the default first."""
+    return [JSON, PNG, SAFETENSORS] if operation.has_picture else [JSON, SAFETENSORS]
+
+
+def job_headers(job: Job) -> dict[str, str]:
+    """What every answer about a job carries."""
+    return {"Location": job_path(job.id), "Vary": "Accept, Authorization"}
+
+
+async def job_answer(
+    request: Request,
+    context: Context,
+    job: Job,
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    online: int | None = None,
+) -> Response:
+    """The job as JSON; a 200 carries the entity tag of this revision, and is 304 where the client has it.
+
+    Args:
+        online: how many workers live, where that is known.
+    """
+    if online is None:
+        online = await workers_online(context)
+    sent = {"Cache-Control": "no-cache", **job_headers(job), **(headers or {})}
+    if status == 200:
+        sent["ETag"] = job_etag(context, job, online)
+        if request.method == "GET" and (unchanged := not_modified(request, sent)) is not None:
+            return unchanged
+    if not job.finished:
+        sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
+    await own_pictures(context, job)
+    view = await job_view(context, job, online)
+    arrays = (view["result"] or {}).get("arrays", {}).values()
+    numbers = sum(array["data"].size for array in arrays if "data" in array)
+    body = json_bytes(view) if numbers <= FEW_NUMBERS else await asyncio.to_thread(json_bytes, view)
+    return Response(body, status, sent, media_type=JSON)
+
+
+def failure_answer(
+    request: Request, job: Job, problem: ProblemError, headers: dict[str, str] | None = None
+) -> Response:
+    """The problem that a finished job stands for."""
+    return problem_response(request, problem, {**job_headers(job), **(headers or {})})
+
+
+async def finished_answer(
+    request: Request,
+    context: Context,
+    job: Job,
+    media: str,
+    query: RenderQuery,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A finished job's result in that media type, or its problem."""
+    problem = failure(job)
+    if problem is not None:
+        return failure_answer(request, job, problem, headers)
+    sent = {**(headers or {}), "Content-Location": _result_path(job, media, query)}
+    assert job.manifest is not None
+    online, manifest = await asyncio.gather(workers_online(context), context.results.manifest(job.manifest))
+    if media == JSON:
+        return await job_answer(request, context, job, headers=sent, online=online)
+    sent = {**job_headers(job), **sent}
+    if media == PNG:
+        return await picture_answer(request, context, job, manifest, query.pick, query.options(), sent)
+    return await arrays_answer(request, context, job, manifest, sent)
+
+
+def _result_path(job: Job, media: str, query: RenderQuery) -> str:
+    """The address of what is answered: of a picture, with how it is drawn."""
+    drawn = query.model_dump(exclude_none=True) if media == PNG else {}
+    return f"{job_path(job.id)}/result" + (f"?{urlencode(drawn)}" if drawn else "")
+
+
+async def picture_answer(
+    request: Request,
+    context: Context,
+    job: Job,
+    manifest: Manifest,
+    pick: str | None,
+    options: RenderOptions,
+    headers: dict[str, str],
+) -> Response:
+    """A picture of a result."""
+    assert job.manifest is not None
+    tag = etag(job.manifest, PNG, rendering.version(), pick, options)
+    sent = {**headers, "ETag": tag, "Cache-Control": IMMUTABLE}
+    if request.method == "GET" and (unchanged := not_modified(request, sent)) is not None:
+        return unchanged
+    drawing = await context.renderer.draw(job.manifest, manifest, pick, options)
+    timings = {"queued": job.queued_ms, "computed": job.computed_ms, "rendered": drawing.ms}
+    sent["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in timings.items() if ms is not None)
+    return Response(drawing.png, 200, sent, media_type=PNG)
+
+
+async def arrays_answer(
+    request: Request, context: Context, job: Job, manifest: Manifest, headers: dict[str, str]
+) -> Response:
+    """Every array of a result as one safetensors file, as it is stored."""
+    sent = {**headers, "ETag": etag(manifest.arrays_key or job.manifest, SAFETENSORS), "Cache-Control": IMMUTABLE}
+    if manifest.arrays_key is None:
+        head, length = safetensors_header({}), 0
+    else:
+        head, length = b"", await context.artifacts.size(manifest.arrays_key)
+    return await artifact_response(
+        request,
+        context.artifacts,
+        head=head,
+        key=manifest.arrays_key,
+        start=0,
+        length=length,
+        media_type=SAFETENSORS,
+        headers=sent,
+    )
+
+
+def known_operation(name: str, place: str) -> None:
+    """See that there is an operation of that name.
+
+    Raises:
+        ProblemError: `invalid-request`.
+    """
+    if name not in operations():
+        detail = f"there is no operation {name!r}; possible: {', '.join(operations())}"
+        raise ProblemError("invalid-request", detail, errors=[FieldError(place, detail)], possible=list(operations()))
+
+
+def operation_of(job: Job) -> Operation[Any]:
+    """The operation that a job runs.
+
+    Raises:
+        ProblemError: `not-acceptable`, for a job of an operation that this version does not have any more.
+    """
+    found = operations().get(job.operation)
+    if found is None:
+        raise ProblemError("not-acceptable", f"This version has no operation {job.operation}.", possible=[JSON])
+    return found

@@ -1,0 +1,293 @@
+"""From a body to a job: read, validate, keep the images, resolve with the network's card, bound the cost, submit."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from convscope.protocol.cards import ModelCard
+from convscope.protocol.operations.base import Operation
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.requests import CommonRequest, ImageRef
+from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
+from convscope.store.image_sets import ImageSets
+from convscope.store.images import ImageRecord
+from service.context import Context
+from service.http.negotiation import idempotency_key
+from service.http.problems import from_validation, invalid_request
+from service.images.uploads import keep_image, read_base64
+from service.intake import bodies
+from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
+from service.intake.limits import check_cost, check_length, check_pixels
+
+BODY_TYPES = ("multipart/form-data", "application/json")
+_UPLOADED = "upload:"
+"""Prefix of the ids that stand for a form's files until these are decoded; no stored image has it."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The card of the network that a request is about, and what the workers run on."""
+
+    card: ModelCard
+    environment: str
+
+
+@dataclass(frozen=True)
+class Received:
+    """A validated request, its network, and its images, stored; `image_list` is where a set's members are listed."""
+
+    request: CommonRequest
+    network: Network
+    images: list[JobImage]
+    image_list: str | None = None
+
+
+async def receive(request: Request, context: Context, caller: str, operation: Operation[Any]) -> Received:
+    """Read the body of a request to an operation, and keep what it uploads.
+
+    The schema is checked before any image is decoded.
+
+    Raises:
+        ProblemError: of the body, the schema and the images.
+    """
+    limits = bodies.BodyLimits.of(context.settings)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        async with await bodies.read_form(request, limits) as form:
+            files = _image_files(form, operation)
+            parts = [await form.read(file) for file in form.files if file.name == REQUEST_PART]
+            if len(parts) > 1:
+                raise invalid_request([FieldError("/request", "given more than once")])
+            data = read_fields(operation, form.fields, *parts)
+            _place(data, len(files), operation)
+            asked = _validated(data, operation, context)
+            return await _looked_up(asked, context, caller, form, files)
+    if kind == "application/json" or kind.endswith("+json"):
+        data = read_json(await bodies.read_bytes(request, limits))
+    elif kind == "" and not await bodies.read_bytes(request, limits):
+        data = {}  # nothing sent is nothing asked for; the schema says what is missing
+    else:
+        raise ProblemError(
+            "unsupported-media-type",
+            f"A request is sent as {' or '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
+            possible=list(BODY_TYPES),
+        )
+    return await _looked_up(_validated(data, operation, context), context, caller, None, [])
+
+
+def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.FilePart]:
+    files = [file for file in form.files if file.name in IMAGE_FIELDS]
+    others = [file.name for file in form.files if file.name not in IMAGE_FIELDS | {REQUEST_PART}]
+    if others:
+        detail = f"the part {others[0][:80]!r} is no file field; images come in parts named `image`"
+        raise invalid_request([FieldError(f"/{others[0][:80]}", detail)])
+    if files and operation.max_images == 0:
+        raise invalid_request([FieldError("/image", f"{operation.name} takes no image")])
+    return files
+
+
+def _place(data: dict[str, Any], files: int, operation: Operation[Any]) -> None:
+    """Let a form's files stand in the request as images by reference."""
+    if not files:
+        return
+    given = sorted(IMAGE_FIELDS & data.keys())
+    if given:
+        raise invalid_request([FieldError(f"/{given[0]}", "images are given both as files and by reference")])
+    refs = [{"id": f"{_UPLOADED}{number}"} for number in range(files)]
+    properties = schema(operation.request)["properties"]
+    if files == 1 and "image" in properties:
+        data["image"] = refs[0]
+    else:
+        data["images"] = refs
+
+
+def _validated(data: dict[str, Any], operation: Operation[Any], context: Context) -> CommonRequest:
+    limit = min(operation.max_images, context.settings.images_per_request)
+    images = data.get("images")
+    if operation.max_images and isinstance(images, list) and len(images) > limit:
+        raise ProblemError(
+            "too-many-images", f"{operation.name} takes {limit} images at most, not {len(images)}.", limit=limit
+        )
+    return validate(operation, data)
+
+
+async def _looked_up(
+    asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+) -> Received:
+    """The request with its images stored; its network is looked up while they are being decoded."""
+    network = asyncio.create_task(_network(asked, context))
+    try:
+        image_set: str | None = getattr(asked, "image_set", None)
+        if image_set is not None:
+            asked, images, image_list = await _with_set(asked, context, caller, image_set)
+        else:
+            asked, images = await _with_images(asked, context, caller, form, files)
+            image_list = None
+        return Received(asked, await network, images, image_list)
+    finally:
+        network.cancel()
+        if network.done() and not network.cancelled():
+            network.exception()  # an image that is refused first is what the client hears of
+
+
+async def _network(asked: CommonRequest, context: Context) -> Network:
+    # The card is nearly always that of the first guess, and then there by the time that the deployment is known.
+    guess = asked.model or context.settings.default_model
+    (environment, default_model), card = await asyncio.gather(context.cards.deployment(), context.cards.peek(guess))
+    model = asked.model or default_model or guess
+    if card is None or model != guess:
+        card = await context.cards.get(model, context.settings.card_wait_s)
+    return Network(card, environment)
+
+
+async def _with_images(
+    asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+) -> tuple[CommonRequest, list[JobImage]]:
+    """The request with every image stored and named by its id."""
+    refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
+    records: list[ImageRecord] = []
+    for number, ref in enumerate(refs):
+        try:
+            records.append(await _stored(ref, context, caller, form, files))
+        except ProblemError as error:
+            if len(refs) > 1 and not error.errors:
+                error.errors = (FieldError(f"/images/{number}", error.detail),)
+            raise
+    check_pixels(records, context.settings)
+    if refs:
+        asked = asked.model_copy(update={"image": None, "images": [ImageRef(id=record.id) for record in records]})
+    images = [
+        JobImage(id=record.id, pixels=record.pixels, width=record.width, height=record.height) for record in records
+    ]
+    return asked, images
+
+
+async def _with_set(
+    asked: CommonRequest, context: Context, caller: str, image_set: str
+) -> tuple[CommonRequest, list[JobImage], str]:
+    """The request on the images of a stored set, and where these are listed."""
+    sets = ImageSets(context.redis, context.artifacts, context.settings.keep_images_s)
+    record = await sets.get(caller, image_set)
+    contents = await sets.contents(record)
+    images = [
+        JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
+        for member in contents.members
+    ]
+    return asked, images, record.contents
+
+
+async def _stored(
+    ref: ImageRef, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+) -> ImageRecord:
+    if ref.base64 is not None:
+        data = await read_base64(ref.base64)
+    elif form is not None and ref.id is not None and ref.id.startswith(_UPLOADED):
+        data = await form.read(files[int(ref.id.removeprefix(_UPLOADED))])
+    else:
+        assert ref.id is not None
+        return await context.images.get(caller, ref.id)
+    return await keep_image(context.images, caller, data, megapixels=context.settings.megapixels)
+
+
+async def submit(
+    request: Request, context: Context, caller: str, operation: Operation[Any], received: Received
+) -> tuple[Job, bool]:
+    """Resolve a request and make it a job; says whether it is a new one.
+
+    Raises:
+        ProblemError: of the network, the layers and channels, the cost and length, the queue.
+    """
+    card = received.network.card
+    resolved, others = await _resolve(received.request, operation, card, context)
+    check_cost(resolved, operation, card, len(received.images), context.settings)
+    plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
+    if plain.get("images"):
+        plain["images"] = [{"id": image.id} for image in received.images]
+    check_length(plain, context.settings)
+    spec = JobSpec(
+        operation=operation.name,
+        request=plain,
+        labels=received.request.labels,
+        images=[] if received.image_list else received.images,
+        image_list=received.image_list,
+        lane=operation.lane,
+        caller=caller,
+        digest=computation_digest(
+            received.network.environment,
+            [card.entry_digest, *(other.entry_digest for other in others)],
+            operation.name,
+            plain,
+            [image.pixels for image in received.images],
+        ),
+        environment=received.network.environment,
+        deadline_s=received.request.deadline_s,
+        idempotency_key=idempotency_key(request.headers.getlist("idempotency-key")) or None,
+        fingerprint=_fingerprint(received, operation.name),
+        request_id=request.state.request_id,
+        no_cache="no-cache" in request.headers.get("cache-control", "").lower(),
+        caller_jobs=context.callers.quota(caller),
+    )
+    job, new = await context.jobs.submit(spec)
+    if job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):
+        # The store lost what the queue remembers, for an identical request or under this key.
+        await context.jobs.forget_result(job)
+        return await context.jobs.submit(spec, instead_of=job.id)
+    return job, new
+
+
+async def _resolve(
+    asked: CommonRequest, operation: Operation[Any], card: ModelCard, context: Context
+) -> tuple[CommonRequest, list[ModelCard]]:
+    try:
+        resolved: CommonRequest = operation.resolve(asked, card)
+        names = list(operation.models(resolved))
+        others = await asyncio.gather(*(context.cards.get(name, context.settings.card_wait_s) for name in names))
+        if names:
+            resolved = operation.resolve_others(resolved, dict(zip(names, others, strict=True)))
+    except ValidationError as error:
+        raise from_validation(error, asked.model_dump(mode="json")) from error
+    return resolved, list(others)
+
+
+async def _result_is_there(context: Context, job: Job) -> bool:
+    if job.manifest is None:
+        return False
+    try:
+        manifest = await context.results.manifest(job.manifest)
+    except ProblemError as error:
+        if error.name == "gone":
+            return False
+        raise
+    return manifest.arrays_key is None or await context.artifacts.exists(manifest.arrays_key)
+
+
+def computation_digest(
+    environment: str, entries: Sequence[str], operation: str, resolved: Mapping[str, Any], pixels: Sequence[str]
+) -> str:
+    """What identifies a computation: code and machine, networks, request, pixels; nothing of who asked, and when.
+
+    Empty, which is never shared, as long as no worker said what it runs on.
+    """
+    if not environment:
+        return ""
+    request = {name: value for name, value in resolved.items() if name not in IMAGE_FIELDS}
+    return _digest([environment, list(entries), operation, request, list(pixels)])
+
+
+def _fingerprint(received: Received, operation: str) -> str:
+    """What a client asked for, by which a repeated idempotency key is checked; the same after a deployment."""
+    plain = received.request.model_dump(mode="json", exclude=set(IMAGE_FIELDS))
+    return _digest([operation, plain, [image.pixels for image in received.images]])
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
