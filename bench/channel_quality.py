@@ -20,7 +20,7 @@ from bench.lucent_quality import KEPT, ours
 from bench.maximize import channels, clock, request
 from bench.photographs import crops
 from bench.report import report
-from workers.contract import Context, Outcome, Row, params
+from workers.contract import Grant, Outcome, Row, params
 from workers.methods.maximize import METHOD
 from workers.networks.build import load
 
@@ -32,7 +32,7 @@ SHOWN = tuple(range(0, CHANNELS, 8))
 
 def finished(network: Any, row: Row, states: Any) -> Outcome:
     """A job's outcome."""
-    made = METHOD.finish(network, row, states, Context())
+    made = METHOD.finish(network, row, states, Grant())
     if isinstance(made, Generator):
         made = returned(made)
     assert isinstance(made, Outcome)

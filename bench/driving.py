@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from workers.contract import Context, MethodError, OneShotMethod, Outcome, Row
+from workers.contract import Grant, MethodError, OneShotMethod, Outcome, Row
 
 T = TypeVar("T")
 
@@ -22,13 +22,13 @@ def returned(work: Generator[Any, None, T]) -> T:
             return value
 
 
-def outcome(method: OneShotMethod, network: Any, row: Row, context: Context | None = None) -> Outcome:
+def outcome(method: OneShotMethod, network: Any, row: Row, grant: Grant | None = None) -> Outcome:
     """One row's outcome.
 
     Raises:
         MethodError: the row's own.
     """
-    found = returned(method.run(network, [row], context or Context()))[0]
+    found = returned(method.run(network, [row], grant or Grant()))[0]
     if isinstance(found, MethodError):
         raise found
     return found

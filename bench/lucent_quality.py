@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bench.maximize import clock, lucent_pictures, request, started
 from bench.report import report
-from workers.contract import Context
+from workers.contract import Grant
 from workers.methods.maximize import METHOD
 from workers.methods.maximize.ascent import current_picture
 from workers.networks.build import LoadedNetwork, load
@@ -74,7 +74,7 @@ def ours(network: LoadedNetwork, recipe: str, objectives: list[dict[str, Any]], 
     states = started(network, asked)
     for number, state in enumerate(states):
         while not METHOD.done(state):
-            METHOD.step(network, [state], Context())
+            METHOD.step(network, [state], Grant())
         print(f"{recipe} {number + 1}/{len(states)}: {state.losses[0]:.3g} → {state.losses[-1]:.3g}", flush=True)
     return states, torch.stack([current_picture(state) for state in states])
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bench.driving import returned
 from bench.report import report
 from convscope.protocol.operations.presets import FIELDS, PRESETS
-from workers.contract import Context, MethodError, Row, params
+from workers.contract import Grant, MethodError, Row, params
 from workers.engine.environment import prepare_process
 from workers.engine.process import choose_arithmetic
 from workers.methods.maximize import METHOD
@@ -60,7 +60,7 @@ def channels(layer: str, count: int) -> list[dict[str, Any]]:
 
 def started(network: LoadedNetwork, asked: dict[str, Any]) -> list[Any]:
     """A job's states."""
-    begun = METHOD.start(network, Row(params(asked)), Context())
+    begun = METHOD.start(network, Row(params(asked)), Grant())
     return returned(begun) if isinstance(begun, Generator) else begun
 
 
@@ -71,7 +71,7 @@ def ours(network: LoadedNetwork, asked: dict[str, Any], rows: int, steps: int) -
     def run() -> None:
         for _ in range(steps):
             for first in range(0, len(states), rows):
-                METHOD.step(network, states[first : first + rows], Context())
+                METHOD.step(network, states[first : first + rows], Grant())
 
     return run
 

@@ -22,7 +22,7 @@ from bench.report import report
 from convscope.protocol.operations import operations
 from convscope.protocol.pictures import ArrayInfo, Picture
 from convscope.render import RenderOptions, render, stack
-from workers.contract import Context, Outcome, Row, params
+from workers.contract import Grant, Outcome, Row, params
 from workers.methods.cam import METHOD as CAM
 from workers.methods.cka import METHOD as CKA
 from workers.methods.deconv import METHOD as DECONV
@@ -78,7 +78,7 @@ def models() -> None:
     }  # fmt: skip
     other = load("efficientnet_lite1")
     row = Row(params(request), crops(200))
-    found = outcome(CKA, load("efficientnet_lite0"), row, Context(networks={"efficientnet_lite1": other}))
+    found = outcome(CKA, load("efficientnet_lite0"), row, Grant(networks={"efficientnet_lite1": other}))
     (picture,) = declared("cka", request, found)
     drawn = render(picture, lambda array: found.arrays[array].numpy(), None, RenderOptions())
     (IMAGES / "cka-lite0-lite1.png").write_bytes(drawn)

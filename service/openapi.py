@@ -1,6 +1,6 @@
 """The OpenAPI document: what the framework knows of the routes, with our schemas, errors and bodies.
 
-`python -m service.write_openapi > openapi/openapi.json` writes the one that is compared with the live application in tests.
+`python -m service.write_openapi > openapi/openapi.json` writes the one that tests compare with the live application.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Context:
+class Grant:
     """What the engine grants: bytes of working memory, and how long one slice should take at most."""
 
     memory_bytes: int = 2 * 1024**3
@@ -206,7 +206,7 @@ Result = Outcome | MethodError
 class OneShotMethod(ABC):
     """Work that runs once, in slices.
 
-    `run` is a generator: it yields Progress after each slice (one forward and backward, about `context.slice_s`), so
+    `run` is a generator: it yields Progress after each slice (one forward and backward, about `grant.slice_s`), so
     that the engine can serve others in between, and returns one Result a row, in order. Short methods yield nothing.
     The engine closes the generator when every row is cancelled; whatever it holds must be released in `finally`.
     Nothing of the thread's state (`torch.no_grad`, a mode) may be set while it yields: others compute meanwhile.
@@ -217,11 +217,11 @@ class OneShotMethod(ABC):
         """Rows with equal keys (and equal network and precision) share one `run`; None runs alone."""
 
     @abstractmethod
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """Compute all rows. A row that cannot be computed gets a MethodError in its place."""
 
     def models(self, request: Any) -> Sequence[str]:
-        """Catalogue ids of further networks the request needs (they arrive in `context.networks`)."""
+        """Catalogue ids of further networks the request needs (they arrive in `grant.networks`)."""
         del request
         return ()
 
@@ -246,11 +246,11 @@ class IterativeMethod(ABC):
         return 1, 0
 
     @abstractmethod
-    def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row, grant: Grant) -> list[Any] | Generator[Progress, None, list[Any]]:
         """The states of one job, one for each picture, before their first step."""
 
     @abstractmethod
-    def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
         """Advance every state by one step, in place; a state that failed gets its error.
 
         When it raises (out of memory), the states are as they were before: the engine tries a smaller tile, then each
@@ -267,7 +267,7 @@ class IterativeMethod(ABC):
 
     @abstractmethod
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], context: Context
+        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
     ) -> Result | Generator[Progress, None, Result]:
         """The job's result, from its finished states."""
 
@@ -276,7 +276,7 @@ class IterativeMethod(ABC):
         """Everything needed to go on, as named CPU tensors (numbers as 0-d tensors)."""
 
     @abstractmethod
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], context: Context) -> list[Any]:
+    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
         """The states of a job from what `save` gave."""
 
 

@@ -82,7 +82,7 @@ class Jobs:
 
     # Clients.
 
-    async def submit(self, spec: JobSpec, *, instead_of: str = "") -> tuple[Job, bool]:
+    async def enqueue(self, spec: JobSpec, *, instead_of: str = "") -> tuple[Job, bool]:
         """The job of a request, and whether it is a new one (an idempotency key may name an older one).
 
         A stored result of an identical request makes the new job succeed at once; an identical computation in flight
@@ -94,7 +94,7 @@ class Jobs:
         """
         job_id = new_id()
         status, flat, extra = await self._scripts.run(
-            "submit", id=job_id, instead_of=instead_of, **self._submission(spec)
+            "enqueue", id=job_id, instead_of=instead_of, **self._submission(spec)
         )
         if status in ("new", "same"):
             held = pairs(flat)
@@ -286,10 +286,10 @@ class Jobs:
         )
         return Verdict(reply)
 
-    async def give_back(self, run: str, epoch: int, *, crashed: bool, reason: str = "") -> Verdict:
+    async def requeue(self, run: str, epoch: int, *, crashed: bool, reason: str = "") -> Verdict:
         """Let a run go unfinished: after a crash of its engine, a stop of the worker, or to confirm a cancellation."""
         reply = await self._scripts.run(
-            "give_back",
+            "requeue",
             run=run,
             epoch=epoch,
             crashed=int(crashed),

@@ -38,7 +38,7 @@ ACTIVE = frozenset(JobState) - TERMINAL
 class Verdict(StrEnum):
     """What a worker hears about a run it reports on.
 
-    GO_ON: the report counts. CANCELLED: nobody wants the run any more; stop it and confirm with `give_back` or
+    GO_ON: the report counts. CANCELLED: nobody wants the run any more; stop it and confirm with `requeue` or
     `finish`. SAVE: make a checkpoint soon; the run may be wanted back then. PARK: give it back; it goes on later from
     the checkpoint that it has just made. FENCED: the run is not this worker's (any more); drop it and report nothing
     further.

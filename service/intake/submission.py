@@ -235,11 +235,11 @@ async def submit(
         no_cache="no-cache" in request.headers.get("cache-control", "").lower(),
         caller_jobs=context.callers.quota(caller),
     )
-    job, new = await context.jobs.submit(spec)
+    job, new = await context.jobs.enqueue(spec)
     if job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):
         # The store lost what the queue remembers, for an identical request or under this key.
         await context.jobs.forget_result(job)
-        return await context.jobs.submit(spec, instead_of=job.id)
+        return await context.jobs.enqueue(spec, instead_of=job.id)
     return job, new
 
 

@@ -255,7 +255,7 @@ async def _press(settings: Settings, shortage: str) -> None:
     if shortage == "lane":
         jobs = Jobs(redis, JobLimits.from_settings(settings))
         for _ in range(10):
-            await jobs.submit(JobSpec(operation="nobody-knows", request={}, lane="batch", caller="other"))
+            await jobs.enqueue(JobSpec(operation="nobody-knows", request={}, lane="batch", caller="other"))
     else:
         used = int((await redis.info("memory"))["used_memory"])
         await redis.config_set("maxmemory", int(used / 0.79))

@@ -126,10 +126,10 @@ async def test_row_12_a_failover_that_loses_the_last_writes(private_server: Serv
     primary.kill()
     await after.zrem(key("leases"), kept.id)  # a script's writes may also arrive in part
     jobs = Jobs(after, JobLimits())
-    again, new = await jobs.submit(spec)
+    again, new = await jobs.enqueue(spec)
     assert new and again.id != lost.id
-    assert (await jobs.submit(spec))[0].id == again.id
-    assert (await jobs.submit(spec.model_copy(update={"idempotency_key": "earlier"})))[0].id == kept.id
+    assert (await jobs.enqueue(spec))[0].id == again.id
+    assert (await jobs.enqueue(spec.model_copy(update={"idempotency_key": "earlier"})))[0].id == kept.id
     assert (await jobs.sweep()).repaired == 1
     assert await jobs.renew("w1", [(claimed.run, claimed.epoch)]) == {claimed.run: "go-on"}
     runs = await jobs.claim("w2", interactive=9, batch=9, operations=["sums"])

@@ -33,16 +33,16 @@ ELSEWHERE = {
 
 async def test_row_02_killed_anywhere_on_the_way_to_its_commit(start: Start, client: Client):
     """Between the pictures and the manifest, and while it gives back: done again, the same bytes, one end."""
-    assert set(FAULT_POINTS) - ELSEWHERE == {"after_pictures_put", "before_give_back"}
+    assert set(FAULT_POINTS) - ELSEWHERE == {"after_pictures_put", "before_requeue"}
     second = start()
     await second.said("engine_ready")
-    for seed, point in enumerate(("after_pictures_put", "before_give_back")):
+    for seed, point in enumerate(("after_pictures_put", "before_requeue")):
         second.signal(signal.SIGSTOP)
         first = start(engine=CHECKPOINTS, environment={VARIABLE: point})
-        giving_back = point == "before_give_back"
-        how = {"pictures": 2, "steps": 300 if giving_back else 10, "seed": seed}
-        job_id = await client.submit("climb", **how, step_s=0.01 if giving_back else 0.0)
-        if giving_back:
+        requeueing = point == "before_requeue"
+        how = {"pictures": 2, "steps": 300 if requeueing else 10, "seed": seed}
+        job_id = await client.submit("climb", **how, step_s=0.01 if requeueing else 0.0)
+        if requeueing:
             await checkpointed(client, job_id)
             first.signal(signal.SIGTERM)
         assert await first.ended() == -signal.SIGKILL
@@ -191,7 +191,7 @@ async def test_rows_05_and_08_long_work_makes_room_for_what_was_in_a_killed_engi
     assert {claim.run for claim in claims} == set(suspects)
     before = {job_id: (await client.get(job_id)).progress.done for job_id in busy}
     for claim in claims:
-        await client.jobs.give_back(claim.run, claim.epoch, crashed=True, reason="its engine was killed")
+        await client.jobs.requeue(claim.run, claim.epoch, crashed=True, reason="its engine was killed")
 
     async def cleared() -> bool:
         runs = [await client.redis.hmget(key("run", job_id), "alone", "checkpoint_step") for job_id in suspects]

@@ -186,7 +186,7 @@ class Worker:
         while not self._stop.is_set():
             verdict = (await self._jobs.renew("w1", [(claim.run, claim.epoch)]))[claim.run]
             if verdict != Verdict.GO_ON:
-                await self._jobs.give_back(claim.run, claim.epoch, crashed=False)
+                await self._jobs.requeue(claim.run, claim.epoch, crashed=False)
                 return
             await asyncio.sleep(0.02)
 

@@ -18,7 +18,7 @@ import torch
 
 from tests.workers.methods import ascents, cases
 from tests.workers.methods.ascents import channel
-from workers.contract import Context, MethodError, Network
+from workers.contract import Grant, MethodError, Network
 from workers.engine.loader import Source
 from workers.engine.loop import Engine
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
@@ -128,7 +128,7 @@ class Exact:
             if not tile:
                 return [METHOD.save([state]) for state in everybody]
             while len(tile) < TILE:
-                tile += METHOD.load(used, row, METHOD.save(everybody[:1]), ascents.CONTEXT)[: TILE - len(tile)]
+                tile += METHOD.load(used, row, METHOD.save(everybody[:1]), ascents.GRANT)[: TILE - len(tile)]
             assert not any(ascents.step(used, tile))
         raise AssertionError("the jobs do not end")
 
@@ -188,10 +188,10 @@ class Hungry(Maximize):
     def __init__(self, most: int) -> None:
         self._most = most
 
-    def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
         if len(states) > self._most:
             torch.empty(2**50, dtype=torch.uint8, device=network.device)
-        return super().step(network, states, context)
+        return super().step(network, states, grant)
 
 
 class Said:
@@ -231,7 +231,7 @@ class OnTheEngine:
             used, ascents.request("pixel", size=list(cases.SIZE), objective=[channel(1, "6")])
         )
         run = Run("r", "maximize", {}, "batch", METHOD, row, needs=("fake",), networks={"fake": used})
-        tile = Tiles(config, device).measure("key", run, states, Context())
+        tile = Tiles(config, device).measure("key", run, states, Grant())
         assert tile in (1, *CANDIDATES)
         assert Tiles(config, device).known("key") == tile
         assert states[0].step == 0

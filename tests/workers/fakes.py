@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import Box, Context, Layer, MethodError, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.contract import Box, Grant, Layer, MethodError, OneShotMethod, Outcome, Progress, Result, Row, Transform
 from workers.passes.calls import CallObserver
 
 _ACTIVATIONS = {
@@ -165,9 +165,9 @@ def finish(work: Generator[Progress, None, list[Result]]) -> tuple[list[Result],
             return stop.value, said
 
 
-def outcome(method: OneShotMethod, network: Any, row: Row, context: Context | None = None) -> Outcome:
+def outcome(method: OneShotMethod, network: Any, row: Row, grant: Grant | None = None) -> Outcome:
     """One row's outcome; its MethodError is raised."""
-    results, _ = finish(method.run(network, [row], context or Context()))
+    results, _ = finish(method.run(network, [row], grant or Grant()))
     if isinstance(results[0], MethodError):
         raise results[0]
     return results[0]

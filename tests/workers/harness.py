@@ -183,7 +183,7 @@ class Client:
             deadline_s=deadline_s,
             digest=digest,
         )
-        job, _ = await self.jobs.submit(spec)
+        job, _ = await self.jobs.enqueue(spec)
         return job.id
 
     async def get(self, job_id: str, caller: str = CALLER) -> Job:

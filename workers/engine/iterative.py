@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
-from workers.contract import Context, IterativeMethod, MethodError, Outcome, Progress
+from workers.contract import Grant, IterativeMethod, MethodError, Outcome, Progress
 from workers.engine import checkpoints
 from workers.engine.device import see_that_it_answers
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
@@ -43,7 +43,7 @@ class Iteratives:
         scheduler: told what becomes of tasks and states.
         reports: told about runs.
         leave: called with each run that has ended.
-        context: grants for a run.
+        grant: grants for a run.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Iteratives:
         tiles: Tiles,
         config: EngineConfig,
         leave: Callable[[Run], None],
-        context: Callable[[Run], Context],
+        grant: Callable[[Run], Grant],
     ) -> None:
         self._scheduler = scheduler
         self._reports = reports
@@ -62,7 +62,7 @@ class Iteratives:
         self._tiles = tiles
         self._config = config
         self._leave = leave
-        self._context = context
+        self._grant = grant
         self._pads: OrderedDict[int, list[Any]] = OrderedDict()
 
     def slice(self, decision: StartTask | StepTile | FinishTask, runs: dict[str, Run]) -> None:
@@ -98,13 +98,13 @@ class Iteratives:
     # Starting and finishing.
 
     def _start(self, run: Run, decision: StartTask, began: float) -> None:
-        method, context = _method(run), self._context(run)
+        method, grant = _method(run), self._grant(run)
         self._reports.started(run)
         if run.checkpoint is not None:
             try:
                 digest = checkpoints.request_digest(run.operation, run.request)
                 saved = checkpoints.unpack(run.checkpoint, digest=digest)
-                run.states = method.load(run.network, run.row, saved.tensors, context)
+                run.states = method.load(run.network, run.row, saved.tensors, grant)
             except (checkpoints.CheckpointError, MethodError, *UNFIT) as error:
                 if is_out_of_memory(error):
                     raise
@@ -116,12 +116,12 @@ class Iteratives:
             run.steps = run.checkpointed_step = saved.step
             run.checkpoint = None
         else:
-            states = self._sliced(run, lambda: method.start(run.network, run.row, context))
+            states = self._sliced(run, lambda: method.start(run.network, run.row, grant))
             if states is None:
                 self._ran(decision, began, [run])
                 return
             run.states = states
-        self._choose_tile(run, context)
+        self._choose_tile(run, grant)
         run.proving_s = SUSPECT_CHECKPOINT_S if run.alone else math.inf
         run.checkpoint_due = time.monotonic() + min(self._config.checkpoint_s, run.proving_s)
         self._ran(decision, began, [run])
@@ -146,22 +146,22 @@ class Iteratives:
         self._reports.progress(run, progress, time.monotonic())
         return None
 
-    def _choose_tile(self, run: Run, context: Context) -> None:
+    def _choose_tile(self, run: Run, grant: Grant) -> None:
         """Give the group its tile, if it has none yet."""
         if run.precision != "exact":
             rows = min(self._tiles.fast.rows(run.key), self._fitting(run))
         elif run.tile:
             rows = run.tile
         elif run.states:
-            rows = self._tiles.measure(run.base_key, run, run.states, context)
+            rows = self._tiles.measure(run.base_key, run, run.states, grant)
         else:
             rows = 1
         run.tile = rows
         self._scheduler.set_tile(run.key, rows)
 
     def _finish(self, run: Run, decision: FinishTask, began: float) -> None:
-        method, context = _method(run), self._context(run)
-        result = self._sliced(run, lambda: method.finish(run.network, run.row, run.states, context))
+        method, grant = _method(run), self._grant(run)
+        result = self._sliced(run, lambda: method.finish(run.network, run.row, run.states, grant))
         self._ran(decision, began, [run])
         if result is None:
             return
@@ -205,11 +205,11 @@ class Iteratives:
     def _step_states(self, decision: StepTile, involved: dict[str, Run]) -> dict[str, MethodError]:
         """Step the states of a tile, padded to its size for `exact`; the errors by run."""
         run = next(iter(involved.values()))
-        context = self._context(run)
+        grant = self._grant(run)
         states = [involved[task].states[index] for task, index in decision.states]
         tile = decision.tile if run.precision == "exact" else len(states)
-        pads = self._padding(decision.unit, run, states[0], tile - len(states), context)
-        errors = _method(run).step(run.network, [*states, *pads], context)
+        pads = self._padding(decision.unit, run, states[0], tile - len(states), grant)
+        errors = _method(run).step(run.network, [*states, *pads], grant)
         if pads:
             kept = zip(pads, errors[len(states) :], strict=True)
             self._pads[decision.unit] = [pad for pad, error in kept if error is None and not _method(run).done(pad)]
@@ -221,13 +221,13 @@ class Iteratives:
                 involved[task].steps += 1
         return failed
 
-    def _padding(self, unit: int, run: Run, state: Any, count: int, context: Context) -> list[Any]:
+    def _padding(self, unit: int, run: Run, state: Any, count: int, grant: Grant) -> list[Any]:
         """States that nobody wants, so that the tile has its one shape. Rows do not see each other."""
         if count <= 0:
             return []
         pads = self._pads.pop(unit, [])
         if len(pads) < count:
-            pads = [*pads, *clones(run, state, count - len(pads), context)]
+            pads = [*pads, *clones(run, state, count - len(pads), grant)]
         self._pads[unit] = pads
         while len(self._pads) > PADS_KEPT:
             self._pads.popitem(last=False)
@@ -269,7 +269,7 @@ class Iteratives:
 
     def _fitting(self, run: Run) -> int:
         """How many rows of a `fast` group there is memory for."""
-        return max(1, self._context(run).memory_bytes // max(1, run.row_bytes))
+        return max(1, self._grant(run).memory_bytes // max(1, run.row_bytes))
 
     # Reports and ends.
 

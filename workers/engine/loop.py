@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from workers.contract import Context, IterativeMethod, Method, MethodError, Network
+from workers.contract import Grant, IterativeMethod, Method, MethodError, Network
 from workers.engine import checkpoints
 from workers.engine.iterative import Iteratives
 from workers.engine.loader import Loader, Source
@@ -67,9 +67,9 @@ class Engine:
         self._reports = Reports(outbox, source, config, device)
         self._meter = Meter(device)
         self._tiles = Tiles(config, device)
-        self._oneshots = OneShots(self._scheduler, self._reports, self._meter, self._leave, self._context)
+        self._oneshots = OneShots(self._scheduler, self._reports, self._meter, self._leave, self._grant)
         self._iteratives = Iteratives(
-            self._scheduler, self._reports, self._meter, self._tiles, config, self._leave, self._context
+            self._scheduler, self._reports, self._meter, self._tiles, config, self._leave, self._grant
         )
         self._runs: dict[str, Run] = {}
         self._loading: dict[str, Run] = {}
@@ -246,8 +246,8 @@ class Engine:
 
     # Small things.
 
-    def _context(self, run: Run) -> Context:
-        return Context(
+    def _grant(self, run: Run) -> Grant:
+        return Grant(
             memory_bytes=self._limits.memory[run.lane],
             slice_s=self._config.slice_s,
             networks=run.networks,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from workers.contract import Context, MethodError, OneShotMethod, Progress, Result
+from workers.contract import Grant, MethodError, OneShotMethod, Progress, Result
 from workers.engine.device import see_that_it_answers
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.plan import RunBatch
@@ -33,7 +33,7 @@ class OneShots:
         scheduler: told how each batch ends.
         reports: told about rows.
         leave: called with each run that has ended.
-        context: grants for a run.
+        grant: grants for a run.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class OneShots:
         reports: Reports,
         meter: Meter,
         leave: Callable[[Run], None],
-        context: Callable[[Run], Context],
+        grant: Callable[[Run], Grant],
     ) -> None:
         self._scheduler = scheduler
         self._reports = reports
         self._meter = meter
         self._leave = leave
-        self._context = context
+        self._grant = grant
         self._open: dict[int, _Batch] = {}
 
     def close(self, unit: int) -> None:
@@ -68,7 +68,7 @@ class OneShots:
             assert isinstance(method, OneShotMethod)
             for run in runs:
                 self._reports.started(run)
-            slices = method.run(runs[0].network, [run.row for run in runs], self._context(runs[0]))
+            slices = method.run(runs[0].network, [run.row for run in runs], self._grant(runs[0]))
             batch = self._open[decision.unit] = _Batch(runs, slices)
         progress, results, error = self._advance(batch, decision, runs)
         if progress is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from workers.contract import Context, IterativeMethod, MethodError
+from workers.contract import Grant, IterativeMethod, MethodError
 from workers.engine.fast_tiles import FastTiles
 from workers.engine.memory import is_out_of_memory, release_memory
 from workers.engine.reports import device_name
@@ -57,16 +57,16 @@ class Tiles:
         """Memory allows no larger tile for this group, as long as this engine lives."""
         self._most[key] = rows
 
-    def measure(self, key: Hashable, run: Run, states: Sequence[Any], context: Context) -> int:
+    def measure(self, key: Hashable, run: Run, states: Sequence[Any], grant: Grant) -> int:
         """Step clones of a state in growing tiles and remember the largest that pays."""
         assert isinstance(run.method, IterativeMethod)
         method, best = run.method, 1
-        cost = self._seconds(method, run, clones(run, states[0], 1, context), context)
+        cost = self._seconds(method, run, clones(run, states[0], 1, grant), grant)
         for rows in CANDIDATES:
-            if rows * run.row_bytes > context.memory_bytes:
+            if rows * run.row_bytes > grant.memory_bytes:
                 break
             try:
-                seconds = self._seconds(method, run, clones(run, states[0], rows, context), context)
+                seconds = self._seconds(method, run, clones(run, states[0], rows, grant), grant)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -80,13 +80,13 @@ class Tiles:
         self._write()
         return best
 
-    def _seconds(self, method: IterativeMethod, run: Run, states: list[Any], context: Context) -> float:
+    def _seconds(self, method: IterativeMethod, run: Run, states: list[Any], grant: Grant) -> float:
         """The quicker of two steps after one to warm up."""
         taken = []
         for _ in range(3):
             self._wait()
             began = time.perf_counter()
-            errors = method.step(run.network, states, context)
+            errors = method.step(run.network, states, grant)
             self._wait()
             taken.append(time.perf_counter() - began)
             failed = next((error for error in errors if isinstance(error, MethodError)), None)
@@ -110,11 +110,11 @@ class Tiles:
         unfinished.replace(self._path)
 
 
-def clones(run: Run, state: Any, count: int, context: Context) -> list[Any]:
+def clones(run: Run, state: Any, count: int, grant: Grant) -> list[Any]:
     """Copies of one state, made as a resume makes them, to measure with and to pad tiles with."""
     method = run.method
     assert isinstance(method, IterativeMethod)
-    make: Callable[[], list[Any]] = lambda: method.load(run.network, run.row, method.save([state]), context)  # noqa: E731
+    make: Callable[[], list[Any]] = lambda: method.load(run.network, run.row, method.save([state]), grant)  # noqa: E731
     made: list[Any] = []
     while len(made) < count:
         made.extend(make())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.passes.batches import gather, module_for, preprocess_key, slices
 
 
@@ -25,12 +25,12 @@ class Classify(OneShotMethod):
         """Rows with the same input size and precision share a batch."""
         return preprocess_key(request)
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row whose logits are not finite gets `numerical-error`."""
         batch = gather(network, rows)
         logits: list[Tensor] = []
         module = module_for(network, rows[0].request)
-        for part in slices(network, batch.inputs, context):
+        for part in slices(network, batch.inputs, grant):
             with torch.no_grad():
                 found = module(part)
             if not isinstance(found, Tensor) or found.dim() != 2:

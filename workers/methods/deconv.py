@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Box, Context, Layer, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Box, Grant, Layer, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.passes.batches import module_for
 from workers.passes.calls import capture
 from workers.passes.rules import PathReport, RuleMode
@@ -50,7 +50,7 @@ class Deconv(OneShotMethod):
         """Runs alone: every row has its own image and its own units."""
         del request
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """See the class.
 
         Row: one image; request `layers`, `channels`, `by`, `seed_unit`, `rule`, `switches`, `nonstandard_gate`.
@@ -60,7 +60,7 @@ class Deconv(OneShotMethod):
             patch/{layer}: K×h×w×3 uint8, the input image in the receptive field, grey beyond the image.
             patch_projection/{layer}: K×3×h×w float32, the projection in the same window.
         """
-        del context
+        del grant
         results: list[Result] = []
         for row in rows:
             try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.calls import capture
 from workers.passes.units import choose_channels
@@ -31,14 +31,14 @@ class FeatureMaps(OneShotMethod):
         """Rows with the same layers and input size share a batch."""
         return tuple(request.layers), preprocess_key(request)
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row whose maps are not finite gets `numerical-error`."""
         names = list(rows[0].request.layers)
         batch = gather(network, rows)
         module = module_for(network, rows[0].request)
         owners = [row for row in range(len(rows)) for _ in batch.of(row)]
         images: list[dict[str, _Chosen]] = []
-        for part in slices(network, batch.inputs, context, names):
+        for part in slices(network, batch.inputs, grant, names):
             with torch.no_grad():
                 seen, _ = capture(module, part, names)
                 for k in range(len(part)):

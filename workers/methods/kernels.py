@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 
 
 class Kernels(OneShotMethod):
@@ -27,9 +27,9 @@ class Kernels(OneShotMethod):
         del request
         return "kernels"
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row at no convolution gets `not-applicable`."""
-        del context
+        del grant
         yield from ()
         return [_look(network, row.request) for row in rows]
 

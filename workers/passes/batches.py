@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Context, MethodError, Network, Row, Transform
+from workers.contract import Grant, MethodError, Network, Row, Transform
 
 MOST_IMAGES = 32
 """Images of one slice, where memory and time allow so many."""
@@ -83,19 +83,19 @@ def repeated_module_for(network: Network, request: Any) -> nn.Module:
     return network.lean_module(fast=getattr(request, "precision", "exact") == "fast")
 
 
-def slices(network: Network, inputs: Tensor, context: Context, kept: Sequence[str] = ()) -> Iterator[Tensor]:
+def slices(network: Network, inputs: Tensor, grant: Grant, kept: Sequence[str] = ()) -> Iterator[Tensor]:
     """The batch in parts that fit the memory granted and take about the time granted, the first by an estimate.
 
     Args:
         network: whose layers tell how much memory an image takes.
         inputs: N×C×h×w.
-        context: what the engine grants.
+        grant: what the engine grants.
         kept: names of layers whose whole output is kept until the slice is done.
     """
     scale = relative_size(network, inputs)
     sizes = {name: _numbers(layer.shape) for name, layer in network.layers.items()}
     numbers = _WORKING_COPIES * max(sizes.values(), default=0) + sum(sizes[name] for name in kept)
-    fitting = max(1, min(MOST_IMAGES, int(context.memory_bytes / (4 * max(numbers, 1) * scale))))
+    fitting = max(1, min(MOST_IMAGES, int(grant.memory_bytes / (4 * max(numbers, 1) * scale))))
     take, start = max(1, min(fitting, int(8 / scale))), 0
     while start < len(inputs):
         began = time.perf_counter()
@@ -103,7 +103,7 @@ def slices(network: Network, inputs: Tensor, context: Context, kept: Sequence[st
         yield part
         start += len(part)
         seconds_an_image = (time.perf_counter() - began) / len(part)
-        take = max(1, min(fitting, int(context.slice_s / max(seconds_an_image, 1e-6))))
+        take = max(1, min(fitting, int(grant.slice_s / max(seconds_an_image, 1e-6))))
 
 
 def relative_size(network: Network, inputs: Tensor) -> float:

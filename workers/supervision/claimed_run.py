@@ -11,7 +11,7 @@ from workers.wire import Frame
 
 
 @dataclass
-class Held:
+class ClaimedRun:
     """One claimed run.
 
     Args:
@@ -19,7 +19,7 @@ class Held:
         checkpoints: artifact keys to go on from, the best first; those found wanting are gone from the list.
         sent: the engine has it.
         final: the engine's last word on it, `result` or `failed`.
-        letting_go: nobody wants it from us any more; its follower has been stopped.
+        letting_go: nobody wants it from us any more; its lifecycle has been stopped.
         asking: the engine is being asked for a checkpoint.
     """
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Totals:
+class Counters:
     """Counters by name."""
 
     counts: dict[str, float] = field(default_factory=dict)

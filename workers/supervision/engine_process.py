@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from workers.supervision.engine_log import LINE_LIMIT_BYTES, pass_on_log
-from workers.supervision.fork_server import Forked, ForkServer, describe_status
+from workers.supervision.fork_server import Forked, ForkServerProcess, describe_status
 from workers.supervision.tasks import end_tasks
 from workers.wire import Frame, WireError, read_frame, write_frame
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 LAST_WORDS_S = 1.0
 
 
-class EngineChild:
+class EngineProcess:
     """One engine process, from its start to its end; a new one is a new object.
 
     Args:
@@ -31,7 +31,7 @@ class EngineChild:
 
     def __init__(
         self,
-        server: ForkServer,
+        server: ForkServerProcess,
         forked: Forked,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
@@ -51,7 +51,7 @@ class EngineChild:
         self._logging = asyncio.create_task(self._log(), name="engine log")
 
     @classmethod
-    async def fork(cls, server: ForkServer, heard: Callable[[Frame], None]) -> EngineChild:
+    async def fork(cls, server: ForkServerProcess, heard: Callable[[Frame], None]) -> EngineProcess:
         """A new engine of the server, which becomes ready by itself.
 
         Raises:

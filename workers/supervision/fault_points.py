@@ -15,7 +15,7 @@ FaultPoint = Literal[
     "after_finish",
     "in_checkpoint",
     "after_checkpoint",
-    "before_give_back",
+    "before_requeue",
 ]
 FAULT_POINTS: tuple[FaultPoint, ...] = get_args(FaultPoint)
 VARIABLE = "CONVSCOPE_FAULT"

@@ -47,7 +47,7 @@ class Forked:
     standard_error: socket.socket
 
 
-class ForkServer:
+class ForkServerProcess:
     """One fork server, from its start to its end; a new one is a new object.
 
     Args:

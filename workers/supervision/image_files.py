@@ -14,7 +14,7 @@ from convscope.store.image_sets import ImageSetContents
 FETCHES = 8
 
 
-class Spool:
+class ImageFiles:
     """A folder with a folder for each run; what a dead worker left there goes when a new one starts.
 
     Workers in containers may share the folder and their process ids: each holds the lock of a part with a name of its

@@ -20,7 +20,7 @@ from convscope.queue.connection import guarded
 from convscope.queue.keys import key
 from convscope.store.artifacts import Artifacts, Blob
 from convscope.store.images import Images
-from workers.supervision.claimed_run import Held
+from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.fault_points import FaultPoint, fault_point
 from workers.wire import Frame
 
@@ -71,7 +71,7 @@ class ResultStore:
         self._images = images
         self._patience_s = patience_s
 
-    async def result(self, held: Held, frame: Frame) -> str:
+    async def result(self, held: ClaimedRun, frame: Frame) -> str:
         """Store pictures, then arrays and manifest at the same time; the manifest's artifact key.
 
         Nobody knows that key before the queue is told of it, after both.
@@ -109,7 +109,7 @@ class ResultStore:
                 raise key_or_error
         return str(stored[-1])
 
-    async def _put(self, held: Held, data: Blob, point: FaultPoint, key: str | None = None) -> str:
+    async def _put(self, held: ClaimedRun, data: Blob, point: FaultPoint, key: str | None = None) -> str:
         stored = await self._persist(held, lambda: self._artifacts.put("results", data, key))
         fault_point(point)
         return stored
@@ -125,7 +125,7 @@ class ResultStore:
         return await self._artifacts.put("previews", await asyncio.to_thread(encode_png, pixels))
 
     async def _register_pictures(
-        self, held: Held, facts: dict[str, Any], arrays: dict[str, StoredArray], data: memoryview
+        self, held: ClaimedRun, facts: dict[str, Any], arrays: dict[str, StoredArray], data: memoryview
     ) -> None:
         """Make each picture of a result an image of everybody who asked for it, with its id in the facts."""
         operation = operations().get(held.claim.operation)
@@ -156,7 +156,7 @@ class ResultStore:
             found = [await self._redis.hget(key("job", str(job)), "caller") for job in sorted(jobs)]
         return sorted({str(caller) for caller in found if caller is not None})
 
-    async def _persist(self, held: Held, call: Callable[[], Awaitable[T]]) -> T:
+    async def _persist(self, held: ClaimedRun, call: Callable[[], Awaitable[T]]) -> T:
         return await persist(call, patience_s=self._patience_s, run=held.run)
 
 

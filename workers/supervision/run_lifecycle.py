@@ -14,10 +14,10 @@ from convscope.queue.jobs import JobImage, JobProgress, Jobs, Verdict
 from convscope.recent import Recent
 from convscope.store.artifacts import Artifacts
 from convscope.store.images import Images, Pixels
-from workers.supervision.claimed_run import Held
-from workers.supervision.counters import Totals
+from workers.supervision.claimed_run import ClaimedRun
+from workers.supervision.counters import Counters
 from workers.supervision.fault_points import fault_point
-from workers.supervision.image_files import Spool
+from workers.supervision.image_files import ImageFiles
 from workers.supervision.result_store import ResultStore
 from workers.wire import Frame, WireError
 
@@ -39,13 +39,13 @@ class Withdrawn(Exception):  # noqa: N818  (not an error: the queue says that th
         self.verdict = verdict
 
 
-class Follower:
+class RunLifecycle:
     """Takes runs from claim to commit. Raises Withdrawn when the queue wants one back.
 
     Args:
         send: hands a run to an engine that is ready, and marks it as sent.
-        totals: counts what happens.
-        spool: where the images of sets lie while a run needs them.
+        counters: counts what happens.
+        image_files: where the images of sets lie while a run needs them.
         environment: what the engine runs on, as it says itself.
     """
 
@@ -55,24 +55,24 @@ class Follower:
         artifacts: Artifacts,
         images: Images,
         results: ResultStore,
-        send: Callable[[Held, Frame], Awaitable[None]],
-        totals: Totals,
-        spool: Spool,
+        send: Callable[[ClaimedRun, Frame], Awaitable[None]],
+        counters: Counters,
+        image_files: ImageFiles,
         environment: Callable[[], str],
     ) -> None:
-        self._spool = spool
+        self._image_files = image_files
         self._environment = environment
         self._jobs = jobs
         self._artifacts = artifacts
         self._images = images
         self._results = results
         self._send = send
-        self._totals = totals
+        self._counters = counters
         self._recent: Recent[str, Pixels] = Recent(RECENT_PIXELS_BYTES)
         self._fetching = asyncio.Semaphore(FETCHES)
         self._fetching_sets = asyncio.Semaphore(1)
 
-    async def follow(self, held: Held) -> None:
+    async def follow(self, held: ClaimedRun) -> None:
         """All of a run's life here.
 
         Raises:
@@ -85,7 +85,7 @@ class Follower:
                 held.wake.clear()
                 if held.refused:
                     held.refused = False
-                    self._totals.add("checkpoints_refused")
+                    self._counters.add("checkpoints_refused")
                     held.checkpoints = held.checkpoints[1:]
                     await self._hand_over(held)
                 if held.final is None:
@@ -106,11 +106,11 @@ class Follower:
             await self._finish(held, error=_error(ProblemError("internal-error", INTERNAL)))
         finally:
             if held.claim.image_list:
-                await self._spool.empty(held.token)
+                await self._image_files.empty(held.token)
 
     # To the engine.
 
-    async def _hand_over(self, held: Held) -> None:
+    async def _hand_over(self, held: ClaimedRun) -> None:
         """Fetch what the run needs and send it to the engine."""
         claim = held.claim
         files: list[str] = []
@@ -123,7 +123,7 @@ class Follower:
             pixels = [found[image.pixels] for image in claim.images]
             sizes = [(picture.shape[0], picture.shape[1]) for picture in pixels]
             if claim.image_list:
-                files, sizes = await self._spool.fill(held.token, claim.image_list)
+                files, sizes = await self._image_files.fill(held.token, claim.image_list)
             checkpoint = await self._checkpoint(held)
         header = {
             "type": "run",
@@ -153,7 +153,7 @@ class Follower:
             self._recent.put(image.pixels, pixels, pixels.nbytes)
         return pixels
 
-    async def _checkpoint(self, held: Held) -> bytes | None:
+    async def _checkpoint(self, held: ClaimedRun) -> bytes | None:
         """The newest checkpoint that can be had whole."""
         while held.checkpoints:
             try:
@@ -162,13 +162,13 @@ class Follower:
                 if problem.name != "gone":
                     raise
                 log.warning("checkpoint_damaged", run=held.run, checkpoint=held.checkpoints[0], detail=problem.detail)
-                self._totals.add("checkpoints_damaged")
+                self._counters.add("checkpoints_damaged")
                 held.checkpoints = held.checkpoints[1:]
         return None
 
     # From the engine.
 
-    async def _forward(self, held: Held) -> None:
+    async def _forward(self, held: ClaimedRun) -> None:
         """Pass on the newest checkpoint and progress. What cannot be told now is told with the next, or never."""
         checkpoint = held.checkpoint
         if checkpoint is not None:
@@ -198,13 +198,13 @@ class Follower:
         except ProblemError as problem:
             log.warning("progress_lost", run=held.run, problem=problem.name)
 
-    async def _keep_checkpoint(self, held: Held, frame: Frame) -> None:
+    async def _keep_checkpoint(self, held: ClaimedRun, frame: Frame) -> None:
         try:
             stored = await self._artifacts.put("checkpoints", frame.blobs[0])
             fault_point("in_checkpoint")
             step = int(frame.header["step"])
             verdict = await self._jobs.checkpointed(held.run, held.epoch, stored, step)
-            self._totals.add("checkpoints")
+            self._counters.add("checkpoints")
             log.info("checkpointed", run=held.run, step=step, nbytes=memoryview(frame.blobs[0]).nbytes)
             fault_point("after_checkpoint")
             if verdict is not Verdict.PARK or held.final is None:  # what is computed by now is better stored
@@ -215,7 +215,7 @@ class Follower:
 
     # The end.
 
-    async def _commit(self, held: Held, frame: Frame) -> None:
+    async def _commit(self, held: ClaimedRun, frame: Frame) -> None:
         if frame.type == "failed":
             name = frame.header["problem"] if frame.header["problem"] in PROBLEMS else "internal-error"
             error = {"name": name, "detail": frame.header["detail"]}
@@ -226,7 +226,7 @@ class Follower:
 
     async def _finish(
         self,
-        held: Held,
+        held: ClaimedRun,
         *,
         manifest: str | None = None,
         error: dict[str, Any] | None = None,
@@ -252,7 +252,7 @@ class Follower:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         fault_point("after_finish")
         outcome = "finished" if error is None else "failed"
-        self._totals.add(f"runs_{outcome if verdict is not Verdict.FENCED else 'fenced'}")
+        self._counters.add(f"runs_{outcome if verdict is not Verdict.FENCED else 'fenced'}")
         log.info(
             "run_" + outcome,
             run=held.run,

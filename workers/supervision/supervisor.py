@@ -26,14 +26,14 @@ from convscope.store.artifacts import Artifacts, retention_s
 from convscope.store.card_store import CardStore
 from convscope.store.images import Images
 from workers.engine_config import EngineConfig
-from workers.supervision.claimed_runs import Holdings, Room
-from workers.supervision.counters import Totals
-from workers.supervision.image_files import Spool
+from workers.supervision.claimed_runs import ClaimedRuns, Room
+from workers.supervision.counters import Counters
+from workers.supervision.image_files import ImageFiles
 from workers.supervision.publishing import Publisher
 from workers.supervision.result_store import ResultStore
-from workers.supervision.run_lifecycle import Follower
+from workers.supervision.run_lifecycle import RunLifecycle
 from workers.supervision.tasks import end_tasks
-from workers.supervision.watchdog import Keeper
+from workers.supervision.watchdog import Watchdog
 from workers.wire import Frame
 
 log = structlog.get_logger(__name__)
@@ -78,30 +78,30 @@ class Supervisor:
         self._publish_now = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._claiming = asyncio.Lock()
-        self._totals = Totals()
+        self._counters = Counters()
         self._doorbell = Doorbell(redis_url)
         self._jobs = Jobs(redis, JobLimits.from_settings(settings))
         images = Images(redis, artifacts, settings.keep_images_s)
         results = ResultStore(redis, artifacts, images, settings.store_patience_s)
-        spool = Spool(settings.data / "worker" / "spool", artifacts)
-        self._keeper = Keeper(config.json(), settings.stall_s, self._hear, self._engine_ended, self._totals)
-        self._publisher = Publisher(CardStore(redis), config.default_model, self._keeper.send)
-        self._holdings = Holdings(
+        image_files = ImageFiles(settings.data / "worker" / "spool", artifacts)
+        self._watchdog = Watchdog(config.json(), settings.stall_s, self._hear, self._engine_ended, self._counters)
+        self._publisher = Publisher(CardStore(redis), config.default_model, self._watchdog.send)
+        self._claimed = ClaimedRuns(
             self._jobs,
-            Follower(
+            RunLifecycle(
                 self._jobs,
                 artifacts,
                 images,
                 results,
-                self._keeper.hand_over,
-                self._totals,
-                spool,
+                self._watchdog.hand_over,
+                self._counters,
+                image_files,
                 lambda: self._publisher.environment,
             ),
-            self._keeper,
-            self._totals,
+            self._watchdog,
+            self._counters,
             room=Room(settings.interactive_runs, settings.batch_runs),
-            give_back_s=settings.lease_s,
+            requeue_s=settings.lease_s,
             freed=self._look.set,
         )
 
@@ -114,8 +114,8 @@ class Supervisor:
         log.info("worker_started", worker=self.id, pid=os.getpid())
         self._doorbell.start()
         concerns = [
-            self._keeper.keep,
-            self._keeper.watch,
+            self._watchdog.keep,
+            self._watchdog.watch,
             self._listen,
             self._claim,
             self._renew,
@@ -135,8 +135,8 @@ class Supervisor:
                 task.result()
         finally:
             stopping.cancel()
-            await end_tasks([*tasks, *self._holdings.tasks()])
-            await self._keeper.close()
+            await end_tasks([*tasks, *self._claimed.tasks()])
+            await self._watchdog.close()
             await self._sign_off()
             # Awaited with a limit that cancels again: a library may swallow the first cancellation.
             with suppress(TimeoutError):
@@ -154,10 +154,10 @@ class Supervisor:
             for wanted in (self._publish_now, self._look, self._beat_now):
                 wanted.set()
         else:
-            self._holdings.hear(frame)
+            self._claimed.hear(frame)
 
     async def _engine_ended(self, how: str) -> None:
-        await self._holdings.give_back_all(crashed=True, reason=how)
+        await self._claimed.requeue_all(crashed=True, reason=how)
 
     # The queue.
 
@@ -184,8 +184,8 @@ class Supervisor:
     async def _claim_what_fits(self) -> None:
         """One claim for all the room there is: what it leaves waiting has to wait for room, or rings when it comes."""
         async with self._claiming:
-            room = self._holdings.free()
-            known = set(self._keeper.card.get("operations", ())) & set(operations())
+            room = self._claimed.free()
+            known = set(self._watchdog.card.get("operations", ())) & set(operations())
             slow = self._answer_s > SLOW_S
             if self._stopping.is_set() or not known or slow or room.interactive + room.batch == 0:
                 return
@@ -194,7 +194,7 @@ class Supervisor:
                     self.id, interactive=room.interactive, batch=room.batch, operations=known
                 )
             for claim in claims:
-                self._holdings.take(claim)
+                self._claimed.take(claim)
 
     @asynccontextmanager
     async def _timed(self) -> AsyncIterator[None]:
@@ -211,9 +211,9 @@ class Supervisor:
             await _wait(self._renew_now, self._settings.renew_s)
             try:
                 async with self._timed():
-                    await self._holdings.renew(self.id)
+                    await self._claimed.renew(self.id)
             except ProblemError as problem:
-                log.warning("renew_failed", problem=problem.name, runs=len(self._holdings))
+                log.warning("renew_failed", problem=problem.name, runs=len(self._claimed))
 
     async def _beat(self) -> None:
         """Say that this worker lives and what it can do; also measures how quickly the queue answers."""
@@ -226,7 +226,7 @@ class Supervisor:
             await _wait(self._beat_now, LOOK_S)
 
     def _info(self) -> WorkerInfo:
-        card, beat, stopping = self._keeper.card, self._keeper.beat, self._stopping.is_set()
+        card, beat, stopping = self._watchdog.card, self._watchdog.beat, self._stopping.is_set()
         return WorkerInfo(
             id=self.id,
             host=socket.gethostname(),
@@ -238,10 +238,10 @@ class Supervisor:
             operations=sorted(set(card.get("operations", ())) & set(operations())),
             started_ms=self._started_ms,
             ready=bool(card) and not stopping,
-            reason="it is stopping" if stopping else "" if card else self._keeper.unready,
-            running=len(self._holdings),
+            reason="it is stopping" if stopping else "" if card else self._watchdog.unready,
+            running=len(self._claimed),
             metrics={
-                **self._totals.counts,
+                **self._counters.counts,
                 "slices": beat.get("slices", 0),
                 "engine_resident_bytes": beat.get("rss", 0),
             },
@@ -264,7 +264,7 @@ class Supervisor:
         """Keep the catalogue and the cards that requests wait for published."""
         told: int | None = None
         while True:
-            card = self._keeper.card
+            card = self._watchdog.card
             try:
                 if card and told != card["pid"]:
                     await self._publisher.engine_ready(card["environment"])
@@ -290,26 +290,26 @@ class Supervisor:
 
     async def _drain(self) -> None:
         """Checkpoint, store, give back; within `drain_s`, whatever does not answer."""
-        log.info("worker_stopping", worker=self.id, runs=len(self._holdings))
+        log.info("worker_stopping", worker=self.id, runs=len(self._claimed))
         until = time.monotonic() + self._settings.drain_s
         last_steps = max(0.5, min(LAST_STEPS_S, self._settings.drain_s / 2))
         try:
             async with asyncio.timeout(max(0.1, until - last_steps - time.monotonic())):
                 async with self._claiming:  # what is just being claimed is given back as well
                     pass
-                if self._holdings and self._keeper.ready.is_set():
-                    await self._keeper.send(Frame({"type": "drain"}))
-                    await self._keeper.drained.wait()
+                if self._claimed and self._watchdog.ready.is_set():
+                    await self._watchdog.send(Frame({"type": "drain"}))
+                    await self._watchdog.drained.wait()
                 # The checkpoints came before the word that all are made; now they are stored.
-                while self._holdings.storing():  # noqa: ASYNC110  (a state of many tasks, for a second at most)
+                while self._claimed.storing():  # noqa: ASYNC110  (a state of many tasks, for a second at most)
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            log.warning("drain_slow", runs=self._holdings.names())
+            log.warning("drain_slow", runs=self._claimed.names())
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + last_steps):
-                await self._holdings.give_back_all(crashed=False, reason="the worker stops")
+                await self._claimed.requeue_all(crashed=False, reason="the worker stops")
         except TimeoutError:
-            log.warning("drain_incomplete", runs=self._holdings.names())
+            log.warning("drain_incomplete", runs=self._claimed.names())
 
     async def _sign_off(self) -> None:
         try:

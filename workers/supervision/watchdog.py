@@ -9,10 +9,10 @@ from typing import Any
 
 import structlog
 
-from workers.supervision.claimed_run import Held
-from workers.supervision.counters import Totals
-from workers.supervision.engine_process import EngineChild
-from workers.supervision.fork_server import ForkServer, ForkServerError
+from workers.supervision.claimed_run import ClaimedRun
+from workers.supervision.counters import Counters
+from workers.supervision.engine_process import EngineProcess
+from workers.supervision.fork_server import ForkServerError, ForkServerProcess
 from workers.wire import Frame
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ SOON_S = 1.0
 ended within this time, so that a device that kills its engines does not have us do nothing else."""
 
 
-class Keeper:
+class Watchdog:
     """The engine of the moment.
 
     Args:
@@ -34,7 +34,7 @@ class Keeper:
         stall_s: an engine whose loop does not turn for so long is killed.
         heard: called with every frame but the engine's own affairs; must not block.
         ended: awaited when an engine has ended, with how, before the next one is started.
-        totals: counts ends and stalls.
+        counters: counts ends and stalls.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Keeper:
         stall_s: float,
         heard: Callable[[Frame], None],
         ended: Callable[[str], Awaitable[None]],
-        totals: Totals,
+        counters: Counters,
     ) -> None:
         self.unready = "the engine is starting"
         self.ready = asyncio.Event()
@@ -52,9 +52,9 @@ class Keeper:
         self._stall_s = stall_s
         self._heard = heard
         self._ended = ended
-        self._totals = totals
-        self._child: EngineChild | None = None
-        self._server: ForkServer | None = None
+        self._counters = counters
+        self._child: EngineProcess | None = None
+        self._server: ForkServerProcess | None = None
         self._ready_at = 0.0
 
     @property
@@ -76,7 +76,7 @@ class Keeper:
         if self._child is not None and self._child.ready:
             await self._child.send(frame)
 
-    async def hand_over(self, held: Held, frame: Frame) -> None:
+    async def hand_over(self, held: ClaimedRun, frame: Frame) -> None:
         """Give a run to an engine that is ready, waiting for one.
 
         Raises:
@@ -109,35 +109,35 @@ class Keeper:
     async def _live_and_die(self) -> float | None:
         """One engine from its start to its end; for how long it was ready, None where it never was."""
         try:
-            self._child = await EngineChild.fork(await self._loaded_server(), self._hear)
+            self._child = await EngineProcess.fork(await self._loaded_server(), self._hear)
         except ForkServerError as error:
             self.unready = f"no engine can be started: {error}"
-            self._totals.add("fork_server_failures")
+            self._counters.add("fork_server_failures")
             log.error("fork_server_failed", reason=str(error))
             return None
         how = await self._child.ended()
         lived_s = time.monotonic() - self._ready_at if self.ready.is_set() else None
         self.ready.clear()
         self.unready = self.unready or f"the engine ended ({how})"
-        self._totals.add("engine_ends")
-        self._totals.add(f"engine_ends_{how.partition(':')[0].replace(' ', '_')}")
+        self._counters.add("engine_ends")
+        self._counters.add(f"engine_ends_{how.partition(':')[0].replace(' ', '_')}")
         log.error("engine_ended", how=how, pid=self._child.pid, resident_bytes=self.beat.get("rss"))
         await self._ended(how)
         return lived_s
 
-    async def _loaded_server(self) -> ForkServer:
+    async def _loaded_server(self) -> ForkServerProcess:
         """The fork server that runs, or a new one."""
         if self._server is not None and not self._server.ready:
             await self._server.close()
             self._server = None
         if self._server is None:
-            self._server = ForkServer(self._config)
+            self._server = ForkServerProcess(self._config)
             await self._server.load()
         return self._server
 
     async def watch(self) -> None:
         """Kill an engine that has fallen silent, or never got ready."""
-        suspected: EngineChild | None = None
+        suspected: EngineProcess | None = None
         while True:
             await asyncio.sleep(min(1.0, self._stall_s / 4))
             child = self._child
@@ -149,7 +149,7 @@ class Keeper:
                 suspected = child
             else:
                 log.error("engine_silent", pid=child.pid, seconds=round(child.silent_s(), 1))
-                self._totals.add("engine_stalls")
+                self._counters.add("engine_stalls")
                 if child.killed_for and self._server is not None:
                     self._server.end()  # which was told to, and did not
                 child.kill("no progress")

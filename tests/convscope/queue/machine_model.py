@@ -166,7 +166,7 @@ class Model:
         self.end(run)
         return "go-on"
 
-    def give_back(self, run: ModelRun, crashed: bool) -> str:
+    def requeue(self, run: ModelRun, crashed: bool) -> str:
         if self.settle(run):
             return "cancelled"
         if crashed:

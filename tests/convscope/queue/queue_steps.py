@@ -28,7 +28,7 @@ def spec(**changes: Any) -> JobSpec:
 
 async def submit(jobs: Jobs, **changes: Any) -> Job:
     """A new job."""
-    job, new = await jobs.submit(spec(**changes))
+    job, new = await jobs.enqueue(spec(**changes))
     assert new
     return job
 

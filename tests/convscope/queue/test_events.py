@@ -124,7 +124,7 @@ async def test_who_waits_for_the_end_sleeps_through_everything_else(redis: Redis
             assert await any_change.changed(LONG_S)
             assert not await end.changed(0.05)
             await jobs.cancel(job.id, ME)
-            await jobs.give_back(claim.run, claim.epoch, crashed=False, reason="cancelled")
+            await jobs.requeue(claim.run, claim.epoch, crashed=False, reason="cancelled")
             assert await end.changed(LONG_S)
         assert (await jobs.get(job.id, ME)).finished
 

@@ -107,9 +107,9 @@ async def test_another_callers_job_does_not_exist(redis: Redis) -> None:
 async def test_the_same_key_and_request_name_the_same_job(redis: Redis) -> None:
     jobs = make_queue(redis)
     first = await submit(jobs, idempotency_key="k", fingerprint="f")
-    again, new = await jobs.submit(spec(idempotency_key="k", fingerprint="f"))
+    again, new = await jobs.enqueue(spec(idempotency_key="k", fingerprint="f"))
     assert (again.id, new) == (first.id, False)
-    mismatch = await problem_of(jobs.submit(spec(idempotency_key="k", fingerprint="g")))
+    mismatch = await problem_of(jobs.enqueue(spec(idempotency_key="k", fingerprint="g")))
     assert (mismatch.name, mismatch.extra["job_id"]) == ("idempotency-mismatch", first.id)
     other = await submit(jobs, idempotency_key="k", fingerprint="g", caller="bob")
     assert other.id != first.id
@@ -120,7 +120,7 @@ async def test_a_key_is_remembered_after_the_end_and_forgotten_with_the_job(redi
     first = await submit(jobs, idempotency_key="k", fingerprint="f")
     run = await claim_one(jobs)
     await jobs.finish(run.run, run.epoch, manifest="m", computed_ms=1)
-    again, new = await jobs.submit(spec(idempotency_key="k", fingerprint="f"))
+    again, new = await jobs.enqueue(spec(idempotency_key="k", fingerprint="f"))
     assert (again.id, again.state, new) == (first.id, JobState.SUCCEEDED, False)
     await redis.delete(key("job", first.id))
     assert (await submit(jobs, idempotency_key="k", fingerprint="g")).id != first.id
@@ -128,7 +128,7 @@ async def test_a_key_is_remembered_after_the_end_and_forgotten_with_the_job(redi
 
 async def test_fifty_submissions_at_once_with_one_key_are_one_job(redis: Redis) -> None:
     jobs = make_queue(redis)
-    answers = await asyncio.gather(*(jobs.submit(spec(idempotency_key="k", fingerprint="f")) for _ in range(50)))
+    answers = await asyncio.gather(*(jobs.enqueue(spec(idempotency_key="k", fingerprint="f")) for _ in range(50)))
     assert len({job.id for job, _ in answers}) == 1
     assert sum(new for _, new in answers) == 1
     assert await redis.zcard(key("lane", "interactive")) == await redis.scard(key("caller", ME)) == 1
@@ -203,7 +203,7 @@ async def test_an_identical_request_is_answered_from_the_store(redis: Redis) -> 
     job = await submit(jobs, digest="d", idempotency_key="k", fingerprint="f")
     assert (job.state, job.manifest, job.computed_ms, job.queued_ms) == (JobState.SUCCEEDED, "m", 7.0, 0)
     assert [name for name, _ in await events_of(redis, job)] == ["state", "done"]
-    assert (await jobs.submit(spec(digest="d", idempotency_key="k", fingerprint="f")))[0].id == job.id
+    assert (await jobs.enqueue(spec(digest="d", idempotency_key="k", fingerprint="f")))[0].id == job.id
 
 
 async def test_no_cache_computes_again_and_replaces_what_is_stored(redis: Redis) -> None:
@@ -258,7 +258,7 @@ async def test_a_running_job_is_cancelled_when_its_worker_confirms(redis: Redis,
     elif confirm == "silence":
         await lose_lease(redis, jobs, run.run)
     else:
-        verdict = await jobs.give_back(run.run, run.epoch, crashed=confirm == "crash")
+        verdict = await jobs.requeue(run.run, run.epoch, crashed=confirm == "crash")
         assert verdict is Verdict.CANCELLED
     ended = await jobs.get(job.id, ME)
     assert (ended.state, ended.manifest, ended.cancelling) == (JobState.CANCELLED, None, False)

@@ -73,7 +73,7 @@ async def test_young_batch_work_takes_no_interactive_slot(redis: Redis) -> None:
 
 
 async def _crash(jobs: Jobs, runs: list[Claim]) -> list[Verdict]:
-    return [await jobs.give_back(run.run, run.epoch, crashed=True, reason="signal 11") for run in runs]
+    return [await jobs.requeue(run.run, run.epoch, crashed=True, reason="signal 11") for run in runs]
 
 
 async def test_the_innocent_of_a_crash_are_retried_alone_and_the_poison_fails(redis: Redis) -> None:
@@ -114,7 +114,7 @@ async def test_a_checkpoint_takes_the_suspicion_away(redis: Redis) -> None:
         beside = await claim(jobs)
         assert [one.run for one in beside] == [other.id]
         await _crash(jobs, [run])
-        await jobs.give_back(other.id, beside[0].epoch, crashed=False)
+        await jobs.requeue(other.id, beside[0].epoch, crashed=False)
         assert (await jobs.get(job.id, ME)).state is JobState.QUEUED
 
 
@@ -134,7 +134,7 @@ async def test_suspects_of_a_crash_take_turns_at_being_alone(redis: Redis) -> No
         if number < 2:
             assert verdict is Verdict.PARK
             assert await claim(jobs) == []  # nothing comes between
-            assert await jobs.give_back(run.run, run.epoch, crashed=False) is Verdict.GO_ON
+            assert await jobs.requeue(run.run, run.epoch, crashed=False) is Verdict.GO_ON
         else:
             assert verdict is Verdict.GO_ON
     together = await claim(jobs)
@@ -158,7 +158,7 @@ async def test_two_checkpoints_are_kept(redis: Redis) -> None:
     run = await claim_one(jobs)
     for step in (1, 2, 3, 3):  # the last one is sent again
         await jobs.checkpointed(run.run, run.epoch, f"checkpoints/{step}", step)
-    await jobs.give_back(run.run, run.epoch, crashed=False)
+    await jobs.requeue(run.run, run.epoch, crashed=False)
     again = await claim_one(jobs)
     assert (again.checkpoint, again.previous_checkpoint, again.checkpoint_step) == ("checkpoints/3", "checkpoints/2", 3)
     assert (again.epoch, again.attempt, again.alone) == (2, 2, False)
@@ -170,7 +170,7 @@ async def test_a_graceful_stop_is_no_crash(redis: Redis) -> None:
     for attempt in range(1, 12):
         run = await claim_one(jobs)
         assert (run.attempt, run.alone) == (attempt, False)
-        assert await jobs.give_back(run.run, run.epoch, crashed=False) is Verdict.GO_ON
+        assert await jobs.requeue(run.run, run.epoch, crashed=False) is Verdict.GO_ON
     assert (await jobs.get(job.id, ME)).state is JobState.QUEUED
 
 
@@ -242,7 +242,7 @@ async def test_what_is_in_the_way_of_a_run_that_must_be_alone_is_saved_and_goes_
     assert verdicts == {long.id: Verdict.SAVE, quick.id: Verdict.GO_ON}
     assert await jobs.checkpointed(long.id, 1, "checkpoints/1", 7) is Verdict.PARK
     assert await jobs.checkpointed(long.id, 1, "checkpoints/1", 7) is Verdict.PARK, "sent again"
-    assert await jobs.give_back(long.id, 1, crashed=False) is Verdict.GO_ON
+    assert await jobs.requeue(long.id, 1, crashed=False) is Verdict.GO_ON
     await submit(jobs)
     assert await claim(jobs, "w2") == [], "what it has left is quick: it takes nothing until that is done"
     for run in (quick.id, later.id):
@@ -289,7 +289,7 @@ async def test_a_worker_whose_long_work_cannot_be_saved_leaves_the_suspect_to_ot
     assert await claim(jobs, "w2") == [] and await redis.get(key("draining")) == "w2"
     assert await jobs.renew("w2", [(two, 1)]) == {two: Verdict.SAVE}
     assert await jobs.checkpointed(two, 1, "checkpoints/2", 3) is Verdict.PARK
-    assert await jobs.give_back(two, 1, crashed=False) is Verdict.GO_ON
+    assert await jobs.requeue(two, 1, crashed=False) is Verdict.GO_ON
     (alone,) = await claim(jobs, "w2")
     assert (alone.run, alone.alone) == (suspect.id, True)
     assert await jobs.finish(one, 1, manifest="m", computed_ms=1) is Verdict.GO_ON
@@ -302,7 +302,7 @@ async def test_who_did_not_hear_that_a_run_is_asked_back_hears_it_with_the_next_
     await claim(jobs, "w1")
     assert await jobs.checkpointed(run, 1, "checkpoints/1", 3) is Verdict.PARK
     assert await jobs.renew("w1", [(run, 1)]) == {run: Verdict.PARK}
-    assert await jobs.give_back(run, 1, crashed=False) is Verdict.GO_ON
+    assert await jobs.requeue(run, 1, crashed=False) is Verdict.GO_ON
     (alone,) = await claim(jobs, "w1")
     assert (alone.run, alone.alone) == (suspect.id, True)
 
@@ -335,7 +335,7 @@ async def test_only_the_holder_of_the_newest_epoch_is_heard(redis: Redis) -> Non
     assert new.epoch == old.epoch + 1
     assert await jobs.renew("w1", [(job.id, old.epoch)]) == {job.id: Verdict.FENCED}
     assert await jobs.renew("w1", [(job.id, new.epoch)]) == {job.id: Verdict.FENCED}
-    assert await jobs.give_back(job.id, old.epoch, crashed=True) is Verdict.FENCED
+    assert await jobs.requeue(job.id, old.epoch, crashed=True) is Verdict.FENCED
     assert await jobs.checkpointed(job.id, old.epoch, "checkpoints/old", 1) is Verdict.FENCED
     assert await jobs.finish(job.id, old.epoch, manifest="old", computed_ms=1) is Verdict.FENCED
     assert (await jobs.stats()).counters["fenced_writes"] == 5
@@ -384,7 +384,7 @@ async def test_every_new_record_counts_with_the_quota_also_of_a_stored_or_shared
     for digest in ("stored", "shared", "new"):
         assert (await problem_of(submit(jobs, digest=digest))).name == "quota-exceeded", digest
         await submit(jobs, digest=digest, caller=f"bob-{digest}")
-    again, new = await jobs.submit(spec(digest="shared", idempotency_key="k", fingerprint="f"))
+    again, new = await jobs.enqueue(spec(digest="shared", idempotency_key="k", fingerprint="f"))
     assert (again.id, new) == (known.id, False), "a key that is known writes no record"
 
 

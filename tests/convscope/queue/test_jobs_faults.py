@@ -48,15 +48,15 @@ async def test_whatever_answer_is_lost_everything_happens_once(redis: Redis, val
             return await work  # type: ignore[misc]
 
         await client.ping()
-        job, new = await lossy(jobs.submit(spec(digest="d")))  # type: ignore[misc]
+        job, new = await lossy(jobs.enqueue(spec(digest="d")))  # type: ignore[misc]
         assert new and await redis.zcard(key("lane", "interactive")) == 1
-        other, _ = await lossy(jobs.submit(spec(lane="batch")))  # type: ignore[misc]
+        other, _ = await lossy(jobs.enqueue(spec(lane="batch")))  # type: ignore[misc]
         runs = await lossy(jobs.claim("w1", interactive=1, batch=1, operations=["classify"]))
         assert [(run.run, run.epoch) for run in runs] == [(job.id, 1), (other.id, 1)]  # type: ignore[attr-defined]
         assert await lossy(jobs.progress(job.id, 1, JobProgress(done=1), "previews/1")) is Verdict.GO_ON
         assert await lossy(jobs.checkpointed(job.id, 1, "checkpoints/1", 5)) is Verdict.GO_ON
         assert await lossy(jobs.renew("w1", [(job.id, 1)])) == {job.id: Verdict.GO_ON}
-        assert await lossy(jobs.give_back(other.id, 1, crashed=True)) is Verdict.GO_ON
+        assert await lossy(jobs.requeue(other.id, 1, crashed=True)) is Verdict.GO_ON
         assert (await lossy(jobs.cancel(other.id, ME))).state is JobState.CANCELLED  # type: ignore[attr-defined]
         assert await lossy(jobs.finish(job.id, 1, manifest="m", computed_ms=1)) is Verdict.GO_ON
         await lossy(jobs.heartbeat(WorkerInfo(id="w1")))
@@ -125,7 +125,7 @@ async def test_no_server(private_server: Servers) -> None:
     job = await submit(jobs)
     server.kill()
     for work in (
-        jobs.submit(spec()),
+        jobs.enqueue(spec()),
         jobs.get(job.id, ME),
         jobs.page(ME),
         jobs.cancel(job.id, ME),
@@ -173,7 +173,7 @@ async def test_after_a_wipe_workers_are_refused_and_everything_works_again(redis
         (await jobs.renew("w1", [(run.run, run.epoch)]))[run.run],
         await jobs.progress(run.run, run.epoch, JobProgress()),
         await jobs.checkpointed(run.run, run.epoch, "checkpoints/1", 1),
-        await jobs.give_back(run.run, run.epoch, crashed=True),
+        await jobs.requeue(run.run, run.epoch, crashed=True),
         await jobs.finish(run.run, run.epoch, manifest="m", computed_ms=1),
     ]
     assert verdicts == [Verdict.FENCED] * 5
@@ -210,7 +210,7 @@ async def test_stored_and_shared_results_need_memory_too(redis: Redis) -> None:
     try:
         for digest in ("stored", "shared"):
             assert (await problem_of(submit(jobs, digest=digest))).name == "queue-full", digest
-        assert (await jobs.submit(spec(digest="shared", idempotency_key="k", fingerprint="f")))[0].id == known.id
+        assert (await jobs.enqueue(spec(digest="shared", idempotency_key="k", fingerprint="f")))[0].id == known.id
     finally:
         await redis.config_set("maxmemory", 0)
     for digest, state in (("stored", JobState.SUCCEEDED), ("shared", JobState.QUEUED)):
@@ -231,8 +231,8 @@ async def test_a_full_server_still_lets_work_finish(redis: Redis) -> None:
         assert await jobs.finish(failed.run, 1, error=ERROR, computed_ms=1) is Verdict.GO_ON
         assert (await jobs.cancel(stopped.run, ME)).cancelling
         assert await jobs.renew("w1", [(stopped.run, 1)]) == {stopped.run: Verdict.CANCELLED}
-        assert await jobs.give_back(stopped.run, 1, crashed=False) is Verdict.CANCELLED
-        assert await jobs.give_back(back.run, 1, crashed=False) is Verdict.GO_ON
+        assert await jobs.requeue(stopped.run, 1, crashed=False) is Verdict.CANCELLED
+        assert await jobs.requeue(back.run, 1, crashed=False) is Verdict.GO_ON
         assert len(await claim(jobs)) == 2
         await jobs.heartbeat(WorkerInfo(id="w1"))
         await jobs.sweep()

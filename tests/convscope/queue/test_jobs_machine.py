@@ -91,7 +91,7 @@ class QueueMachine(RuleBasedStateMachine):
             fingerprint=fingerprint,
         )
         try:
-            job, new = self.run(self.jobs.submit(spec))
+            job, new = self.run(self.jobs.enqueue(spec))
         except ProblemError as problem:
             assert PROBLEMS.get(outcome) == problem.name, (outcome, problem)
             return
@@ -211,12 +211,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.claims)
     @rule(which=any_one, crashed=st.booleans())
-    def give_back(self, which: int, crashed: bool) -> None:
+    def requeue(self, which: int, crashed: bool) -> None:
         _, run_id, epoch, run = self._claim(which)
         if run is None and self._over_under(run_id, epoch):
             return
-        verdict = self.run(self.jobs.give_back(run_id, epoch, crashed=crashed, reason="signal 11"))
-        self._is(verdict, "fenced" if run is None else self.model.give_back(run, crashed))
+        verdict = self.run(self.jobs.requeue(run_id, epoch, crashed=crashed, reason="signal 11"))
+        self._is(verdict, "fenced" if run is None else self.model.requeue(run, crashed))
 
     def _over_under(self, run_id: str, epoch: int) -> bool:
         """Whether this epoch itself let the run go: a repeated report of that is answered as the first one."""
@@ -379,7 +379,7 @@ def test_long_histories(valkey_url: str, seed: int) -> None:
         (2, lambda: machine.progress(one(), rng.random() < 0.5), lambda: machine.claims),
         (1, lambda: machine.checkpoint(one()), lambda: machine.claims),
         (3, lambda: machine.finish(one(), rng.random() < 0.7), lambda: machine.claims),
-        (5, lambda: machine.give_back(one(), rng.random() < 0.8), lambda: machine.claims),
+        (5, lambda: machine.requeue(one(), rng.random() < 0.8), lambda: machine.claims),
         (2, lambda: machine.cancel(one(), rng.random() < 0.1), lambda: machine.model.jobs),
         (3, lambda: machine.lose_lease(one()), machine.running),
         (1, lambda: machine.pass_deadline(one()), machine.unfinished),

@@ -110,9 +110,9 @@ def company(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     step = Maximize.step
 
-    def counted(self: Maximize, network: Any, states: Sequence[Any], context: Any) -> Any:
+    def counted(self: Maximize, network: Any, states: Sequence[Any], grant: Any) -> Any:
         seen.append((len(states), len({state.seed for state in states})))
-        return step(self, network, states, context)
+        return step(self, network, states, grant)
 
     monkeypatch.setattr(Maximize, "step", counted)
     return seen

@@ -307,7 +307,7 @@ def test_every_exact_tile_has_the_forced_size(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         Climb,
         "step",
-        lambda self, network, states, context: sizes.append(len(states)) or step(self, network, states, context),
+        lambda self, network, states, grant: sizes.append(len(states)) or step(self, network, states, grant),
     )
     bench = Bench(tile=4)
     for run in [bench.send("climb", steps=9, seed=seed) for seed in range(6)]:

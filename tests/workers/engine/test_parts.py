@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from tests.workers.engine.networks import Small
-from workers.contract import Context, IterativeMethod, OneShotMethod, Row, params
+from workers.contract import Grant, IterativeMethod, OneShotMethod, Row, params
 from workers.engine import checkpoints, outbox
 from workers.engine.checkpoints import CheckpointError
 from workers.engine.memory import Meter, estimate_row_bytes, is_out_of_memory
@@ -180,7 +180,7 @@ class Costs(IterativeMethod):
     def __init__(self, seconds: Any, most: int = 1000) -> None:
         self.seconds, self.most, self.sizes = seconds, most, []
 
-    def step(self, network: Any, states: Any, context: Any) -> Any:
+    def step(self, network: Any, states: Any, grant: Any) -> Any:
         if len(states) > self.most:
             raise torch.OutOfMemoryError("no")
         self.sizes.append(len(states))
@@ -188,15 +188,15 @@ class Costs(IterativeMethod):
         return [None] * len(states)
 
     def group_key(self, network: Any, request: Any) -> Any: ...
-    def start(self, network: Any, row: Any, context: Any) -> Any: ...
+    def start(self, network: Any, row: Any, grant: Any) -> Any: ...
     def done(self, state: Any) -> bool: ...
     def progress(self, states: Any, preview: bool) -> Any: ...
-    def finish(self, network: Any, row: Any, states: Any, context: Any) -> Any: ...
+    def finish(self, network: Any, row: Any, states: Any, grant: Any) -> Any: ...
 
     def save(self, states: Any) -> Any:
         return {"state": torch.tensor([float(state.x) for state in states])}
 
-    def load(self, network: Any, row: Any, saved: Any, context: Any) -> Any:
+    def load(self, network: Any, row: Any, saved: Any, grant: Any) -> Any:
         return [SimpleNamespace(x=float(x)) for x in saved["state"]]
 
 
@@ -204,7 +204,7 @@ def measured(method: Costs, folder: Path, row_bytes: int = 0, **config: Any) -> 
     tiles = Tiles(EngineConfig(state_folder=str(folder), **config), torch.device("meta"))
     run = Run("r", "o", {}, "batch", method, Row(params({})), needs=("small",), networks={"small": Small("small")})
     run.row_bytes = row_bytes
-    return tiles, tiles.measure("key", run, [SimpleNamespace(x=1.0)], Context())
+    return tiles, tiles.measure("key", run, [SimpleNamespace(x=1.0)], Grant())
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +230,7 @@ def test_the_largest_tile_that_pays_is_measured_and_remembered(tmp_path: Path):
 def test_a_tile_keeps_within_the_slice_and_the_memory(tmp_path: Path):
     assert measured(Costs(lambda rows: 0.04 * rows**0.5), tmp_path, slice_s=0.1)[1] == 4
     assert measured(Costs(lambda rows: 0.01, most=16), tmp_path)[1] == 16
-    half = Context().memory_bytes // 2
+    half = Grant().memory_bytes // 2
     assert measured(Costs(lambda rows: 0.01), tmp_path, row_bytes=half)[1] == 2
     tiles, _ = measured(Costs(lambda rows: 0.01, most=16), tmp_path)
     tiles.limit("key", 2)

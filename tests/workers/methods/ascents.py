@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from convscope.protocol.operations.presets import FIELDS, PRESETS
 from tests.workers.fakes import FakeNetwork
-from workers.contract import Context, MethodError, Outcome, Row, params
+from workers.contract import Grant, MethodError, Outcome, Row, params
 from workers.methods.maximize import METHOD
 
-CONTEXT = Context()
+GRANT = Grant()
 
 
 def tiny(seed: int = 0, size: tuple[int, int] = (32, 32)) -> FakeNetwork:
@@ -48,12 +48,12 @@ def channel(index: int, layer: str = "3", reduce: str = "mean") -> dict[str, Any
 def started(network: Any, asked: dict[str, Any], images: Sequence[Tensor] = ()) -> tuple[Row, list[Any]]:
     """A job's row and its states."""
     row = Row(params(asked), images)
-    return row, list(at_once(METHOD.start(network, row, CONTEXT)))
+    return row, list(at_once(METHOD.start(network, row, GRANT)))
 
 
 def step(network: Any, states: Sequence[Any]) -> list[MethodError | None]:
     """One step of one tile."""
-    return METHOD.step(network, states, CONTEXT)
+    return METHOD.step(network, states, GRANT)
 
 
 def climb(network: Any, states: Sequence[Any], rows: int = 1) -> None:
@@ -65,7 +65,7 @@ def climb(network: Any, states: Sequence[Any], rows: int = 1) -> None:
 
 def finished(network: Any, row: Row, states: Sequence[Any]) -> Outcome:
     """A job's outcome."""
-    made = at_once(METHOD.finish(network, row, states, CONTEXT))
+    made = at_once(METHOD.finish(network, row, states, GRANT))
     assert isinstance(made, Outcome)
     return made
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.workers import fakes
 from tests.workers.methods import ascents
 from tests.workers.methods.ascents import channel
-from workers.contract import Context, Outcome, Row, params
+from workers.contract import Grant, Outcome, Row, params
 from workers.networks.build import load
 
 SIZE = (24, 24)
@@ -126,8 +126,8 @@ def run(case: Case, device: str | torch.device, network_of: Any = network) -> Ou
     """The method's outcome on a device, for which `network_of` makes the network."""
     method = import_module(f"workers.methods.{case.method}").METHOD
     images = [fakes.image((30, 26), seed) for seed in range(case.images)]
-    context = Context(networks={"other": network(device, 1)})
-    return fakes.outcome(method, network_of(device), Row(params(dict(case.request)), images), context)
+    grant = Grant(networks={"other": network(device, 1)})
+    return fakes.outcome(method, network_of(device), Row(params(dict(case.request)), images), grant)
 
 
 def from_catalogue(device: str | torch.device) -> Any:
@@ -208,7 +208,7 @@ def ascend(case: AscentCase, device: str | torch.device, network_of: Any = netwo
     if resumed_after:
         for _ in range(resumed_after):
             assert not any(ascents.step(used, states))
-        states = ascents.METHOD.load(used, row, ascents.METHOD.save(states), ascents.CONTEXT)
+        states = ascents.METHOD.load(used, row, ascents.METHOD.save(states), ascents.GRANT)
     ascents.climb(used, states, case.rows)
     progress = ascents.METHOD.progress(states, True)
     assert progress.preview is not None and progress.preview.device.type == "cpu"

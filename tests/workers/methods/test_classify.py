@@ -16,7 +16,7 @@ from convscope.protocol.operations import operations
 from convscope.protocol.operations.classify import ClassifyFacts
 from convscope.protocol.problems import ProblemError
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
-from workers.contract import Context, MethodError, Row, params
+from workers.contract import Grant, MethodError, Row, params
 from workers.methods.classify import METHOD
 from workers.networks import LoadedNetwork, Networks, load
 
@@ -69,7 +69,7 @@ def test_photographs(lite0: LoadedNetwork) -> None:
 
 def test_company_changes_nothing(lite0: LoadedNetwork) -> None:
     rows = [Row(request(top=k + 1), [image((40 + k, 60), seed=k), image((50, 50), seed=9)]) for k in range(3)]
-    together, _ = finish(METHOD.run(lite0, rows, Context()))
+    together, _ = finish(METHOD.run(lite0, rows, Grant()))
     for row, found in zip(rows, together, strict=True):
         alone = outcome(METHOD, lite0, row)
         assert not isinstance(found, MethodError)
@@ -80,7 +80,7 @@ def test_company_changes_nothing(lite0: LoadedNetwork) -> None:
 def test_little_memory_means_small_slices() -> None:
     network = constant([1.0, 2.0])
     rows = [Row(request(top=1), [image(seed=k) for k in range(6)])]
-    results, said = finish(METHOD.run(network, rows, Context(memory_bytes=1)))
+    results, said = finish(METHOD.run(network, rows, Grant(memory_bytes=1)))
     assert not isinstance(results[0], MethodError)
     assert [progress.done for progress in said] == [1, 2, 3, 4, 5]
 
@@ -89,7 +89,7 @@ def test_logits_that_are_not_finite() -> None:
     network = constant([1.0, 2.0])
     head = network.module[2]
     head.weight.data[0, 0] = float("nan")  # type: ignore[index,union-attr]
-    results, _ = finish(METHOD.run(network, [Row(request(), [image()])], Context()))
+    results, _ = finish(METHOD.run(network, [Row(request(), [image()])], Grant()))
     assert isinstance(results[0], MethodError)
     assert results[0].problem == "numerical-error"
 
@@ -98,13 +98,13 @@ def test_a_size_that_is_refused() -> None:
     network = load("squeezenet1_1-random")
     small = request(preprocess={"size": [16, 16], "crop": None, "resize_mode": None})
     assert METHOD.group_key(small) != METHOD.group_key(request())
-    results, _ = finish(METHOD.run(network, [Row(small, [image()]), Row(small, [image()])], Context()))
+    results, _ = finish(METHOD.run(network, [Row(small, [image()]), Row(small, [image()])], Grant()))
     assert [isinstance(result, MethodError) and result.problem for result in results] == ["not-applicable"] * 2
 
 
 def test_networks_that_classify_nothing() -> None:
     network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 4, 3)))
-    results, _ = finish(METHOD.run(network, [Row(request(), [image()])], Context()))
+    results, _ = finish(METHOD.run(network, [Row(request(), [image()])], Grant()))
     assert isinstance(results[0], MethodError)
     assert results[0].problem == "not-applicable"
 

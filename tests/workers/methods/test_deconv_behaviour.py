@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, digit, finish, image, outcome, traces
 from tests.workers.methods.test_deconv import plain_net, row
-from workers.contract import Context, MethodError
+from workers.contract import Grant, MethodError
 from workers.methods.deconv import METHOD
 from workers.networks.build import load
 from workers.passes.calls import capture
@@ -37,7 +37,7 @@ def test_one_forward_serves_all_layers_and_units() -> None:
     network = FakeNetwork(Counting(plain_net()), (24, 24))
     network.module.passes = 0  # type: ignore[assignment]
     wanted = row(image((24, 24)), layers=["inner.3", "inner.7", "inner.0"], channels="top:5", seed_unit="top:2")
-    results, said = finish(METHOD.run(network, [wanted], Context()))
+    results, said = finish(METHOD.run(network, [wanted], Grant()))
     assert network.module.passes == 1  # type: ignore[comparison-overlap]
     assert not isinstance(results[0], MethodError)
     assert [(one.done, one.total) for one in said] == [(n, 30) for n in range(1, 31)]
@@ -91,7 +91,7 @@ def test_no_trace_after_success_refusal_error_and_cancel() -> None:
     outcome(METHOD, network, row(picture, layers=["7"], channels="all"))
     with pytest.raises(KeyError):
         outcome(METHOD, network, row(picture, layers=["nowhere"]))
-    work = METHOD.run(network, [row(picture, layers=["7"], channels="all")], Context())
+    work = METHOD.run(network, [row(picture, layers=["7"], channels="all")], Grant())
     next(work)
     # Between two slices other work runs on this thread: it must see no rule.
     signal = torch.tensor([-1.0, 2.0], requires_grad=True)
@@ -100,9 +100,7 @@ def test_no_trace_after_success_refusal_error_and_cancel() -> None:
     broken = plain_net()
     with torch.no_grad():
         broken[6].weight.fill_(float("nan"))
-    results, _ = finish(
-        METHOD.run(FakeNetwork(broken, (24, 24)), [row(picture, layers=["6"], channels=[0])], Context())
-    )
+    results, _ = finish(METHOD.run(FakeNetwork(broken, (24, 24)), [row(picture, layers=["6"], channels=[0])], Grant()))
     assert isinstance(results[0], MethodError)
     assert traces(network.module) == before
     assert torch.equal(network.module(x), answer)

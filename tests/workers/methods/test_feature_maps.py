@@ -17,7 +17,7 @@ from convscope.protocol.operations.feature_maps import FeatureMapsFacts
 from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
-from workers.contract import Context, MethodError, Row, params
+from workers.contract import Grant, MethodError, Row, params
 from workers.methods.feature_maps import METHOD
 from workers.networks import LoadedNetwork, Networks, load
 
@@ -154,7 +154,7 @@ def test_rows_of_one_run_differ_in_channels_only(lite0: LoadedNetwork) -> None:
     ]
     assert len({METHOD.group_key(row.request) for row in rows}) == 1
     assert METHOD.group_key(request(["blocks.3"])) != METHOD.group_key(rows[0].request)
-    results, _ = finish(METHOD.run(lite0, rows, Context()))
+    results, _ = finish(METHOD.run(lite0, rows, Grant()))
     for row, found in zip(rows, results, strict=True):
         alone = outcome(METHOD, lite0, row)
         assert not isinstance(found, MethodError)
@@ -185,7 +185,7 @@ def test_a_flip_of_the_image_flips_a_symmetric_filters_map() -> None:
 def test_maps_that_are_not_finite() -> None:
     network = counting()
     network.module[0].weight.data[2, 0] = float("inf")  # type: ignore[index,union-attr]
-    results, _ = finish(METHOD.run(network, [Row(request(["0"]), [image((2, 2))])], Context()))
+    results, _ = finish(METHOD.run(network, [Row(request(["0"]), [image((2, 2))])], Grant()))
     assert isinstance(results[0], MethodError)
     assert results[0].problem == "numerical-error"
 

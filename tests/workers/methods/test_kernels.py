@@ -16,7 +16,7 @@ from convscope.protocol.operations.kernels import KernelsFacts
 from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
 from tests.workers.fakes import FakeNetwork, finish, outcome, traces
-from workers.contract import Context, MethodError, Outcome, Row, params
+from workers.contract import Grant, MethodError, Outcome, Row, params
 from workers.methods.kernels import METHOD
 from workers.networks import Networks, load
 
@@ -76,10 +76,10 @@ def test_grouped_convolutions_count_the_inputs_of_a_group(small: FakeNetwork) ->
 
 def test_where_there_are_no_kernels(small: FakeNetwork) -> None:
     rows = [Row(request("1")), Row(request("0")), Row(request("none"))]
-    results, _ = finish(METHOD.run(small, rows, Context()))
+    results, _ = finish(METHOD.run(small, rows, Grant()))
     assert [type(result) for result in results] == [MethodError, Outcome, MethodError]
     small.module[0].weight.data[0, 0] = float("nan")  # type: ignore[index,union-attr]
-    results, _ = finish(METHOD.run(small, [Row(request())], Context()))
+    results, _ = finish(METHOD.run(small, [Row(request())], Grant()))
     assert isinstance(results[0], MethodError)
     assert results[0].problem == "numerical-error"
 

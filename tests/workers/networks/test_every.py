@@ -12,7 +12,7 @@ import torch
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
 from tests.workers.fakes import finish
-from workers.contract import Context, MethodError, Row, params
+from workers.contract import Grant, MethodError, Row, params
 from workers.methods.feature_maps import METHOD
 from workers.networks import Networks
 from workers.networks.build import table_of
@@ -53,7 +53,7 @@ def check_maps(model_id: str, folder: Path) -> None:
     wish = operation.request(images=[{"id": "one"}], layers=layers, channels="first:3")
     request = params(operation.resolve(wish, card).model_dump(mode="json"))
     upload = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8))
-    (result,), _ = finish(METHOD.run(networks.get(f"{model_id}-random"), [Row(request, [upload])], Context()))
+    (result,), _ = finish(METHOD.run(networks.get(f"{model_id}-random"), [Row(request, [upload])], Grant()))
     assert not isinstance(result, MethodError), result
     for name in layers:
         shape = card.layer(name).shape

@@ -11,14 +11,14 @@ import psutil
 import pytest
 
 from workers.engine_config import EngineConfig
-from workers.supervision.fork_server import Forked, ForkServer, ForkServerError
+from workers.supervision.fork_server import Forked, ForkServerError, ForkServerProcess
 
 DUMMIES = {"methods": "tests.workers.engine.dummies", "networks": "tests.workers.engine.networks:Networks"}
 
 
 @asynccontextmanager
-async def loaded(**config: str) -> AsyncIterator[ForkServer]:
-    server = ForkServer(EngineConfig(device="cpu", **config).json())  # type: ignore[arg-type]
+async def loaded(**config: str) -> AsyncIterator[ForkServerProcess]:
+    server = ForkServerProcess(EngineConfig(device="cpu", **config).json())  # type: ignore[arg-type]
     try:
         await server.load()
         yield server

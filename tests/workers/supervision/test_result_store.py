@@ -16,7 +16,7 @@ from convscope.protocol.results import Manifest
 from convscope.queue.jobs import Claim
 from convscope.store.artifacts import Artifacts, Blob, Kind
 from convscope.store.images import Images
-from workers.supervision.claimed_run import Held
+from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.result_store import ResultStore
 from workers.wire import Frame
 
@@ -57,9 +57,9 @@ def results(redis: Redis, artifacts: Watched) -> ResultStore:
     return ResultStore(redis, artifacts, Images(redis, artifacts, 60), patience_s=0.0)
 
 
-def held() -> Held:
+def held() -> ClaimedRun:
     """A run that somebody has claimed."""
-    return Held(
+    return ClaimedRun(
         Claim(
             run="r1", epoch=1, operation="sums", request={}, lane="interactive", slot="interactive", attempt=1,
             submitted_ms=0,

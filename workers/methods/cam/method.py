@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
 from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
@@ -61,21 +61,21 @@ class Cam(OneShotMethod):
     def group_key(self, request: Any) -> Hashable | None:
         return request.layer, preprocess_key(request)
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         batch = gather(network, rows)
         found = [_Found() for _ in rows]
         errors: list[MethodError | None] = list(batch.errors)
         owners = [(row, image) for row in range(len(rows)) for image, _ in enumerate(batch.of(row))]
         module = module_for(network, rows[0].request)
         done = 0
-        for part in slices(network, batch.inputs, context, [rows[0].request.layer]):
+        for part in slices(network, batch.inputs, grant, [rows[0].request.layer]):
             one = _forward(module, part, rows[0].request.layer)
             yield Progress(done, len(owners), "forward pass")
             share = owners[done : done + len(part)]
             _gradient_maps(network, one, rows, share, found, errors)
             for k, (row, image) in enumerate(share):
                 if errors[row] is None:
-                    work = _Perturbed(network, module, rows[row].request, context, _single(one, k), image)
+                    work = _Perturbed(network, module, rows[row].request, grant, _single(one, k), image)
                     for said in work.run(found[row]):
                         yield Progress(done + k + said, len(owners), "masked forward passes")
             done += len(part)
@@ -216,13 +216,11 @@ def _add(
 class _Perturbed:
     """The methods of one image that need more than the shared pass: masks, ablations, all biases, guided gradients."""
 
-    def __init__(
-        self, network: Network, module: nn.Module, request: Any, context: Context, one: _Pass, image: int
-    ) -> None:
-        self._network, self._module, self._request, self._context = network, module, request, context
+    def __init__(self, network: Network, module: nn.Module, request: Any, grant: Grant, one: _Pass, image: int) -> None:
+        self._network, self._module, self._request, self._grant = network, module, request, grant
         self._one, self._image = one, image
         self._classes = _classes(request, one.scores[0])
-        self._pace = _Pace(network, request.layer, one.inputs, context)
+        self._pace = _Pace(network, request.layer, one.inputs, grant)
 
     def run(self, found: _Found) -> Generator[float, None, None]:
         """Yields the share done, between slices."""
@@ -291,20 +289,20 @@ class _Perturbed:
 class _Pace:
     """How many rows one forward may hold: bounded by memory, and by the time that one slice should take."""
 
-    def __init__(self, network: Network, layer: str, inputs: Tensor, context: Context) -> None:
+    def __init__(self, network: Network, layer: str, inputs: Tensor, grant: Grant) -> None:
         own = network.input_size[0] * network.input_size[1]
         scale = inputs.shape[2] * inputs.shape[3] / own
         order = network.layers[layer].order
         sizes = [(one.order, math.prod(one.shape)) for one in network.layers.values()]
-        self._fit = self._most(max(size for _, size in sizes) * scale, context)
+        self._fit = self._most(max(size for _, size in sizes) * scale, grant)
         above = max((size for at, size in sizes if at >= order), default=1)
-        self._fit_above = self._most(above * scale, context)
-        self._slice_s = context.slice_s
+        self._fit_above = self._most(above * scale, grant)
+        self._slice_s = grant.slice_s
         self._rows, self._seconds_a_row, self._began = 8, 0.0, time.perf_counter()
 
     @staticmethod
-    def _most(numbers: float, context: Context) -> int:
-        return max(1, min(256, int(context.memory_bytes / (4 * 4 * max(numbers, 1)))))
+    def _most(numbers: float, grant: Grant) -> int:
+        return max(1, min(256, int(grant.memory_bytes / (4 * 4 * max(numbers, 1)))))
 
     def rows(self) -> int:
         """For forwards of the whole network."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.methods.cka import hsic
 from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
 from workers.passes.batches import module_for
@@ -33,22 +33,22 @@ class Cka(OneShotMethod):
     def models(self, request: Any) -> Sequence[str]:
         return [request.other_model] if request.other_model else []
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         results: list[Result] = []
         for row in rows:
             try:
-                results.append((yield from _compare(network, row, context)))
+                results.append((yield from _compare(network, row, grant)))
             except MethodError as error:
                 results.append(error)
         return results
 
 
-def _compare(network: Network, row: Row, context: Context) -> Generator[Progress, None, Outcome]:
+def _compare(network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
     request = row.request
-    sides = [_Side(network, list(request.layers), request, context)]
+    sides = [_Side(network, list(request.layers), request, grant)]
     if request.mode == "models":
-        sides.append(_Side(context.networks[request.other_model], list(request.other_layers), request, context))
-    batches = _batches(row, sides, context)
+        sides.append(_Side(grant.networks[request.other_model], list(request.other_layers), request, grant))
+    batches = _batches(row, sides, grant)
     comparisons = _comparisons(request, network, len(batches))
     for done, batch in enumerate(batches):
         yield Progress(done, len(batches), f"images {batch.start} to {batch.stop - 1} of {len(row.images)}")
@@ -67,10 +67,10 @@ def _compare(network: Network, row: Row, context: Context) -> Generator[Progress
 class _Side:
     """One network's layers, looked at batch after batch in forwards short enough for one slice."""
 
-    def __init__(self, network: Network, layers: list[str], request: Any, context: Context) -> None:
+    def __init__(self, network: Network, layers: list[str], request: Any, grant: Grant) -> None:
         self.network, self.layers = network, layers
         self._request = request
-        self._slice_s = context.slice_s
+        self._slice_s = grant.slice_s
         self._module = module_for(network, request)
         self._pace = 1
         self._maps: dict[str, list[Tensor]] = {}
@@ -150,12 +150,12 @@ def _channel_list(channels: list[int] | str, count: int) -> list[int]:
     )
 
 
-def _batches(row: Row, sides: Sequence[_Side], context: Context) -> list[range]:
+def _batches(row: Row, sides: Sequence[_Side], grant: Grant) -> list[range]:
     """The images in batches of nearly equal size, as large as memory allows, none with fewer than four samples."""
     request, images = row.request, len(row.images)
     layers = [side.network.layers[name] for side in sides for name in side.layers]
     floats = sum(math.prod(layer.shape) for layer in layers)
-    most = max(1, int(context.memory_bytes / 3 / 4 / max(floats, 1)))
+    most = max(1, int(grant.memory_bytes / 3 / 4 / max(floats, 1)))
     if request.mode == "channels" and request.samples == "rows":
         # Grams grow with the square of the rows; beyond this many images stacking costs more than it tells.
         most = min(most, max(1, 2048 // max(layer.shape[1] for layer in layers)))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import Context, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
+from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
 from workers.methods.maximize.ascent import Ascent, current_picture
 from workers.methods.maximize.diversity import KEPT_STEPS
 from workers.methods.maximize.objectives import Objective, Term, read_objective
@@ -61,11 +61,11 @@ class Maximize(IterativeMethod):
             numbers += KEPT_STEPS * max(network.layers[layer].shape[0] for layer in _layers(request)) ** 2
         return _pictures(request), 2 * 4 * numbers  # once more in a checkpoint
 
-    def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
-        return _start(network, row, context)
+    def start(self, network: Network, row: Row, grant: Grant) -> list[Any] | Generator[Progress, None, list[Any]]:
+        return _start(network, row, grant)
 
-    def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
-        del context
+    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
+        del grant
         return advance(network, states)
 
     def done(self, state: Any) -> bool:
@@ -85,15 +85,15 @@ class Maximize(IterativeMethod):
         return Progress(done, total, message, picture, losses)
 
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], context: Context
+        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
     ) -> Result | Generator[Progress, None, Result]:
-        return _finish(network, row, states, context)
+        return _finish(network, row, states, grant)
 
     def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
         return _stacked([state.save() for state in states])
 
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], context: Context) -> list[Any]:
-        del context
+    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
+        del grant
         recipe, request = read_recipe(row.request, network), row.request
         objectives = _objectives(network, row)
         copies = _copies(objectives)
@@ -208,8 +208,8 @@ class _Pace:
         return True
 
 
-def _start(network: Network, row: Row, context: Context) -> Generator[Progress, None, list[Any]]:
-    recipe, request, pace = read_recipe(row.request, network), row.request, _Pace(context.slice_s)
+def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+    recipe, request, pace = read_recipe(row.request, network), row.request, _Pace(grant.slice_s)
     parameterization = parameterization_of(recipe)
     image = covered(row.images[0], recipe.size) if request.start == "image" else None
     objectives = _objectives(network, row)
@@ -228,10 +228,8 @@ def _start(network: Network, row: Row, context: Context) -> Generator[Progress, 
     return list(family)
 
 
-def _finish(
-    network: Network, row: Row, states: Sequence[Ascent], context: Context
-) -> Generator[Progress, None, Result]:
-    recipe, request, pace = states[0].recipe, row.request, _Pace(context.slice_s)
+def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) -> Generator[Progress, None, Result]:
+    recipe, request, pace = states[0].recipe, row.request, _Pace(grant.slice_s)
     if all(state.stopped_by == "diverged" for state in states):
         steps = sorted(len(state.losses) for state in states)
         return MethodError(
@@ -246,7 +244,7 @@ def _finish(
         pictures.append(current_picture(state))
     yield Progress(states[0].steps, states[0].steps, "all pictures drawn")
     first = 1 if request.start == "image" else 0  # the photographs come after the image of the start
-    checks = yield from check_pictures(network, states, pictures, row, context, first)
+    checks = yield from check_pictures(network, states, pictures, row, grant, first)
     pairs = zip(states, pictures, strict=True)
     kept = [torch.zeros_like(pixels) if state.withheld else pixels for state, pixels in pairs]
     arrays = {

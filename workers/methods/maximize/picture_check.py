@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import Context, Network, Progress, Row
+from workers.contract import Grant, Network, Progress, Row
 from workers.methods.maximize.ascent import Ascent
 from workers.passes.scores import activations
 
@@ -55,7 +55,7 @@ def check_pictures(
     states: Sequence[Ascent],
     pictures: Sequence[Tensor],
     row: Row,
-    context: Context,
+    grant: Grant,
     first: int = 0,
 ) -> Generator[Progress, None, list[Check]]:
     """Each picture through the float32 network, alone, whatever precision made it; then photographs.
@@ -63,7 +63,7 @@ def check_pictures(
     Args:
         pictures: uint8 H×W×3 on the CPU, one for each state.
         row: its images from `first` on are the photographs; a few at a time are in memory.
-        context: how long a slice may take.
+        grant: how long a slice may take.
         first: where in the row's images the photographs begin.
     """
     checks: list[Check] = []
@@ -76,7 +76,7 @@ def check_pictures(
         checks.append(_checked(state, {name: maps[0] for name, maps in seen.items()}))
         yield Progress(state.steps, state.steps, f"checking picture {number + 1} of {len(states)}")
     if len(row.images) > first:
-        values = yield from _reference_values(network, states, row, context, first)
+        values = yield from _reference_values(network, states, row, grant, first)
         for check, own in zip(checks, values, strict=True):
             check.percentile = 100.0 * sum(value < check.value for value in own) / len(own)
             check.reference_max = max(own)
@@ -92,7 +92,7 @@ def _checked(state: Ascent, activations: Mapping[str, Tensor]) -> Check:
 
 
 def _reference_values(
-    network: Network, states: Sequence[Ascent], row: Row, context: Context, first: int
+    network: Network, states: Sequence[Ascent], row: Row, grant: Grant, first: int
 ) -> Generator[Progress, None, list[list[float]]]:
     """The objectives' values on photographs, prepared for the pictures' input size."""
     wish = row.request.preprocess
@@ -114,7 +114,7 @@ def _reference_values(
                 values[number].append(float(value))
         start += len(chunk)
         per_image = (time.perf_counter() - began) / len(chunk)
-        pace = max(1, min(MOST_TOGETHER, int(context.slice_s / max(per_image, 1e-6))))
+        pace = max(1, min(MOST_TOGETHER, int(grant.slice_s / max(per_image, 1e-6))))
         done, count = start - first, len(row.images) - first
         yield Progress(states[0].steps, states[0].steps, f"photograph {done} of {count}")
     return values

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.methods.occlusion.incremental import Tape
 from workers.methods.occlusion.recording import NoTape
 from workers.passes.batches import module_for, relative_size, repeated_module_for
@@ -43,7 +43,7 @@ class Occlusion(OneShotMethod):
         """Runs alone: its windows fill batches by themselves."""
         del request
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """See the class.
 
         Row: one image; request `window`, `stride`, `fill`, `target`, `unit`, `incremental`.
@@ -54,7 +54,7 @@ class Occlusion(OneShotMethod):
         results: list[Result] = []
         for row in rows:
             try:
-                results.append((yield from _Occluder(network, row, context).run()))
+                results.append((yield from _Occluder(network, row, grant).run()))
             except MethodError as error:
                 results.append(error)
         return results
@@ -63,9 +63,9 @@ class Occlusion(OneShotMethod):
 class _Occluder:
     """One row's image under its squares."""
 
-    def __init__(self, network: Network, row: Row, context: Context) -> None:
+    def __init__(self, network: Network, row: Row, grant: Grant) -> None:
         request = row.request
-        self._network, self._request, self._context = network, request, context
+        self._network, self._request, self._grant = network, request, grant
         self._module: nn.Module = module_for(network, request)
         inputs, transforms = network.prepare(row.images[:1], request.preprocess)
         self._x, self._transform = inputs, transforms[0]
@@ -150,7 +150,7 @@ class _Occluder:
         numbers = scale * sum(torch.Size(layer.shape).numel() for layer in self._network.layers.values())
         wish = (_WINDOWS_CPU if self._network.device.type == "cpu" else _WINDOWS_GPU) / scale
         share = 2 if incremental else 1
-        return max(1, int(min(wish * share, self._context.memory_bytes / max(4 * numbers, 1))))
+        return max(1, int(min(wish * share, self._grant.memory_bytes / max(4 * numbers, 1))))
 
     def _hidden(self, corners: Sequence[tuple[int, int]]) -> Tensor:
         """The input with the square at each place."""

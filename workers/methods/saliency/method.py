@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
 from workers.methods.saliency.targets import Target, Unit, logits, read_target, scores
 from workers.passes.batches import module_for, relative_size, repeated_module_for, slices
 from workers.passes.rules import PathReport, RuleMode
@@ -78,7 +78,7 @@ class Saliency(OneShotMethod):
         rule = request.method == "guided" and ("guided", request.nonstandard_gate)
         return (rule, request.method in _REPEATED, layer, size)
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """See the class.
 
         Row: images; request `method`, `target`, `samples`, `noise`, `steps`, `max_steps`, `tolerance`, `baseline`.
@@ -87,7 +87,7 @@ class Saliency(OneShotMethod):
         """
         request = rows[0].request
         choose = repeated_module_for if request.method in _REPEATED else module_for
-        work = _Work(network, choose(network, request), context)
+        work = _Work(network, choose(network, request), grant)
         results: list[Result | None] = [None] * len(rows)
         items: list[_Item] = []
         for number, row in enumerate(rows):
@@ -105,21 +105,21 @@ class Saliency(OneShotMethod):
 class _Work:
     """The points of all items, differentiated tile by tile on one network."""
 
-    def __init__(self, network: Network, module: nn.Module, context: Context) -> None:
+    def __init__(self, network: Network, module: nn.Module, grant: Grant) -> None:
         self._network = network
         self._module = module
-        self._context = context
+        self._grant = grant
         self._tile = 1
 
     def prepare(self, number: int, row: Row) -> Generator[Progress, None, list[_Item]]:
         """The row's images with their targets and baselines."""
         request = row.request
         inputs, transforms = self._network.prepare(row.images, request.preprocess)
-        self._tile = _tile(self._network, self._context, relative_size(self._network, inputs))
+        self._tile = _tile(self._network, self._grant, relative_size(self._network, inputs))
         target = read_target(request.target)
         targets: list[Target] = []
         if target is None:
-            for part in slices(self._network, inputs, self._context):
+            for part in slices(self._network, inputs, self._grant):
                 with torch.no_grad():
                     targets += [int(index) for index in logits(self._module, part).argmax(1).tolist()]
                 if len(targets) < len(inputs):
@@ -200,7 +200,7 @@ class _Work:
                 point.item.value = value
 
 
-def _tile(network: Network, context: Context, scale: float) -> int:
+def _tile(network: Network, grant: Grant, scale: float) -> int:
     """Points in one forward and backward: few on a CPU, where more only costs memory traffic.
 
     Args:
@@ -208,7 +208,7 @@ def _tile(network: Network, context: Context, scale: float) -> int:
     """
     numbers = scale * sum(torch.Size(layer.shape).numel() for layer in network.layers.values())
     wish = (4 if network.device.type == "cpu" else 32) / scale
-    return max(1, int(min(wish, context.memory_bytes / max(8 * numbers, 1))))
+    return max(1, int(min(wish, grant.memory_bytes / max(8 * numbers, 1))))
 
 
 def _chunks(points: Any, size: int) -> Iterator[list[Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Context, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
+from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Climb(IterativeMethod):
     def group_key(self, network: Network, request: Any) -> Hashable:
         return ("climb", getattr(request, "cut", 0))
 
-    def start(self, network: Network, row: Row, context: Context) -> list[Any] | Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row, grant: Grant) -> list[Any] | Generator[Progress, None, list[Any]]:
         states = [self._first(row, picture) for picture in range(row.request.pictures)]
         return self._slowly(states) if getattr(row.request, "slow_start", False) else states
 
@@ -47,7 +47,7 @@ class Climb(IterativeMethod):
         value = torch.randn(16, generator=generator)
         return State(value, torch.zeros(16), 0, row.request, row.request.pictures == 1)
 
-    def step(self, network: Network, states: Sequence[Any], context: Context) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
         Climb.largest_tile = max(Climb.largest_tile, len(states))
         for state in states:
             kind, _, at = getattr(state.request, "act", "").partition(":")
@@ -83,7 +83,7 @@ class Climb(IterativeMethod):
         return Progress(taken, states[0].request.steps, "climbing", picture)
 
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], context: Context
+        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
     ) -> Result | Generator[Progress, None, Result]:
         values = torch.stack([state.value for state in states]) if states else torch.zeros(0, 16)
         count = len(states)
@@ -99,7 +99,7 @@ class Climb(IterativeMethod):
             "step": torch.tensor([state.step for state in states]),
         }
 
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], context: Context) -> list[Any]:
+    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
         if getattr(row.request, "act", "") == "refuse-checkpoint":
             raise ValueError("not this one")
         alone = row.request.pictures == 1

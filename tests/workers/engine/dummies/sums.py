@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from workers.contract import Context, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 
 
 class Sums(OneShotMethod):
@@ -22,7 +22,7 @@ class Sums(OneShotMethod):
     def models(self, request: Any) -> Sequence[str]:
         return getattr(request, "further", ())
 
-    def run(self, network: Network, rows: Sequence[Row], context: Context) -> Generator[Progress, None, list[Result]]:
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         slices = max(getattr(row.request, "slices", 0) for row in rows)
         try:
             for row in rows:
@@ -32,7 +32,7 @@ class Sums(OneShotMethod):
                 if pause_s:  # nothing to wait for where a test has changed the clocks under us
                     time.sleep(pause_s)
                 yield Progress(index + 1, slices)
-            return [self._result(row, len(rows), network, context) for row in rows]
+            return [self._result(row, len(rows), network, grant) for row in rows]
         finally:
             for row in rows:
                 if getattr(row.request, "closed", None):
@@ -49,12 +49,12 @@ class Sums(OneShotMethod):
         if act == "hang":
             time.sleep(3600)
 
-    def _result(self, row: Row, rows: int, network: Network, context: Context) -> Result:
+    def _result(self, row: Row, rows: int, network: Network, grant: Grant) -> Result:
         act = getattr(row.request, "act", "")
         if act == "refuse":
             return MethodError("not-applicable", "The request said so.")
         sums = [float(image.sum()) for image in row.images]
-        facts: dict[str, Any] = {"sums": sums, "batch": rows, "network": network.id, "memory": context.memory_bytes}
+        facts: dict[str, Any] = {"sums": sums, "batch": rows, "network": network.id, "memory": grant.memory_bytes}
         if act == "nan-facts":
             facts["loss"] = float("nan")
         count = 512 * 1024 if act == "big" else 4

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
 from tests.workers.methods.cam.cam_peers import build, relative, request
-from workers.contract import Context, MethodError, Row
+from workers.contract import Grant, MethodError, Row
 from workers.methods.cam import METHOD
 from workers.methods.cam import maps as cam_maps
 from workers.methods.cam.fullgrad import FullGradient
@@ -262,7 +262,7 @@ def test_batch_mates_and_several_targets_change_nothing(resnet: FakeNetwork) -> 
         for k in range(3)
     ]
     rows = [Row(request(methods=methods, layer="layer4", targets=[k, "top:2"]), [uploads[k]]) for k in range(3)]
-    together, _ = finish(METHOD.run(resnet, rows, Context()))
+    together, _ = finish(METHOD.run(resnet, rows, Grant()))
     for k in range(3):
         assert not isinstance(together[k], MethodError)
         for method in methods:
@@ -290,7 +290,7 @@ def test_wrong_rows_fail_alone(resnet: FakeNetwork) -> None:
         Row(request(layer="features.12", targets=[5000]), [image((64, 64))]),
         Row(request(layer="features.12"), [image((64, 64))]),
     ]
-    results, _ = finish(METHOD.run(vgg, rows, Context()))
+    results, _ = finish(METHOD.run(vgg, rows, Grant()))
     assert isinstance(results[0], MethodError) and results[0].problem == "not-applicable"
     assert isinstance(results[1], MethodError) and results[1].problem == "invalid-request"
     assert not isinstance(results[2], MethodError)

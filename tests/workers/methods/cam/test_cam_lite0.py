@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.workers.fakes import outcome
 from tests.workers.methods.cam.cam_peers import relative, request
-from workers.contract import Context, Outcome, Row, params
+from workers.contract import Grant, Outcome, Row, params
 from workers.methods.cam import METHOD
 from workers.methods.cam.fullgrad import FullGradient
 from workers.methods.cam.masks import ablation_weights, score_weights
@@ -172,9 +172,9 @@ def test_the_evidence_lies_on_the_object(found: Outcome, photographs: list[Tenso
 
 def test_fast_arithmetic_gives_the_same_picture(lite0: LoadedNetwork, photographs: list[Tensor]) -> None:
     asked = {"methods": ["gradcam", "eigencam", "fullgrad"], "layer": LAYER, "targets": [282]}
-    context = Context()
-    exact = outcome(METHOD, lite0, Row(request(**asked), photographs[:1]), context)
-    fast = outcome(METHOD, lite0, Row(request(**asked, precision="fast"), photographs[:1]), context)
+    grant = Grant()
+    exact = outcome(METHOD, lite0, Row(request(**asked), photographs[:1]), grant)
+    fast = outcome(METHOD, lite0, Row(request(**asked, precision="fast"), photographs[:1]), grant)
     for name, values in exact.arrays.items():
         assert np.corrcoef(values.flatten(), fast.arrays[name].flatten())[0, 1] > 0.98, name
     small = params({"size": (64, 64), "crop": "none", "resize_mode": None})

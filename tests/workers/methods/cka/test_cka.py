@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.photographs import crops
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
-from workers.contract import Context, MethodError, Row, params
+from workers.contract import Grant, MethodError, Row, params
 from workers.methods.cka import METHOD
 from workers.methods.cka.similarity import Comparison, Options, Samples
 from workers.networks.build import load
@@ -111,7 +111,7 @@ def test_corresponding_stages_of_two_trained_networks_are_the_most_similar() -> 
         mode="models", samples=None, layers=stages, other_model="b", other_layers=stages, estimator="debiased",
         preprocess=small,
     )  # fmt: skip
-    found = outcome(METHOD, networks[0], Row(asked, crops(36)), Context(networks={"b": networks[1]}))
+    found = outcome(METHOD, networks[0], Row(asked, crops(36)), Grant(networks={"b": networks[1]}))
     matrix = found.arrays["matrix"]
     assert matrix.argmax(dim=0).tolist() == matrix.argmax(dim=1).tolist() == [0, 1, 2, 3, 4]
     assert found.facts["matrices"][0]["baseline"]["permutation_mean"] == 0.0
@@ -164,7 +164,7 @@ def test_two_networks_over_the_same_images(small: FakeNetwork) -> None:
     """A network against a copy of itself: the diagonal of corresponding layers is one."""
     uploads = [image((16, 16), seed) for seed in range(8)]
     asked = request(mode="models", samples=None, layers=["0", "3"], other_model="twin", other_layers=["0", "1", "3"])
-    found = outcome(METHOD, small, Row(asked, uploads), Context(networks={"twin": small})).arrays["matrix"]
+    found = outcome(METHOD, small, Row(asked, uploads), Grant(networks={"twin": small})).arrays["matrix"]
     assert found.shape == (2, 3)
     assert found[0, 0].item() == pytest.approx(1, abs=1e-6)
     assert found[1, 2].item() == pytest.approx(1, abs=1e-6)
@@ -206,7 +206,7 @@ def test_progress_is_said_and_images_are_read_one_chunk_at_a_time(small: FakeNet
         def __len__(self) -> int:
             return 20
 
-    results, said = finish(METHOD.run(small, [Row(request(layers=["1"], batch_images=5), Lazy())], Context()))
+    results, said = finish(METHOD.run(small, [Row(request(layers=["1"], batch_images=5), Lazy())], Grant()))
     assert not isinstance(results[0], MethodError)
     assert [p.done for p in said] == sorted(p.done for p in said)
     assert said[0].total == 4

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.workers.fakes import FakeNetwork, image, traces
 from tests.workers.methods.ascents import (
-    CONTEXT,
+    GRANT,
     channel,
     climb,
     finished,
@@ -310,7 +310,7 @@ def test_what_an_older_service_resolved_and_an_older_worker_saved_goes_on() -> N
     for _ in range(6):
         step(network, [state])
     saved = {name: tensor for name, tensor in METHOD.save([state]).items() if name not in ("mean", "averaged")}
-    (resumed,) = METHOD.load(network, row, saved, CONTEXT)
+    (resumed,) = METHOD.load(network, row, saved, GRANT)
     passed = []
     while not METHOD.done(resumed):
         step(network, [resumed])
@@ -445,4 +445,4 @@ def test_group_keys_tell_what_may_share_a_tile() -> None:
 
     assert key() == key(seed=9, objective=[channel(5)], stop_at=3.0, steps=9)
     assert len({key(), key(objective=[channel(0, "2")]), key(size=[24, 24]), key(learning_rate=0.1)}) == 4
-    assert CONTEXT.memory_bytes > 0
+    assert GRANT.memory_bytes > 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.workers.methods.ascents import CONTEXT, at_once, channel, climb, finished, outcome, request, started, tiny
+from tests.workers.methods.ascents import GRANT, at_once, channel, climb, finished, outcome, request, started, tiny
 from workers.contract import MethodError
 from workers.methods.maximize import METHOD
 
@@ -41,7 +41,7 @@ def test_a_picture_that_diverges_at_once_has_no_loss_to_tell() -> None:
     told = finished(network, row, states).facts["pictures"]
     assert [one["stopped_by"] for one in told] == ["steps", "diverged"]
     assert (told[1]["loss_first"], told[1]["loss_last"], told[1]["steps"]) == (None, None, 0)
-    saved = METHOD.load(network, row, METHOD.save(states), CONTEXT)
+    saved = METHOD.load(network, row, METHOD.save(states), GRANT)
     assert [state.stopped_by for state in saved] == ["steps", "diverged"]
 
 
@@ -50,6 +50,6 @@ def test_a_job_of_which_every_picture_diverges_fails() -> None:
     plain = {"optimizer": "ascent", "learning_rate": 1e4, "steps": 12}
     row, states = started(network, request("pixel", objective=[RUNAWAY, RUNAWAY], **plain))
     climb(network, states)
-    failed = at_once(METHOD.finish(network, row, states, CONTEXT))
+    failed = at_once(METHOD.finish(network, row, states, GRANT))
     assert isinstance(failed, MethodError) and failed.problem == "numerical-error"
     assert "all 2 pictures" in failed.detail

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.workers.methods.ascents import CONTEXT, channel, climb, outcome, request, started, step, tiny
-from workers.contract import Context, Progress, Row, params
+from tests.workers.methods.ascents import GRANT, channel, climb, outcome, request, started, step, tiny
+from workers.contract import Grant, Progress, Row, params
 from workers.engine import checkpoints
 from workers.methods.maximize import METHOD
 from workers.networks.build import load
@@ -36,7 +36,7 @@ def same(mine: Any, other: Any) -> None:
 def padded_step(network: Any, row: Any, states: list[Any], pads: list[Any], tile: int) -> None:
     """A step of a tile that is filled up with copies, as the engine fills it."""
     while len(states) + len(pads) < tile:
-        pads.extend(METHOD.load(network, row, METHOD.save(states[:1]), CONTEXT))
+        pads.extend(METHOD.load(network, row, METHOD.save(states[:1]), GRANT))
     errors = step(network, [*states, *pads[: tile - len(states)]])
     assert not any(errors[: len(states)])
 
@@ -68,7 +68,7 @@ def test_rows_that_join_leave_and_resume_are_bitwise_their_solo_runs(preset: str
             row, states = started(network, one)
             company += [(row, state) for state in states]
         if turn % 7 == 3:  # everybody is saved and loaded
-            company = [(row, METHOD.load(network, row, METHOD.save([state]), CONTEXT)[0]) for row, state in company]
+            company = [(row, METHOD.load(network, row, METHOD.save([state]), GRANT)[0]) for row, state in company]
         company = company[1:] + company[:1]  # in another order
         for first in range(0, len(company), tile):
             part = company[first : first + tile]
@@ -92,7 +92,7 @@ def test_a_step_that_another_kind_of_worker_began_begins_anew() -> None:
     step(network, [state])
     saved = METHOD.save([state])
     saved["view"] = torch.tensor([3])
-    (resumed,) = METHOD.load(network, row, saved, CONTEXT)
+    (resumed,) = METHOD.load(network, row, saved, GRANT)
     in_turns(network, [resumed], rows=1)
     same(resumed, through)
 
@@ -136,7 +136,7 @@ def test_jobs_that_are_saved_in_the_middle_of_a_round_go_on_with_the_same_bits(p
     _, resumed = started(network, asked)
     for turn in range(moved):
         step(network, [resumed[turn % 6]])
-    resumed = METHOD.load(network, row, METHOD.save(resumed), CONTEXT)
+    resumed = METHOD.load(network, row, METHOD.save(resumed), GRANT)
     in_turns(network, resumed, rows=1)  # the first ones again, which may be a step ahead
     for mine, other in zip(resumed, through, strict=True):
         same(mine, other)
@@ -176,7 +176,7 @@ def test_a_job_of_many_pictures_begins_and_ends_in_slices_of_one_each() -> None:
     asked = request("lucid", objective=[channel(index) for index in range(6)], steps=3)
     network, row = tiny(), Row(params(asked))
     at_once, whole = started(network, asked)[1], outcome(network, asked)
-    hurried = Context(slice_s=0.0)
+    hurried = Grant(slice_s=0.0)
     states, said = _in_slices(METHOD.start(network, row, hurried))
     assert [progress.message for progress in said[:2]] == ["0 of 6 pictures begun", "1 of 6 pictures begun"]
     assert len(said) == 6 and {(progress.done, progress.total) for progress in said} == {(0.0, 3.0)}
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_many_pictures_takes_its_own_size_of_memory_once() -> No
     grown_bytes = 1024 * (resident_kib("VmHWM") - before_kib)
     assert 0.9 * held_bytes < len(data) < 1.1 * held_bytes
     assert grown_bytes < 1.5 * held_bytes
-    assert len(METHOD.load(tiny(), row_of(asked), checkpoints.unpack(data, digest="x").tensors, CONTEXT)) == count
+    assert len(METHOD.load(tiny(), row_of(asked), checkpoints.unpack(data, digest="x").tensors, GRANT)) == count
 
 
 def resident_kib(field: str) -> int:

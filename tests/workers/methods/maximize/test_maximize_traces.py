@@ -13,7 +13,7 @@ from tests.workers.engine.test_ascents import Ascents
 from tests.workers.engine.test_loop import Bench
 from tests.workers.fakes import FakeNetwork, image, traces
 from tests.workers.methods.ascents import channel, climb, request, started, step, tiny
-from workers.contract import Context, MethodError
+from workers.contract import Grant, MethodError
 from workers.engine.loader import Catalogue
 from workers.methods.maximize import METHOD
 from workers.networks.build import load
@@ -163,7 +163,7 @@ def test_a_network_that_raises_while_gradients_are_redirected_keeps_nothing_of_i
 def test_a_job_that_is_given_up_while_it_begins_or_ends_leaves_nothing() -> None:
     """Both take many slices; here each slice is over at once, and the job is closed in every one of them."""
     network: Any = tiny()
-    hurried, photograph = Context(slice_s=0.0), image((32, 32))
+    hurried, photograph = Grant(slice_s=0.0), image((32, 32))
     ranked = request(objective=None, layer="3", channels="top:4", start="image", steps=2)
     row, states = started(network, ranked, [photograph] * 3)
     before = left_in(network)

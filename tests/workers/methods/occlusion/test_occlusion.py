@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, digit, finish, image, outcome, traces
 from tests.workers.methods.occlusion.test_incremental import pooled_net
-from workers.contract import Context, MethodError, Row
+from workers.contract import Grant, MethodError, Row
 from workers.methods.occlusion import METHOD
 from workers.methods.occlusion.incremental import Tape
 from workers.methods.occlusion.recording import NoTape
@@ -194,16 +194,16 @@ def test_chunks_progress_cancel_and_no_trace(incremental: bool) -> None:
     network = FakeNetwork(pooled_net(), (28, 28))
     before = traces(network.module)
     wanted = row(image((28, 28)), {"layer": "9"}, incremental=incremental)
-    many, said = finish(METHOD.run(network, [wanted], Context()))
+    many, said = finish(METHOD.run(network, [wanted], Grant()))
     assert [one.total for one in said] == [64.0] * len(said)
     assert said[-1].done == 64
-    single, ones = finish(METHOD.run(network, [wanted], Context(memory_bytes=1)))
+    single, ones = finish(METHOD.run(network, [wanted], Grant(memory_bytes=1)))
     assert len(ones) == 64
     assert not isinstance(many[0], MethodError)
     assert not isinstance(single[0], MethodError)
     for name in ("probability", "activation"):
         torch.testing.assert_close(many[0].arrays[name], single[0].arrays[name], rtol=1e-5, atol=1e-6)
-    work = METHOD.run(network, [wanted], Context())
+    work = METHOD.run(network, [wanted], Grant())
     next(work)
     work.close()
     with pytest.raises(KeyError):

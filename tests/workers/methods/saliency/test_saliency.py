@@ -13,7 +13,7 @@ from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
-from workers.contract import Context, MethodError, Row
+from workers.contract import Grant, MethodError, Row
 from workers.methods.saliency import METHOD
 from workers.methods.saliency.method import blurred, gauss_legendre
 
@@ -250,7 +250,7 @@ def test_rows_in_company_are_what_they_are_alone() -> None:
     ]
     assert len({METHOD.group_key(one.request) for one in rows}) == 1
     assert METHOD.group_key(row(image(SIZE, 8)).request) != METHOD.group_key(rows[0].request), "another module"
-    together, said = finish(METHOD.run(network, rows, Context()))
+    together, said = finish(METHOD.run(network, rows, Grant()))
     assert said[-1].done == said[-1].total == 6 + 5 + 14 + 6
     for one, company in zip(rows, together, strict=True):
         alone = outcome(METHOD, network, one)
@@ -280,10 +280,10 @@ def test_a_row_that_fails_leaves_the_others_alone_and_nothing_leaves_a_trace() -
         nowhere = SimpleNamespace(layer="nowhere", channel=0, y=None, x=None)
         outcome(METHOD, network, row(image(SIZE), target=nowhere))
     guided = [row(image(SIZE), method="guided", target=0), row(image(SIZE, 2), method="guided")]
-    work = METHOD.run(network, guided, Context())
+    work = METHOD.run(network, guided, Grant())
     next(work)
     work.close()
-    work = METHOD.run(network, [row(image(SIZE), method="integrated-gradients", target=0)], Context())
+    work = METHOD.run(network, [row(image(SIZE), method="integrated-gradients", target=0)], Grant())
     next(work)
     signal = torch.tensor([-1.0, 2.0], requires_grad=True)
     assert torch.autograd.grad(F.relu(signal).sum(), signal)[0].tolist() == [0.0, 1.0]
@@ -291,7 +291,7 @@ def test_a_row_that_fails_leaves_the_others_alone_and_nothing_leaves_a_trace() -
     assert traces(module) == before
     steep = FakeNetwork(Function(lambda x: x.sum((1, 2, 3)).exp()), SIZE)
     white, black = torch.full((*SIZE, 3), 255, dtype=torch.uint8), torch.zeros(*SIZE, 3, dtype=torch.uint8)
-    results, _ = finish(METHOD.run(steep, [row(white, target=0), row(black, target=0)], Context()))
+    results, _ = finish(METHOD.run(steep, [row(white, target=0), row(black, target=0)], Grant()))
     assert isinstance(results[0], MethodError)
     assert results[0].problem == "numerical-error"
     assert not isinstance(results[1], MethodError)
@@ -300,7 +300,7 @@ def test_a_row_that_fails_leaves_the_others_alone_and_nothing_leaves_a_trace() -
 def test_a_tiny_memory_grant_changes_nothing_but_the_tiles() -> None:
     network = FakeNetwork(small_net(), SIZE)
     wanted = row(image(SIZE), method="smoothgrad", samples=6, target=0)
-    small = outcome(METHOD, network, wanted, Context(memory_bytes=1))
+    small = outcome(METHOD, network, wanted, Grant(memory_bytes=1))
     torch.testing.assert_close(
         small.arrays["attribution"], outcome(METHOD, network, wanted).arrays["attribution"], rtol=1e-4, atol=1e-6
     )
@@ -318,6 +318,6 @@ def test_large_inputs_are_computed_in_short_slices() -> None:
     rows.clear()
     pictures = [image((64, 64), seed=n) for n in range(4)]
     preprocess = SimpleNamespace(size=(64, 64))
-    finish(METHOD.run(network, [row(pictures, preprocess=preprocess)], Context()))
+    finish(METHOD.run(network, [row(pictures, preprocess=preprocess)], Grant()))
     # One picture of sixteen times the network's own size first; more of the predictions where they proved to be quick.
     assert sum(rows) == 8 and rows[0] == 1 and rows[-4:] == [1] * 4
