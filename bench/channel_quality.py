@@ -9,7 +9,6 @@ was made stays beside the pictures of bench.lucent_quality.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -32,9 +31,7 @@ SHOWN = tuple(range(0, CHANNELS, 8))
 
 def finished(network: Any, row: Row, states: Any) -> Outcome:
     """A job's outcome."""
-    made = METHOD.finish(network, row, states, Grant())
-    if isinstance(made, Generator):
-        made = returned(made)
+    made = returned(METHOD.finish(network, row, states, Grant()))
     assert isinstance(made, Outcome)
     return made
 

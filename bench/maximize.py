@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def channels(layer: str, count: int) -> list[dict[str, Any]]:
 def started(network: LoadedNetwork, asked: dict[str, Any]) -> list[Any]:
     """A job's states."""
     begun = METHOD.start(network, Row(params(asked)), Grant())
-    return returned(begun) if isinstance(begun, Generator) else begun
+    return returned(begun)
 
 
 def ours(network: LoadedNetwork, asked: dict[str, Any], rows: int, steps: int) -> Callable[[], object]:

@@ -222,8 +222,32 @@ class OneShotMethod(ABC):
 
     def models(self, request: Any) -> Sequence[str]:
         """Catalogue ids of further networks the request needs (they arrive in `grant.networks`)."""
-        del request
         return ()
+
+
+class SingleMethod(OneShotMethod):
+    """One-shot work whose rows have nothing to share: each has its own images and fills batches by itself."""
+
+    @abstractmethod
+    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
+        """Compute one row, in slices.
+
+        Raises:
+            MethodError: the row cannot be computed.
+        """
+
+    def group_key(self, request: Any) -> None:
+        """None: every row runs alone."""
+
+    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+        """Compute the rows one after the other; a row that fails has its error in its place."""
+        results: list[Result] = []
+        for row in rows:
+            try:
+                results.append((yield from self.compute(network, row, grant)))
+            except MethodError as error:
+                results.append(error)
+        return results
 
 
 class IterativeMethod(ABC):
@@ -233,7 +257,7 @@ class IterativeMethod(ABC):
     With precision `exact` the engine pads every tile to one size with copies of a state (`load` of `save`), which it
     steps along and throws away.
 
-    `start` and `finish` may be generators that yield Progress between slices, where they need more than one.
+    `start` and `finish` are generators, as `OneShotMethod.run` is: they yield Progress after each slice but the last.
     """
 
     @abstractmethod
@@ -242,11 +266,10 @@ class IterativeMethod(ABC):
 
     def room(self, network: Network, request: Any) -> tuple[int, int]:
         """How many states a job will have, at most, and the bytes that each holds while it is saved."""
-        del network, request
         return 1, 0
 
     @abstractmethod
-    def start(self, network: Network, row: Row, grant: Grant) -> list[Any] | Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
         """The states of one job, one for each picture, before their first step."""
 
     @abstractmethod
@@ -268,7 +291,7 @@ class IterativeMethod(ABC):
     @abstractmethod
     def finish(
         self, network: Network, row: Row, states: Sequence[Any], grant: Grant
-    ) -> Result | Generator[Progress, None, Result]:
+    ) -> Generator[Progress, None, Result]:
         """The job's result, from its finished states."""
 
     @abstractmethod

@@ -112,7 +112,7 @@ async def test_row_12_a_failover_that_loses_the_last_writes(private_server: Serv
     replica = private_server(config={"replicaof": f"127.0.0.1 {port}", "repl-diskless-sync-delay": "0"})
     before, after = connect(primary.url), connect(replica.url)
     spec = JobSpec(operation="sums", request={}, idempotency_key="k", fingerprint="f", caller="ada")
-    kept, _ = await Jobs(before, JobLimits()).submit(spec.model_copy(update={"idempotency_key": "earlier"}))
+    kept, _ = await Jobs(before, JobLimits()).enqueue(spec.model_copy(update={"idempotency_key": "earlier"}))
     await until(lambda: after.exists(key("job", kept.id)))
     (claimed,) = await Jobs(before, JobLimits()).claim("w1", interactive=1, batch=0, operations=["sums"])
 
@@ -121,7 +121,7 @@ async def test_row_12_a_failover_that_loses_the_last_writes(private_server: Serv
 
     await until(replicated)
     await after.replicaof("NO", "ONE")  # the two part: what comes to the primary from here on is lost
-    lost, _ = await Jobs(before, JobLimits()).submit(spec)
+    lost, _ = await Jobs(before, JobLimits()).enqueue(spec)
     await before.zrem(key("leases"), kept.id)
     primary.kill()
     await after.zrem(key("leases"), kept.id)  # a script's writes may also arrive in part

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from workers.contract import Grant, IterativeMethod, MethodError, Outcome, Progress
 from workers.engine import checkpoints
 from workers.engine.device import see_that_it_answers
+from workers.engine.failures import internal, out_of_memory
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
-from workers.engine.oneshot import INTERNAL
 from workers.engine.plan import FinishTask, StartTask, StepTile, Work
 from workers.engine.reports import Reports
 from workers.engine.runs import Run
@@ -130,13 +130,10 @@ class Iteratives:
             if method.done(state):
                 self._scheduler.state_done(run.id, index)
 
-    def _sliced(self, run: Run, make: Callable[[], T | Generator[Progress, None, T]]) -> T | None:
-        """What `make` gives, at once or, where it is a generator, after its last slice; None until then."""
+    def _sliced(self, run: Run, make: Callable[[], Generator[Progress, None, T]]) -> T | None:
+        """What the generator that `make` gives returns, after its last slice; None until then."""
         if run.slices is None:
-            made = make()
-            if not isinstance(made, Generator):
-                return made
-            run.slices = made
+            run.slices = make()
         try:
             progress = next(run.slices)
         except StopIteration as stop:
@@ -248,7 +245,7 @@ class Iteratives:
                 for other in involved.values():
                     other.tile = min(other.tile, decision.tile // 2)
                 return {}
-            return {run.id: MethodError("out-of-memory", "The device has too little memory for one row of this.")}
+            return {run.id: out_of_memory("one row of this")}
         if len(involved) == 1:
             return {run.id: error if isinstance(error, MethodError) else self._internal(run, error)}
         failed: dict[str, MethodError] = {}
@@ -301,9 +298,8 @@ class Iteratives:
         see_that_it_answers()
         if is_out_of_memory(error):
             release_memory(error)
-            return MethodError("out-of-memory", "The device has too little memory for this request.")
-        log.error("a job failed", exc_info=error, extra={"run": run.id, "operation": run.operation})
-        return MethodError("internal-error", INTERNAL)
+            return out_of_memory("this request")
+        return internal(run, error)
 
     def _fail(self, run: Run, error: MethodError) -> None:
         self._scheduler.remove(run.id)

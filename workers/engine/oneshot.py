@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from workers.contract import Grant, MethodError, OneShotMethod, Progress, Result
 from workers.engine.device import see_that_it_answers
+from workers.engine.failures import internal, out_of_memory
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.plan import RunBatch
 from workers.engine.reports import Reports
@@ -16,8 +17,6 @@ from workers.engine.runs import Run
 from workers.engine.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
-
-INTERNAL = "The computation failed for a reason of ours; the worker's log has it under the job's id."
 
 
 @dataclass
@@ -126,15 +125,14 @@ class OneShots:
                 rows = sum(run.rows for run in runs) if len(runs) > 1 else 1
                 self._scheduler.requeue(decision.unit, max(1, rows // 2), out_of_memory=True)
                 return
-            answer = MethodError("out-of-memory", "The device has too little memory for this request, even alone.")
+            answer = out_of_memory("this request, even alone")
         elif len(runs) > 1:
             self._scheduler.requeue(decision.unit, 1, out_of_memory=False)
             return
         elif isinstance(error, MethodError):
             answer = error
         else:
-            log.error("a job failed", exc_info=error, extra={"run": runs[0].id, "operation": runs[0].operation})
-            answer = MethodError("internal-error", INTERNAL)
+            answer = internal(runs[0], error)
         self._scheduler.finished(decision.unit)
         self._reports.failed(runs[0], answer)
         self._leave(runs[0])

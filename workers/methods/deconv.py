@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Box, Grant, Layer, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Box, Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
 from workers.passes.batches import module_for
 from workers.passes.calls import capture
 from workers.passes.rules import PathReport, RuleMode
@@ -28,7 +28,7 @@ class Seed:
     x: int | None
 
 
-class Deconv(OneShotMethod):
+class Deconv(SingleMethod):
     """Projections of units to pixels by the deconvnet, guided or gradient rule.
 
     Zeiler & Fergus 2013, section 2.1: every other activation of the layer is set to zero, then unpooling by switches,
@@ -46,11 +46,7 @@ class Deconv(OneShotMethod):
     is faster than a batch of cotangents, and a projection does not depend on which others were asked for.
     """
 
-    def group_key(self, request: Any) -> None:
-        """Runs alone: every row has its own image and its own units."""
-        del request
-
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
         """See the class.
 
         Row: one image; request `layers`, `channels`, `by`, `seed_unit`, `rule`, `switches`, `nonstandard_gate`.
@@ -60,14 +56,7 @@ class Deconv(OneShotMethod):
             patch/{layer}: K×h×w×3 uint8, the input image in the receptive field, grey beyond the image.
             patch_projection/{layer}: K×3×h×w float32, the projection in the same window.
         """
-        del grant
-        results: list[Result] = []
-        for row in rows:
-            try:
-                results.append((yield from _project(network, row)))
-            except MethodError as error:
-                results.append(error)
-        return results
+        return (yield from _project(network, row))
 
 
 def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:

@@ -24,12 +24,10 @@ class Kernels(OneShotMethod):
 
     def group_key(self, request: Any) -> Hashable:
         """Rows have nothing to share, and cost nothing: any may run together."""
-        del request
         return "kernels"
 
     def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row at no convolution gets `not-applicable`."""
-        del grant
         yield from ()
         return [_look(network, row.request) for row in rows]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Grant, MethodError, Network, Row, Transform
+from workers.passes.pace import Pace
 
 MOST_IMAGES = 32
 """Images of one slice, where memory and time allow so many."""
@@ -96,14 +96,12 @@ def slices(network: Network, inputs: Tensor, grant: Grant, kept: Sequence[str] =
     sizes = {name: _numbers(layer.shape) for name, layer in network.layers.items()}
     numbers = _WORKING_COPIES * max(sizes.values(), default=0) + sum(sizes[name] for name in kept)
     fitting = max(1, min(MOST_IMAGES, int(grant.memory_bytes / (4 * max(numbers, 1) * scale))))
-    take, start = max(1, min(fitting, int(8 / scale))), 0
+    pace, start = Pace.by_time(grant, first=int(8 / scale), most=fitting), 0
     while start < len(inputs):
-        began = time.perf_counter()
-        part = inputs[start : start + take]
+        part = inputs[start : start + pace.rows()]
         yield part
         start += len(part)
-        seconds_an_image = (time.perf_counter() - began) / len(part)
-        take = max(1, min(fitting, int(grant.slice_s / max(seconds_an_image, 1e-6))))
+        pace.ran(len(part))
 
 
 def relative_size(network: Network, inputs: Tensor) -> float:

@@ -98,7 +98,6 @@ class CallObserver(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         output = func(*args, **(kwargs or {}))
         kind = _FUNCTIONS.get(func) if self._functional and self._stack else None
         if kind is None or not isinstance(output, Tensor):
@@ -109,15 +108,13 @@ class CallObserver(TorchFunctionMode):
         return self._report(f"{path}.@{kind}" if path else f"@{kind}", kind, None, output)
 
     def _enter_module(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            del inputs
+        def hook(module: nn.Module, _inputs: Any) -> None:
             self._stack.append((path, module))
 
         return hook
 
     def _leave_module(self, path: str) -> Callable[..., Any]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            del inputs
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> Any:
             if self._functional and self._stack:
                 self._stack.pop()
             if path and isinstance(output, Tensor):
@@ -173,8 +170,7 @@ def capture(
     seen: dict[str, Tensor] = {}
     missing = set(wanted) | set(changes)
 
-    def visit(name: str, kind: str, module: nn.Module | None, output: Tensor) -> Tensor:
-        del kind, module
+    def visit(name: str, _kind: str, _module: nn.Module | None, output: Tensor) -> Tensor:
         tensor = changes[name](output) if name in changes else output
         seen[name] = tensor
         missing.discard(name)
@@ -203,8 +199,7 @@ def reduce(
     found: dict[str, T] = {}
     missing = set(wanted)
 
-    def visit(name: str, kind: str, module: nn.Module | None, output: Tensor) -> Tensor:
-        del kind, module
+    def visit(name: str, _kind: str, _module: nn.Module | None, output: Tensor) -> Tensor:
         found[name] = function(output)
         missing.discard(name)
         if not missing:

@@ -163,7 +163,6 @@ class RuleMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         kwargs = dict(kwargs or {})
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)

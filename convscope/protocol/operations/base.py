@@ -63,12 +63,10 @@ class Operation(ABC, Generic[R]):
 
     def models(self, request: R) -> Sequence[str]:
         """Catalogue ids of further networks that the request names."""
-        del request
         return ()
 
     def resolve_others(self, request: R, cards: Mapping[str, ModelCard]) -> R:
         """The resolved request checked against the cards of `models(request)` as well, by catalogue id."""
-        del cards
         return request
 
     @abstractmethod

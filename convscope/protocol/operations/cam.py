@@ -168,7 +168,6 @@ class Cam(Operation[CamRequest]):
                     value_range=None if signed else (0.0, math.inf),
                 )
             )
-        del arrays
         return drawn
 
 

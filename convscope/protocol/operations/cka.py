@@ -197,7 +197,6 @@ class Cka(Operation[CkaRequest]):
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        del arrays
         drawn = []
         for matrix in facts["matrices"]:
             layer = matrix["array"].removeprefix("matrix").removeprefix("/")

@@ -58,13 +58,11 @@ class Classify(Operation[ClassifyRequest]):
         )
 
     def cost(self, request: ClassifyRequest, card: ModelCard, images: int) -> Cost:
-        del request
         return Cost(result_bytes=4 * output_count(card) * images, forwards=float(images))
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        del request, facts, arrays
         return []  # api.md: there is no picture of an answer in words
 
 

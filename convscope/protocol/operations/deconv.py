@@ -133,7 +133,6 @@ class Deconv(Operation[DeconvRequest]):
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        del arrays
         return [
             Picture(
                 name=layer["layer"],

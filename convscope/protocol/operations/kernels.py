@@ -68,7 +68,6 @@ class Kernels(Operation[KernelsRequest]):
         return request.model_copy(update={"model": card.id, "layer": layer.name})
 
     def cost(self, request: KernelsRequest, card: ModelCard, images: int) -> Cost:
-        del images
         outputs, inputs, height, width = _kernel_shape(card.layer(request.layer or ""))
         numbers = _count(request.filters, outputs) * _count(request.inputs, inputs) * height * width
         return Cost(result_bytes=4 * numbers, forwards=0.0)
@@ -76,7 +75,6 @@ class Kernels(Operation[KernelsRequest]):
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        del arrays
         filters, inputs = facts["filters"], facts["inputs"]
         heading = f"{request['model']}  {facts['layer']}  kernels {'×'.join(map(str, facts['shape']))}"
         if len(filters) < facts["shape"][0]:

@@ -253,7 +253,6 @@ class Maximize(Operation[MaximizeRequest]):
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        del arrays
         tiles = [_tile(request, told, number) for number, told in enumerate(facts["pictures"])]
         layers = list(dict.fromkeys(told["layer"] or "classes" for told in facts["pictures"]))
         where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"

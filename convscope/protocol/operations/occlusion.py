@@ -155,7 +155,6 @@ class Occlusion(Operation[OcclusionRequest]):
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        del arrays
         unit = facts["unit"]
         values = {
             "probability": f"probability of {target_text(facts['target'], facts['target_name'])}",

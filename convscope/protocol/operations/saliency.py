@@ -117,7 +117,6 @@ class Saliency(Operation[SaliencyRequest]):
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        del arrays
         several = len(facts["images"]) > 1
         targets = [target_text(image["target"], image["target_name"]) for image in facts["images"]]
         return [

@@ -74,7 +74,7 @@ async def test_a_slow_server_is_no_dead_one(redis: Redis, valkey_url: str) -> No
         client = connect(proxy.url)
         await client.ping()
         proxy.delay_s = 2.0
-        job, new = await Jobs(client, JobLimits()).submit(spec())
+        job, new = await Jobs(client, JobLimits()).enqueue(spec())
         assert new and (await make_queue(redis).get(job.id, ME)).state is JobState.QUEUED
         await client.aclose()
 
@@ -87,10 +87,10 @@ async def test_a_cut_off_server_is_reported_in_bounded_time(
         client = connect(proxy.url)
         await client.ping()
         proxy.black_hole(True)
-        problem = await problem_of(Jobs(client, JobLimits()).submit(spec()))
+        problem = await problem_of(Jobs(client, JobLimits()).enqueue(spec()))
         assert problem.name == "queue-unavailable" and (problem.retry_after_s or 0) > 0
         proxy.black_hole(False)
-        assert (await Jobs(client, JobLimits()).submit(spec()))[1]
+        assert (await Jobs(client, JobLimits()).enqueue(spec()))[1]
         await client.aclose()
 
 

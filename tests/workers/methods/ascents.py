@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from convscope.protocol.operations.presets import FIELDS, PRESETS
 from tests.workers.fakes import FakeNetwork
 from workers.contract import Grant, MethodError, Outcome, Row, params
 from workers.methods.maximize import METHOD
+
+T = TypeVar("T")
 
 GRANT = Grant()
 
@@ -70,14 +72,14 @@ def finished(network: Any, row: Row, states: Sequence[Any]) -> Outcome:
     return made
 
 
-def at_once(made: Any) -> Any:
-    """What is made, with all its slices behind each other where it takes several."""
-    while isinstance(made, Generator):
+def at_once(made: Generator[Any, None, T]) -> T:
+    """What is made, with all its slices behind each other."""
+    while True:
         try:
             next(made)
         except StopIteration as stop:
-            return stop.value
-    return made
+            value: T = stop.value
+            return value
 
 
 def outcome(network: Any, asked: dict[str, Any], images: Sequence[Tensor] = (), rows: int = 1) -> Outcome:

@@ -64,7 +64,6 @@ class _Constants(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         named = dict(kwargs or {})
         output = func(*args, **named)
         constant = _constant(func, args, named, output)

@@ -92,9 +92,8 @@ def principal(values: Tensor) -> Tensor:
     return oriented.reshape(n, height, width).to(values.dtype)
 
 
-def eigencam(activation: Tensor, gradient: Tensor) -> Tensor:
+def eigencam(activation: Tensor, _gradient: Tensor) -> Tensor:
     """Eigen-CAM (Muhammad 2020): the first principal component of A; knows no class, g is not looked at."""
-    del gradient
     return principal(activation)
 
 

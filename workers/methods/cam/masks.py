@@ -121,7 +121,6 @@ class _ExpandBatches(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         if func in (torch.cat, torch.concat, torch.concatenate):
             parts = list(args[0])
             most = max(part.shape[0] for part in parts)

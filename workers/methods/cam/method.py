@@ -9,7 +9,6 @@ where the head is linear in the layer Ablation-CAM needs none.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +21,9 @@ from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome
 from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
 from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
-from workers.passes.batches import gather, module_for, preprocess_key, repeated_module_for, slices
+from workers.passes.batches import gather, module_for, preprocess_key, relative_size, repeated_module_for, slices
 from workers.passes.calls import capture
+from workers.passes.pace import Pace
 from workers.passes.rules import LINEAR_NODES, RuleMode
 
 CAUTION = (
@@ -220,28 +220,28 @@ class _Perturbed:
         self._network, self._module, self._request, self._grant = network, module, request, grant
         self._one, self._image = one, image
         self._classes = _classes(request, one.scores[0])
-        self._pace = _Pace(network, request.layer, one.inputs, grant)
+        self._rows = _Rows(network, request.layer, one.inputs, grant)
 
     def run(self, found: _Found) -> Generator[float, None, None]:
         """Yields the share done, between slices."""
         request, one = self._request, self._one
         channels = one.activation.shape[1]
         if "scorecam" in request.methods:
-            weights = yield from self._pace.timed(
+            weights = yield from self._rows.pace.timed(
                 score_weights(
                     repeated_module_for(self._network, request),
                     one.inputs,
                     one.activation,
                     self._classes,
-                    self._pace.rows,
+                    self._rows.whole,
                 )
             )
             for target, row in zip(self._classes, weights, strict=True):
                 self._keep(found, "scorecam", target, weighted(one.activation, row[None])[0], forwards=channels)
         if "ablationcam" in request.methods and not one.linear:
             scores = {target: float(one.scores[0, target]) for target in self._classes}
-            weights = yield from self._pace.timed(
-                ablation_weights(self._module, one.inputs, request.layer, one.activation, scores, self._pace.rows_above)
+            weights = yield from self._rows.pace.timed(
+                ablation_weights(self._module, one.inputs, request.layer, one.activation, scores, self._rows.above)
             )
             for target, row in zip(self._classes, weights, strict=True):
                 self._keep(found, "ablationcam", target, weighted(one.activation, row[None])[0], forwards=channels)
@@ -286,48 +286,29 @@ class _Perturbed:
         _add(found, self._network, self._request, method, self._image, target, self._one, 0, raw, **more)
 
 
-class _Pace:
+class _Rows:
     """How many rows one forward may hold: bounded by memory, and by the time that one slice should take."""
 
     def __init__(self, network: Network, layer: str, inputs: Tensor, grant: Grant) -> None:
-        own = network.input_size[0] * network.input_size[1]
-        scale = inputs.shape[2] * inputs.shape[3] / own
+        scale = relative_size(network, inputs)
         order = network.layers[layer].order
         sizes = [(one.order, math.prod(one.shape)) for one in network.layers.values()]
-        self._fit = self._most(max(size for _, size in sizes) * scale, grant)
+        self._fit = self._fitting(max(size for _, size in sizes) * scale, grant)
         above = max((size for at, size in sizes if at >= order), default=1)
-        self._fit_above = self._most(above * scale, grant)
-        self._slice_s = grant.slice_s
-        self._rows, self._seconds_a_row, self._began = 8, 0.0, time.perf_counter()
+        self._fit_above = self._fitting(above * scale, grant)
+        self.pace = Pace.by_time(grant, first=8, most=256)
 
     @staticmethod
-    def _most(numbers: float, grant: Grant) -> int:
+    def _fitting(numbers: float, grant: Grant) -> int:
         return max(1, min(256, int(grant.memory_bytes / (4 * 4 * max(numbers, 1)))))
 
-    def rows(self) -> int:
+    def whole(self) -> int:
         """For forwards of the whole network."""
-        return self._take(min(self._fit, 64))
+        return self.pace.rows(min(self._fit, 64))
 
-    def rows_above(self) -> int:
+    def above(self) -> int:
         """For forwards that run one row up to the layer and many above: each pays for the way up to it once more."""
-        return self._take(self._fit_above, least=min(self._fit_above, 256))
-
-    def _take(self, most: int, least: int = 1) -> int:
-        if self._seconds_a_row:
-            self._rows = max(1, int(self._slice_s / self._seconds_a_row))
-        self._rows = max(min(self._rows, most), least)
-        self._began = time.perf_counter()
-        return self._rows
-
-    def timed(self, work: Generator[float, None, Tensor]) -> Generator[float, None, Tensor]:
-        """The same generator, each of whose forwards teaches how long a row takes."""
-        while True:
-            try:
-                share = next(work)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-            self._seconds_a_row = (time.perf_counter() - self._began) / self._rows
-            yield share
+        return self.pace.rows(self._fit_above, least=self._fit_above)
 
 
 def _outcome(request: Any, network: Network, found: _Found, transforms: list[dict[str, Any]]) -> Result:

@@ -8,39 +8,29 @@ what blog code computes by a double loop; here all pairs come from one matrix pr
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, SingleMethod
 from workers.methods.cka import hsic
 from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
 from workers.passes.batches import module_for
 from workers.passes.calls import capture, reduce
+from workers.passes.pace import Pace
 
 
-class Cka(OneShotMethod):
+class Cka(SingleMethod):
     """The `cka` operation. Memory is constant in the number of images."""
-
-    def group_key(self, request: Any) -> Hashable | None:
-        del request
-        return None
 
     def models(self, request: Any) -> Sequence[str]:
         return [request.other_model] if request.other_model else []
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
-        results: list[Result] = []
-        for row in rows:
-            try:
-                results.append((yield from _compare(network, row, grant)))
-            except MethodError as error:
-                results.append(error)
-        return results
+    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
+        return (yield from _compare(network, row, grant))
 
 
 def _compare(network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
@@ -70,9 +60,8 @@ class _Side:
     def __init__(self, network: Network, layers: list[str], request: Any, grant: Grant) -> None:
         self.network, self.layers = network, layers
         self._request = request
-        self._slice_s = grant.slice_s
         self._module = module_for(network, request)
-        self._pace = 1
+        self._pace = Pace.by_time(grant, first=1, most=64)
         self._maps: dict[str, list[Tensor]] = {}
         self._grams: dict[str, Tensor] = {}
 
@@ -81,8 +70,7 @@ class _Side:
         self._maps, self._grams = {name: [] for name in self.layers}, {}
         start = batch.start
         while start < batch.stop:
-            began = time.perf_counter()
-            chunk = range(start, min(start + self._pace, batch.stop))
+            chunk = range(start, min(start + self._pace.rows(), batch.stop))
             inputs, _ = self.network.prepare([images[i] for i in chunk], self._request.preprocess)
             with torch.inference_mode():
                 if chunk == batch and self._request.mode != "channels":
@@ -92,8 +80,7 @@ class _Side:
                     for name in self.layers:
                         self._maps[name].append(seen[name])
             start = chunk.stop
-            per_image = (time.perf_counter() - began) / len(chunk)
-            self._pace = max(1, min(64, int(self._slice_s / max(per_image, 1e-6))))
+            self._pace.ran(len(chunk))
             yield (start - batch.start) / len(batch)
 
     def samples(self) -> dict[str, Samples]:

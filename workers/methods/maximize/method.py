@@ -7,7 +7,6 @@ engine steps the rows of many jobs together; a row is one picture, and nothing o
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from workers.methods.maximize.picture_check import check_pictures, covered
 from workers.methods.maximize.recipes import generator_of, read_recipe
 from workers.methods.maximize.step import advance
 from workers.passes.calls import capture
+from workers.passes.pace import SliceClock
 from workers.passes.scores import OUTPUT
 from workers.passes.units import choose_channels
 
@@ -61,11 +61,10 @@ class Maximize(IterativeMethod):
             numbers += KEPT_STEPS * max(network.layers[layer].shape[0] for layer in _layers(request)) ** 2
         return _pictures(request), 2 * 4 * numbers  # once more in a checkpoint
 
-    def start(self, network: Network, row: Row, grant: Grant) -> list[Any] | Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
         return _start(network, row, grant)
 
     def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
-        del grant
         return advance(network, states)
 
     def done(self, state: Any) -> bool:
@@ -86,14 +85,13 @@ class Maximize(IterativeMethod):
 
     def finish(
         self, network: Network, row: Row, states: Sequence[Any], grant: Grant
-    ) -> Result | Generator[Progress, None, Result]:
+    ) -> Generator[Progress, None, Result]:
         return _finish(network, row, states, grant)
 
     def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
         return _stacked([state.save() for state in states])
 
     def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
-        del grant
         recipe, request = read_recipe(row.request, network), row.request
         objectives = _objectives(network, row)
         copies = _copies(objectives)
@@ -192,31 +190,15 @@ def _copies(objectives: Sequence[Objective]) -> list[int]:
     return copies
 
 
-class _Pace:
-    """Tells when a slice has lasted long enough."""
-
-    def __init__(self, slice_s: float) -> None:
-        self._slice_s = slice_s
-        self._began = time.monotonic()
-
-    def over(self) -> bool:
-        """Whether it has; then the next one begins."""
-        now = time.monotonic()
-        if now - self._began < self._slice_s:
-            return False
-        self._began = now
-        return True
-
-
 def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
-    recipe, request, pace = read_recipe(row.request, network), row.request, _Pace(grant.slice_s)
+    recipe, request, clock = read_recipe(row.request, network), row.request, SliceClock(grant)
     parameterization = parameterization_of(recipe)
     image = covered(row.images[0], recipe.size) if request.start == "image" else None
     objectives = _objectives(network, row)
     copies = _copies(objectives)
     family: list[Ascent] = []
     for index, objective in enumerate(objectives):
-        if pace.over():
+        if clock.over():
             yield Progress(0.0, float(request.steps), f"{index} of {len(objectives)} pictures begun")
         if image is None:
             parameters = parameterization.start(generator_of(request.seed, copies[index], -1))
@@ -229,7 +211,7 @@ def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None
 
 
 def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) -> Generator[Progress, None, Result]:
-    recipe, request, pace = states[0].recipe, row.request, _Pace(grant.slice_s)
+    recipe, request, clock = states[0].recipe, row.request, SliceClock(grant)
     if all(state.stopped_by == "diverged" for state in states):
         steps = sorted(len(state.losses) for state in states)
         return MethodError(
@@ -239,7 +221,7 @@ def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) 
         )
     pictures: list[Tensor] = []
     for state in states:
-        if pace.over():
+        if clock.over():
             yield Progress(state.steps, state.steps, f"{len(pictures)} of {len(states)} pictures drawn")
         pictures.append(current_picture(state))
     yield Progress(states[0].steps, states[0].steps, "all pictures drawn")
@@ -292,9 +274,6 @@ def _padded(rows: Sequence[Tensor]) -> Tensor:
     return matrix
 
 
-METHOD = Maximize()
-
-
 def montage(pictures: Sequence[Tensor], side: int) -> Tensor:
     """Pictures of one size (uint8 H×W×3) in a nearly square grid, scaled down to fit into `side` pixels."""
     columns = math.ceil(math.sqrt(len(pictures)))
@@ -309,3 +288,6 @@ def montage(pictures: Sequence[Tensor], side: int) -> Tensor:
     grid[: len(stack)] = stack
     whole = grid.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, -1, 3)
     return whole.clamp(0, 255).round().to(torch.uint8)
+
+
+METHOD = Maximize()

@@ -45,8 +45,7 @@ def narrow_activations(module: nn.Module, inputs: Tensor, layer: str, channels: 
         return None
     given: list[Tensor] = []
 
-    def stop(convolution: nn.Module, arguments: tuple[Any, ...]) -> None:
-        del convolution
+    def stop(_convolution: nn.Module, arguments: tuple[Any, ...]) -> None:
         given.append(arguments[0])
         raise StopForward
 

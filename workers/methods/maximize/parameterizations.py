@@ -44,7 +44,6 @@ class Parameterization(ABC):
 
     def rest(self, parameters: Tensor) -> Tensor | float:
         """Where `decay` pulls parameters to."""
-        del parameters
         return 0.0
 
 

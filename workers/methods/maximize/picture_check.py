@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from workers.contract import Grant, Network, Progress, Row
 from workers.methods.maximize.ascent import Ascent
+from workers.passes.pace import Pace
 from workers.passes.scores import activations
 
 MOST_TOGETHER = 32
@@ -103,18 +103,16 @@ def _reference_values(
     )
     layers = tuple(sorted({layer for state in states for layer in state.objective.layers}))
     values: list[list[float]] = [[] for _ in states]
-    start, pace = first, 1
+    start, pace = first, Pace.by_time(grant, first=1, most=MOST_TOGETHER)
     while start < len(row.images):
-        began = time.perf_counter()
-        chunk = row.images[start : start + pace]
+        chunk = row.images[start : start + pace.rows()]
         seen = _look(network, network.prepare(chunk, how)[0], layers)
         for number, state in enumerate(states):
             for place in range(len(chunk)):
                 value = state.objective.value({name: seen[name][place] for name in state.objective.layers})
                 values[number].append(float(value))
         start += len(chunk)
-        per_image = (time.perf_counter() - began) / len(chunk)
-        pace = max(1, min(MOST_TOGETHER, int(grant.slice_s / max(per_image, 1e-6))))
+        pace.ran(len(chunk))
         done, count = start - first, len(row.images) - first
         yield Progress(states[0].steps, states[0].steps, f"photograph {done} of {count}")
     return values

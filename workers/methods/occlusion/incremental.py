@@ -59,8 +59,7 @@ class Tape:
         recorder = Recorder(x)
         watched: list[int] = []
 
-        def visit(name: str, kind: str, part: nn.Module | None, output: Tensor) -> Tensor:
-            del name, kind, part
+        def visit(_name: str, _kind: str, _part: nn.Module | None, output: Tensor) -> Tensor:
             watched.append(recorder.number(output))
             return output
 
@@ -135,13 +134,11 @@ class Tape:
         return windows
 
     def _pointwise(self, step: Step, number: int, given: list[_State]) -> _Windows:
-        del number
         (state,) = given
         assert isinstance(state, _Windows)
         return _Windows(state.corners, call(step, [state.data]))
 
     def _pad(self, step: Step, number: int, given: list[_State]) -> _Windows:
-        del number
         (state,) = given
         assert isinstance(state, _Windows)
         left, _, top, _ = step.args[1]

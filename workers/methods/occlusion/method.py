@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, SingleMethod
 from workers.methods.occlusion.incremental import Tape
 from workers.methods.occlusion.recording import NoTape
 from workers.passes.batches import module_for, relative_size, repeated_module_for
 from workers.passes.calls import capture
+from workers.passes.pace import Pace
 
 _WINDOWS_CPU, _WINDOWS_GPU = 8, 64
 """Windows in one forward pass at most."""
@@ -28,7 +29,7 @@ class _Answers:
     top_class: Tensor
 
 
-class Occlusion(OneShotMethod):
+class Occlusion(SingleMethod):
     """Three maps over the places of a square that hides part of the image.
 
     Zeiler & Fergus 2013, section 4.2 and figure 7: the probability of the class that the network gives to the whole
@@ -39,11 +40,7 @@ class Occlusion(OneShotMethod):
     `incremental`, only what the square touches computed again (`workers.methods.occlusion.incremental`).
     """
 
-    def group_key(self, request: Any) -> None:
-        """Runs alone: its windows fill batches by themselves."""
-        del request
-
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
         """See the class.
 
         Row: one image; request `window`, `stride`, `fill`, `target`, `unit`, `incremental`.
@@ -51,13 +48,7 @@ class Occlusion(OneShotMethod):
         Arrays, with p × q places:
             probability: 1×p×q float32. activation: 1×p×q float32. top_class: 1×p×q int32.
         """
-        results: list[Result] = []
-        for row in rows:
-            try:
-                results.append((yield from _Occluder(network, row, grant).run()))
-            except MethodError as error:
-                results.append(error)
-        return results
+        return (yield from _Occluder(network, row, grant).run())
 
 
 class _Occluder:
@@ -146,11 +137,9 @@ class _Occluder:
 
     def _tile(self, incremental: bool) -> int:
         """Places at a time, within the memory granted; more where only a part is computed."""
+        wish = (_WINDOWS_CPU if self._network.device.type == "cpu" else _WINDOWS_GPU) * (2 if incremental else 1)
         scale = relative_size(self._network, self._x)
-        numbers = scale * sum(torch.Size(layer.shape).numel() for layer in self._network.layers.values())
-        wish = (_WINDOWS_CPU if self._network.device.type == "cpu" else _WINDOWS_GPU) / scale
-        share = 2 if incremental else 1
-        return max(1, int(min(wish * share, self._grant.memory_bytes / max(4 * numbers, 1))))
+        return Pace.by_memory(self._network, self._grant, wish=wish, bytes_a_number=4, scale=scale).rows()
 
     def _hidden(self, corners: Sequence[tuple[int, int]]) -> Tensor:
         """The input with the square at each place."""

@@ -65,7 +65,6 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         kwargs = dict(kwargs or {})
         takes, plain = self._arguments(args, kwargs)
         if not takes:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
 from workers.methods.saliency.targets import Target, Unit, logits, read_target, scores
 from workers.passes.batches import module_for, relative_size, repeated_module_for, slices
+from workers.passes.pace import Pace
 from workers.passes.rules import PathReport, RuleMode
 
 _BLUR_SHARE = 0.1
@@ -115,7 +116,10 @@ class _Work:
         """The row's images with their targets and baselines."""
         request = row.request
         inputs, transforms = self._network.prepare(row.images, request.preprocess)
-        self._tile = _tile(self._network, self._grant, relative_size(self._network, inputs))
+        # Few on a CPU, where more points in one forward and backward only cost memory traffic.
+        wish = 4 if self._network.device.type == "cpu" else 32
+        scale = relative_size(self._network, inputs)
+        self._tile = Pace.by_memory(self._network, self._grant, wish=wish, bytes_a_number=8, scale=scale).rows()
         target = read_target(request.target)
         targets: list[Target] = []
         if target is None:
@@ -198,17 +202,6 @@ class _Work:
                 point.item.squares += point.weight * gradient.to(point.item.squares.dtype) ** 2
             if _at_image(point.item):
                 point.item.value = value
-
-
-def _tile(network: Network, grant: Grant, scale: float) -> int:
-    """Points in one forward and backward: few on a CPU, where more only costs memory traffic.
-
-    Args:
-        scale: times the network's own input size, in pixels.
-    """
-    numbers = scale * sum(torch.Size(layer.shape).numel() for layer in network.layers.values())
-    wish = (4 if network.device.type == "cpu" else 32) / scale
-    return max(1, int(min(wish, grant.memory_bytes / max(8 * numbers, 1))))
 
 
 def _chunks(points: Any, size: int) -> Iterator[list[Any]]:
@@ -351,9 +344,6 @@ def _facts(item: _Item, classes: Sequence[str]) -> dict[str, Any]:
     return facts
 
 
-METHOD = Saliency()
-
-
 def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
     """Points and weights on [0, 1] that integrate polynomials up to degree 2·steps − 1 exactly."""
     points, weights = np.polynomial.legendre.leggauss(steps)
@@ -370,3 +360,6 @@ def blurred(pixels: Tensor, sigma: float) -> Tensor:
     padded = F.pad(pixels, (reach, reach, reach, reach), mode="reflect")
     rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(planes, 1, -1, 1), groups=planes)
     return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(planes, 1, 1, -1), groups=planes)
+
+
+METHOD = Saliency()

@@ -33,14 +33,15 @@ class Climb(IterativeMethod):
     def group_key(self, network: Network, request: Any) -> Hashable:
         return ("climb", getattr(request, "cut", 0))
 
-    def start(self, network: Network, row: Row, grant: Grant) -> list[Any] | Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
         states = [self._first(row, picture) for picture in range(row.request.pictures)]
-        return self._slowly(states) if getattr(row.request, "slow_start", False) else states
+        yield from self._slowly(row)
+        return states
 
-    def _slowly(self, value: Any) -> Generator[Progress, None, Any]:
-        yield Progress(0, 1, "slowly")
-        yield Progress(0, 1, "slowly")
-        return value
+    def _slowly(self, row: Row) -> Generator[Progress, None, None]:
+        if getattr(row.request, "slow_start", False):
+            yield Progress(0, 1, "slowly")
+            yield Progress(0, 1, "slowly")
 
     def _first(self, row: Row, picture: int) -> State:
         generator = torch.Generator().manual_seed(row.request.seed + picture)
@@ -84,13 +85,14 @@ class Climb(IterativeMethod):
 
     def finish(
         self, network: Network, row: Row, states: Sequence[Any], grant: Grant
-    ) -> Result | Generator[Progress, None, Result]:
+    ) -> Generator[Progress, None, Result]:
         values = torch.stack([state.value for state in states]) if states else torch.zeros(0, 16)
         count = len(states)
         pictures = torch.arange(count * 48, dtype=torch.int64).remainder(256).to(torch.uint8).reshape(count, 4, 4, 3)
         facts = {"steps": [state.step for state in states], "pictures": [{"image_id": None} for _ in states]}
         outcome = Outcome({"values": values, "pictures": pictures}, facts)
-        return self._slowly(outcome) if getattr(row.request, "slow_start", False) else outcome
+        yield from self._slowly(row)
+        return outcome
 
     def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
         return {
