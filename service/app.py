@@ -20,6 +20,7 @@ from convscope.queue.jobs import JobLimits, Jobs
 from convscope.settings import Settings
 from convscope.store.artifacts import Artifacts
 from convscope.store.card_store import CardStore
+from convscope.store.image_sets import ImageSets
 from convscope.store.images import Images
 from service import routes
 from service.context import Context
@@ -93,6 +94,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
             redis=redis,
             artifacts=artifacts,
             images=Images(redis, artifacts, settings.keep_images_s),
+            image_sets=ImageSets(redis, artifacts, settings.keep_images_s),
             jobs=Jobs(redis, JobLimits.from_settings(settings)),
             events=Events(redis),
             changes=changes,

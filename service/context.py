@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convscope.settings import Settings
     from convscope.store.artifacts import Artifacts
     from convscope.store.card_store import CardStore
+    from convscope.store.image_sets import ImageSets
     from convscope.store.images import Images
     from service.http.auth import Callers
     from service.http.metrics import Metrics
@@ -39,6 +40,7 @@ class Context:
     redis: Redis
     artifacts: Artifacts
     images: Images
+    image_sets: ImageSets
     jobs: Jobs
     events: Events
     changes: ChangeFeed

@@ -1,8 +1,8 @@
-"""What routes ask for: the context of the service, and who is calling.
+"""What routes ask for: a call, or the context alone where nobody has to say who calls.
 
 A route module lies in service/routes, defines `router` and is found by that name; it takes these as dependencies:
 
-    async def read(context: ContextDependency, caller: CallerDependency) -> …
+    async def read(call: CallDependency) -> …
 
 They are coroutines, though none waits: FastAPI would run a plain function in a thread, at each request.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from convscope.protocol.problems import FieldError
+from service.call import Call
 from service.context import Context
 from service.http.problems import invalid_request
 
@@ -27,13 +28,13 @@ async def context(request: Request) -> Context:
 ContextDependency = Annotated[Context, Depends(context)]
 
 
-async def caller(request: Request, context: ContextDependency) -> str:
-    """The name of the caller, by the key in its Authorization header; `anonymous` where no keys are configured.
+async def call(request: Request, context: ContextDependency) -> Call:
+    """The call of a request; its caller by the key in the Authorization header, `anonymous` where there are no keys.
 
     Raises:
-        ProblemError: `unauthenticated`.
+        ProblemError: `unauthenticated`, `forbidden`.
     """
-    return context.callers.identify(request.headers.get("authorization"))
+    return Call(request, context, context.callers.identify(request.headers.get("authorization")))
 
 
 async def no_repeats(request: Request) -> None:
@@ -52,4 +53,4 @@ async def no_repeats(request: Request) -> None:
         raise invalid_request(errors[:32])
 
 
-CallerDependency = Annotated[str, Depends(caller)]
+CallDependency = Annotated[Call, Depends(call)]

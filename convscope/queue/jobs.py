@@ -64,6 +64,7 @@ PROGRESS_EVERY_MS = 400
 """Progress events of one run are at least this far apart; the record itself follows each report."""
 
 _LONGEST_ID = 64
+_PROBE_KEPT_S = 10
 
 
 def _compact(value: Any) -> str:
@@ -324,6 +325,15 @@ class Jobs:
     async def workers_online(self) -> int:
         """How many workers live."""
         return len(await read_beats(self._redis))
+
+    async def check_writable(self) -> None:
+        """Write a few bytes, to see that the server takes them.
+
+        Raises:
+            ProblemError: `queue-unavailable`, `queue-full`.
+        """
+        async with guarded():
+            await self._redis.set(key("probe"), "1", ex=_PROBE_KEPT_S)
 
     async def stats(self) -> QueueStats:
         """Figures for /metrics."""

@@ -7,19 +7,19 @@ import uuid
 
 from convscope.protocol.problems import ProblemError
 from convscope.queue.jobs import Job
-from service.context import Context
+from service.call import Call
 
 
-async def find(context: Context, caller: str, job_id: str) -> Job:
+async def find(call: Call, job_id: str) -> Job:
     """A caller's job.
 
     Raises:
         ProblemError: `not-found`; `gone` where the id says that its job's lifetime is over.
     """
     try:
-        return await context.jobs.get(job_id, caller)
+        return await call.context.jobs.get(job_id, call.caller)
     except ProblemError as error:
-        if error.name == "not-found" and _outlived(job_id, context.settings.keep_jobs_s):
+        if error.name == "not-found" and _outlived(job_id, call.context.settings.keep_jobs_s):
             raise ProblemError("gone", "Jobs are kept for a time, and this one's is over.") from error
         raise
 

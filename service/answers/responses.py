@@ -7,7 +7,7 @@ import time
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import Query, Request
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -20,7 +20,7 @@ from convscope.queue.jobs import Job
 from convscope.render import RenderOptions
 from service.answers.pictures import own_pictures
 from service.answers.views import etag, failure, job_etag, job_path, job_view, retry_after_s, workers_online
-from service.context import Context
+from service.call import Call
 from service.http.negotiation import JSON, PNG, SAFETENSORS
 from service.http.problems import problem_response
 from service.http.streaming import IMMUTABLE, artifact_response, not_modified
@@ -83,8 +83,7 @@ def job_headers(job: Job) -> dict[str, str]:
 
 
 async def job_answer(
-    request: Request,
-    context: Context,
+    call: Call,
     job: Job,
     *,
     status: int = 200,
@@ -96,12 +95,13 @@ async def job_answer(
     Args:
         online: how many workers live, where that is known.
     """
+    context = call.context
     if online is None:
         online = await workers_online(context)
     sent = {"Cache-Control": "no-cache", **job_headers(job), **(headers or {})}
     if status == 200:
         sent["ETag"] = job_etag(context, job, online)
-        if request.method == "GET" and (unchanged := not_modified(request, sent)) is not None:
+        if call.request.method == "GET" and (unchanged := not_modified(call.request, sent)) is not None:
             return unchanged
     if not job.finished:
         sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
@@ -113,16 +113,13 @@ async def job_answer(
     return Response(body, status, sent, media_type=JSON)
 
 
-def failure_answer(
-    request: Request, job: Job, problem: ProblemError, headers: dict[str, str] | None = None
-) -> Response:
+def failure_answer(call: Call, job: Job, problem: ProblemError, headers: dict[str, str] | None = None) -> Response:
     """The problem that a finished job stands for."""
-    return problem_response(request, problem, {**job_headers(job), **(headers or {})})
+    return problem_response(call.request, problem, {**job_headers(job), **(headers or {})})
 
 
 async def finished_answer(
-    request: Request,
-    context: Context,
+    call: Call,
     job: Job,
     media: str,
     query: RenderQuery,
@@ -131,16 +128,16 @@ async def finished_answer(
     """A finished job's result in that media type, or its problem."""
     problem = failure(job)
     if problem is not None:
-        return failure_answer(request, job, problem, headers)
+        return failure_answer(call, job, problem, headers)
     sent = {**(headers or {}), "Content-Location": _result_path(job, media, query)}
     assert job.manifest is not None
-    online, manifest = await asyncio.gather(workers_online(context), context.results.manifest(job.manifest))
+    online, manifest = await asyncio.gather(workers_online(call.context), call.context.results.manifest(job.manifest))
     if media == JSON:
-        return await job_answer(request, context, job, headers=sent, online=online)
+        return await job_answer(call, job, headers=sent, online=online)
     sent = {**job_headers(job), **sent}
     if media == PNG:
-        return await picture_answer(request, context, job, manifest, query.pick, query.options(), sent)
-    return await arrays_answer(request, context, job, manifest, sent)
+        return await picture_answer(call, job, manifest, query.pick, query.options(), sent)
+    return await arrays_answer(call, job, manifest, sent)
 
 
 def _result_path(job: Job, media: str, query: RenderQuery) -> str:
@@ -150,8 +147,7 @@ def _result_path(job: Job, media: str, query: RenderQuery) -> str:
 
 
 async def picture_answer(
-    request: Request,
-    context: Context,
+    call: Call,
     job: Job,
     manifest: Manifest,
     pick: str | None,
@@ -162,26 +158,24 @@ async def picture_answer(
     assert job.manifest is not None
     tag = etag(job.manifest, PNG, rendering.version(), pick, options)
     sent = {**headers, "ETag": tag, "Cache-Control": IMMUTABLE}
-    if request.method == "GET" and (unchanged := not_modified(request, sent)) is not None:
+    if call.request.method == "GET" and (unchanged := not_modified(call.request, sent)) is not None:
         return unchanged
-    drawing = await context.renderer.draw(job.manifest, manifest, pick, options)
+    drawing = await call.context.renderer.draw(job.manifest, manifest, pick, options)
     timings = {"queued": job.queued_ms, "computed": job.computed_ms, "rendered": drawing.ms}
     sent["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in timings.items() if ms is not None)
     return Response(drawing.png, 200, sent, media_type=PNG)
 
 
-async def arrays_answer(
-    request: Request, context: Context, job: Job, manifest: Manifest, headers: dict[str, str]
-) -> Response:
+async def arrays_answer(call: Call, job: Job, manifest: Manifest, headers: dict[str, str]) -> Response:
     """Every array of a result as one safetensors file, as it is stored."""
     sent = {**headers, "ETag": etag(manifest.arrays_key or job.manifest, SAFETENSORS), "Cache-Control": IMMUTABLE}
     if manifest.arrays_key is None:
         head, length = safetensors_header({}), 0
     else:
-        head, length = b"", await context.artifacts.size(manifest.arrays_key)
+        head, length = b"", await call.context.artifacts.size(manifest.arrays_key)
     return await artifact_response(
-        request,
-        context.artifacts,
+        call.request,
+        call.context.artifacts,
         head=head,
         key=manifest.arrays_key,
         start=0,

@@ -9,25 +9,23 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 
 from convscope.queue.jobs import Job
-from service.context import Context
+from service.call import Call
 from service.http.streaming import disconnected
 
 LOOK_AGAIN_S = 5.0
 """A change that the feed lost is seen at the latest after so long."""
 
 
-async def wait_for_end(request: Request, context: Context, caller: str, job: Job, timeout_s: float) -> Job:
+async def wait_for_end(call: Call, job: Job, timeout_s: float) -> Job:
     """As `wait_until`, for a job that is finished; what happens to it before wakes nobody."""
-    return await wait_until(request, context, caller, job, lambda each: each.finished, timeout_s, end_only=True)
+    return await wait_until(call, job, lambda each: each.finished, timeout_s, end_only=True)
 
 
 async def wait_until(
-    request: Request,
-    context: Context,
-    caller: str,
+    call: Call,
     job: Job,
     done: Callable[[Job], bool],
     timeout_s: float,
@@ -44,13 +42,14 @@ async def wait_until(
     """
     if done(job) or timeout_s <= 0:
         return job
+    context = call.context
     deadline = time.monotonic() + timeout_s
-    gone = asyncio.create_task(disconnected(request.receive))
+    gone = asyncio.create_task(disconnected(call.request.receive))
     stopping = asyncio.create_task(context.stopping.wait())
     try:
         with context.changes.watch(job.id, end_only=end_only) as watch, context.metrics.waiting.track_inprogress():
             # Read after watching began: a change in between would otherwise be nobody's.
-            job = await context.jobs.get(job.id, caller)
+            job = await context.jobs.get(job.id, call.caller)
             while not done(job) and not context.stopping.is_set() and (left := deadline - time.monotonic()) > 0:
                 changed = asyncio.create_task(watch.changed(min(left, LOOK_AGAIN_S)))
                 try:
@@ -59,7 +58,7 @@ async def wait_until(
                     await _end(changed)
                 if gone.done():
                     raise ClientDisconnect
-                job = await context.jobs.get(job.id, caller)
+                job = await context.jobs.get(job.id, call.caller)
             return job
     finally:
         await _end(gone)

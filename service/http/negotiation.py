@@ -57,6 +57,11 @@ def accepted(header: str | None, possible: Sequence[str]) -> str:
     return media
 
 
+def media_type(header: str | None) -> str:
+    """The media type of a Content-Type header, in lower case and without parameters; empty where none is given."""
+    return (header or "").partition(";")[0].strip().lower()
+
+
 def _media_range(text: str) -> tuple[str, float]:
     media, *parameters = (part.strip().lower() for part in text.split(";"))
     quality = 1.0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
-
 from convscope.protocol.problems import FieldError, ProblemError
+from convscope.store.images import ImageRecord
+from service.call import Call
+from service.images.uploads import keep_image
 from service.intake.bodies import BodyLimits, Form, read_form, read_raw
 
 RAW_TYPES = (
@@ -20,28 +21,28 @@ RAW_TYPES = (
 )
 
 
-_BINARY = {"type": "string", "format": "binary"}
+BINARY = {"type": "string", "format": "binary"}
 
 
 def body_of(form: dict[str, Any], *raw: str) -> dict[str, Any]:
     """`requestBody` of an upload: a form, or the file itself."""
     content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
-    return {"required": True, "content": content | {media: {"schema": _BINARY} for media in raw}}
+    return {"required": True, "content": content | {media: {"schema": BINARY} for media in raw}}
 
 
-async def read_upload(request: Request, limits: BodyLimits, possible: tuple[str, ...]) -> Form:
+async def read_upload(call: Call, limits: BodyLimits, possible: tuple[str, ...]) -> Form:
     """A form, or a body that is one file of one of the `possible` types, or of none that it says.
 
     Raises:
         ProblemError: as `read_form` and `read_raw`; `unsupported-media-type`.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = call.body_type
     if kind == "multipart/form-data":
-        return await read_form(request, limits)
+        return await read_form(call.request, limits)
     if kind and kind not in possible and not (kind.startswith("image/") and possible == RAW_TYPES):
         types = ["multipart/form-data", *possible]
         raise ProblemError("unsupported-media-type", f"{kind[:100]} cannot be read here.", possible=types)
-    return await read_raw(request, limits)
+    return await read_raw(call.request, limits)
 
 
 def only_images(form: Form) -> None:
@@ -57,3 +58,13 @@ def only_images(form: Form) -> None:
             "The form may have file parts `image` and nothing else.",
             errors=[FieldError(f"/{(others or ['image'])[0][:80]}", "not known here, or without a file name")],
         )
+
+
+async def keep_upload(call: Call, data: bytes) -> ImageRecord:
+    """The image of a file that the caller sent, decoded and kept.
+
+    Raises:
+        ProblemError: as `keep_image`.
+    """
+    context = call.context
+    return await keep_image(context.images, call.caller, data, megapixels=context.settings.megapixels)

@@ -21,8 +21,7 @@ from pathlib import PurePosixPath
 from convscope.protocol.problems import ProblemError
 from convscope.settings import Settings
 from convscope.store.image_sets import ImageSetMember, RejectedEntry
-from convscope.store.images import Images
-from service.images.uploads import keep_image
+from convscope.store.images import ImageRecord
 from service.intake.bodies import MIB, FilePart, Form, SpoolView
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -62,9 +61,14 @@ async def entries_of(form: Form, settings: Settings) -> list[Entry]:
 
 
 async def store_entries(
-    entries: list[Entry], images: Images, caller: str, settings: Settings
+    entries: list[Entry], keep: Callable[[bytes], Awaitable[ImageRecord]], settings: Settings
 ) -> tuple[list[ImageSetMember], list[RejectedEntry]]:
     """Decode and keep every entry, a few at once; what cannot be decoded is listed and costs nothing else.
+
+    Args:
+        entries: the files.
+        keep: decodes and keeps one file.
+        settings: where the limits are.
 
     Raises:
         ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`; `body-too-large` when the entries of an
@@ -73,7 +77,7 @@ async def store_entries(
     pixels, most = 0, settings.image_set_megapixels
     members: list[ImageSetMember] = []
     rejected: list[RejectedEntry] = []
-    async for outcome in _in_order(entries, partial(_store_entry, images, caller, settings.megapixels)):
+    async for outcome in _in_order(entries, partial(_store_entry, keep)):
         if isinstance(outcome, ImageSetMember):
             members.append(outcome)
             pixels += outcome.width * outcome.height
@@ -88,9 +92,9 @@ async def store_entries(
     return members, rejected
 
 
-async def _store_entry(images: Images, caller: str, megapixels: float, entry: Entry) -> ImageSetMember | RejectedEntry:
+async def _store_entry(keep: Callable[[bytes], Awaitable[ImageRecord]], entry: Entry) -> ImageSetMember | RejectedEntry:
     try:
-        record = await keep_image(images, caller, await entry.read(), megapixels=megapixels)
+        record = await keep(await entry.read())
     except ProblemError as error:
         if error.status >= 500 or error.name == "body-too-large":
             raise

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import Request
 from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
@@ -17,14 +16,14 @@ from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
-from convscope.store.image_sets import ImageSets
 from convscope.store.images import ImageRecord
+from service.call import Call
 from service.context import Context
-from service.http.negotiation import idempotency_key
 from service.http.problems import from_validation, invalid_request
-from service.images.uploads import keep_image, read_base64
+from service.images.uploads import read_base64
 from service.intake import bodies
 from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
+from service.intake.image_forms import keep_upload
 from service.intake.limits import check_cost, check_length, check_pixels
 
 BODY_TYPES = ("multipart/form-data", "application/json")
@@ -50,7 +49,7 @@ class Received:
     image_list: str | None = None
 
 
-async def receive(request: Request, context: Context, caller: str, operation: Operation[Any]) -> Received:
+async def receive(call: Call, operation: Operation[Any]) -> Received:
     """Read the body of a request to an operation, and keep what it uploads.
 
     The schema is checked before any image is decoded.
@@ -58,21 +57,21 @@ async def receive(request: Request, context: Context, caller: str, operation: Op
     Raises:
         ProblemError: of the body, the schema and the images.
     """
-    limits = bodies.BodyLimits.of(context.settings)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    limits = bodies.BodyLimits.of(call.context.settings)
+    kind = call.body_type
     if kind == "multipart/form-data":
-        async with await bodies.read_form(request, limits) as form:
+        async with await bodies.read_form(call.request, limits) as form:
             files = _image_files(form, operation)
             parts = [await form.read(file) for file in form.files if file.name == REQUEST_PART]
             if len(parts) > 1:
                 raise invalid_request([FieldError("/request", "given more than once")])
             data = read_fields(operation, form.fields, *parts)
             _place(data, len(files), operation)
-            asked = _validated(data, operation, context)
-            return await _looked_up(asked, context, caller, form, files)
+            asked = _validated(data, operation, call.context)
+            return await _looked_up(asked, call, form, files)
     if kind == "application/json" or kind.endswith("+json"):
-        data = read_json(await bodies.read_bytes(request, limits))
-    elif kind == "" and not await bodies.read_bytes(request, limits):
+        data = read_json(await bodies.read_bytes(call.request, limits))
+    elif kind == "" and not await bodies.read_bytes(call.request, limits):
         data = {}  # nothing sent is nothing asked for; the schema says what is missing
     else:
         raise ProblemError(
@@ -80,7 +79,7 @@ async def receive(request: Request, context: Context, caller: str, operation: Op
             f"A request is sent as {' or '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
             possible=list(BODY_TYPES),
         )
-    return await _looked_up(_validated(data, operation, context), context, caller, None, [])
+    return await _looked_up(_validated(data, operation, call.context), call, None, [])
 
 
 def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.FilePart]:
@@ -120,16 +119,16 @@ def _validated(data: dict[str, Any], operation: Operation[Any], context: Context
 
 
 async def _looked_up(
-    asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+    asked: CommonRequest, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]
 ) -> Received:
     """The request with its images stored; its network is looked up while they are being decoded."""
-    network = asyncio.create_task(_network(asked, context))
+    network = asyncio.create_task(_network(asked, call.context))
     try:
         image_set: str | None = getattr(asked, "image_set", None)
         if image_set is not None:
-            asked, images, image_list = await _with_set(asked, context, caller, image_set)
+            asked, images, image_list = await _with_set(asked, call, image_set)
         else:
-            asked, images = await _with_images(asked, context, caller, form, files)
+            asked, images = await _with_images(asked, call, form, files)
             image_list = None
         return Received(asked, await network, images, image_list)
     finally:
@@ -149,19 +148,19 @@ async def _network(asked: CommonRequest, context: Context) -> Network:
 
 
 async def _with_images(
-    asked: CommonRequest, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+    asked: CommonRequest, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]
 ) -> tuple[CommonRequest, list[JobImage]]:
     """The request with every image stored and named by its id."""
     refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
     records: list[ImageRecord] = []
     for number, ref in enumerate(refs):
         try:
-            records.append(await _stored(ref, context, caller, form, files))
+            records.append(await _stored(ref, call, form, files))
         except ProblemError as error:
             if len(refs) > 1 and not error.errors:
                 error.errors = (FieldError(f"/images/{number}", error.detail),)
             raise
-    check_pixels(records, context.settings)
+    check_pixels(records, call.context.settings)
     if refs:
         asked = asked.model_copy(update={"image": None, "images": [ImageRef(id=record.id) for record in records]})
     images = [
@@ -170,13 +169,10 @@ async def _with_images(
     return asked, images
 
 
-async def _with_set(
-    asked: CommonRequest, context: Context, caller: str, image_set: str
-) -> tuple[CommonRequest, list[JobImage], str]:
+async def _with_set(asked: CommonRequest, call: Call, image_set: str) -> tuple[CommonRequest, list[JobImage], str]:
     """The request on the images of a stored set, and where these are listed."""
-    sets = ImageSets(context.redis, context.artifacts, context.settings.keep_images_s)
-    record = await sets.get(caller, image_set)
-    contents = await sets.contents(record)
+    record = await call.context.image_sets.get(call.caller, image_set)
+    contents = await call.context.image_sets.contents(record)
     images = [
         JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
         for member in contents.members
@@ -184,28 +180,24 @@ async def _with_set(
     return asked, images, record.contents
 
 
-async def _stored(
-    ref: ImageRef, context: Context, caller: str, form: bodies.Form | None, files: Sequence[bodies.FilePart]
-) -> ImageRecord:
+async def _stored(ref: ImageRef, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]) -> ImageRecord:
     if ref.base64 is not None:
         data = await read_base64(ref.base64)
     elif form is not None and ref.id is not None and ref.id.startswith(_UPLOADED):
         data = await form.read(files[int(ref.id.removeprefix(_UPLOADED))])
     else:
         assert ref.id is not None
-        return await context.images.get(caller, ref.id)
-    return await keep_image(context.images, caller, data, megapixels=context.settings.megapixels)
+        return await call.context.images.get(call.caller, ref.id)
+    return await keep_upload(call, data)
 
 
-async def submit(
-    request: Request, context: Context, caller: str, operation: Operation[Any], received: Received
-) -> tuple[Job, bool]:
+async def submit(call: Call, operation: Operation[Any], received: Received) -> tuple[Job, bool]:
     """Resolve a request and make it a job; says whether it is a new one.
 
     Raises:
         ProblemError: of the network, the layers and channels, the cost and length, the queue.
     """
-    card = received.network.card
+    context, card = call.context, received.network.card
     resolved, others = await _resolve(received.request, operation, card, context)
     check_cost(resolved, operation, card, len(received.images), context.settings)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
@@ -219,7 +211,7 @@ async def submit(
         images=[] if received.image_list else received.images,
         image_list=received.image_list,
         lane=operation.lane,
-        caller=caller,
+        caller=call.caller,
         digest=computation_digest(
             received.network.environment,
             [card.entry_digest, *(other.entry_digest for other in others)],
@@ -229,11 +221,11 @@ async def submit(
         ),
         environment=received.network.environment,
         deadline_s=received.request.deadline_s,
-        idempotency_key=idempotency_key(request.headers.getlist("idempotency-key")) or None,
+        idempotency_key=call.idempotency_key or None,
         fingerprint=_fingerprint(received, operation.name),
-        request_id=request.state.request_id,
-        no_cache="no-cache" in request.headers.get("cache-control", "").lower(),
-        caller_jobs=context.callers.quota(caller),
+        request_id=call.request.state.request_id,
+        no_cache=call.no_cache,
+        caller_jobs=context.callers.quota(call.caller),
     )
     job, new = await context.jobs.enqueue(spec)
     if job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.responses import Response
@@ -18,9 +18,9 @@ from convscope.queue.jobs import Job
 from service import openapi
 from service.answers.finding import find
 from service.answers.views import etag, job_path, job_view, workers_online
-from service.context import Context
-from service.dependencies import CallerDependency, ContextDependency
-from service.http.negotiation import PNG, accepted
+from service.call import Call
+from service.dependencies import CallDependency
+from service.http.negotiation import PNG
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, artifact_response
 from service.results.arrays import json_bytes
@@ -52,21 +52,21 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
     },
     openapi_extra={"parameters": [openapi.header("Last-Event-ID", "The last event that was received.", "12")]},
 )
-async def follow(request: Request, job_id: str, context: ContextDependency, caller: CallerDependency) -> Response:
+async def follow(job_id: str, call: CallDependency) -> Response:
     """The events of a job from its first, or from the one after Last-Event-ID, live until it is done.
 
     Who has them all is answered 204: a browser's EventSource comes back whenever a stream ends, until it hears that.
     """
-    accepted(request.headers.get("accept"), [EVENT_STREAM])
-    job = await find(context, caller, job_id)
-    after = request.headers.get("last-event-id", "").strip()
+    call.accepted([EVENT_STREAM])
+    job = await find(call, job_id)
+    after = call.last_event_id
     headers = {"Cache-Control": "no-store", "Vary": "Authorization"}
     if after and job.finished:
-        page = await context.events.read(job_id, after)
+        page = await call.context.events.read(job_id, after)
         if not page.events and not page.trimmed:
             return Response(status_code=204, headers=headers)
     return EventSourceResponse(
-        _stream(context, caller, job, after),
+        _stream(call, job, after),
         ping=COMMENT_EVERY_S,
         ping_message_factory=lambda: _said(comment="still here"),
         send_timeout=SEND_TIMEOUT_S,
@@ -75,8 +75,9 @@ async def follow(request: Request, job_id: str, context: ContextDependency, call
     )
 
 
-async def _stream(context: Context, caller: str, job: Job, after: str) -> AsyncIterator[ServerSentEvent]:
+async def _stream(call: Call, job: Job, after: str) -> AsyncIterator[ServerSentEvent]:
     """Events until the last; where the service stops first, a `retry` that sends the client elsewhere."""
+    context = call.context
     yield _said(retry=RECONNECT_MS, comment=f"events of job {job.id}")
     stopping = asyncio.create_task(context.stopping.wait())
     try:
@@ -84,7 +85,7 @@ async def _stream(context: Context, caller: str, job: Job, after: str) -> AsyncI
             while True:
                 page = await context.events.read(job.id, after)
                 if page.trimmed:
-                    yield await _snapshot(context, caller, job.id)
+                    yield await _snapshot(call, job.id)
                 for event in page.events:
                     after = event.id
                     yield _sent(event, job.id)
@@ -96,7 +97,7 @@ async def _stream(context: Context, caller: str, job: Job, after: str) -> AsyncI
                     yield _said(retry=RECONNECT_MS, comment="the service stops; come back")
                     return
                 # A reader that came after the last event has nothing to wait for.
-                if (await context.jobs.get(job.id, caller)).finished and not (await _newer(context, job.id, after)):
+                if (await context.jobs.get(job.id, call.caller)).finished and not (await _newer(call, job.id, after)):
                     return
                 changed = asyncio.create_task(watch.changed(LOOK_AGAIN_S))
                 try:
@@ -114,14 +115,14 @@ def _said(**what: Any) -> ServerSentEvent:
     return ServerSentEvent(sep="\n", **what)
 
 
-async def _newer(context: Context, job_id: str, after: str) -> bool:
-    return bool((await context.events.read(job_id, after)).events)
+async def _newer(call: Call, job_id: str, after: str) -> bool:
+    return bool((await call.context.events.read(job_id, after)).events)
 
 
-async def _snapshot(context: Context, caller: str, job_id: str) -> ServerSentEvent:
+async def _snapshot(call: Call, job_id: str) -> ServerSentEvent:
     """What a reader that missed events has to know: the job as it is now."""
-    job = await context.jobs.get(job_id, caller)
-    view = await job_view(context, job, await workers_online(context), result=False)
+    job = await call.context.jobs.get(job_id, call.caller)
+    view = await job_view(call.context, job, await workers_online(call.context), result=False)
     return _said(event="reset", data=json_bytes(view).decode())
 
 
@@ -144,22 +145,20 @@ def _sent(event: Event, job_id: str) -> ServerSentEvent:
         **documented("not-found", "gone", "not-acceptable", "range-not-satisfiable"),
     },
 )
-async def read_preview(
-    request: Request, job_id: str, digest: str, context: ContextDependency, caller: CallerDependency
-) -> Response:
+async def read_preview(job_id: str, digest: str, call: CallDependency) -> Response:
     """A preview that an event named. Its address is the SHA-256 of its bytes, so nobody can guess another's."""
-    accepted(request.headers.get("accept"), [PNG])
-    await find(context, caller, job_id)
+    call.accepted([PNG])
+    await find(call, job_id)
     if not _DIGEST.fullmatch(digest):
         raise ProblemError("not-found", "There is no such preview.")
     key = f"previews/{digest[:2]}/{digest}"
     return await artifact_response(
-        request,
-        context.artifacts,
+        call.request,
+        call.context.artifacts,
         head=b"",
         key=key,
         start=0,
-        length=await context.artifacts.size(key),
+        length=await call.context.artifacts.size(key),
         media_type=PNG,
         headers={"ETag": etag(key), "Cache-Control": IMMUTABLE, "Vary": "Authorization"},
     )

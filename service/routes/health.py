@@ -8,7 +8,6 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from convscope.protocol.problems import ProblemError
-from convscope.queue.keys import key
 from service.answers.views import workers_online
 from service.context import Context
 from service.dependencies import ContextDependency
@@ -17,7 +16,6 @@ from service.http.problems import documented
 router = APIRouter(tags=["health"])
 
 PROBE_S = 2.0
-_PROBE_KEPT_S = 10
 
 
 class Alive(BaseModel):
@@ -51,7 +49,7 @@ async def ready(context: ContextDependency) -> Ready:
 async def _probe_queue(context: Context) -> int:
     try:
         async with asyncio.timeout(PROBE_S):
-            await context.redis.set(key("probe"), "1", ex=_PROBE_KEPT_S)
+            await context.jobs.check_writable()
             return await workers_online(context)
     except TimeoutError as error:
         raise ProblemError(

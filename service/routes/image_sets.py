@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from convscope.protocol.problems import FieldError, ProblemError
-from convscope.store.image_sets import ImageSetContents, ImageSetRecord, ImageSets, RejectedEntry
+from convscope.queue.cursors import read_cursor, write_cursor
+from convscope.store.image_sets import ImageSetContents, ImageSetRecord, RejectedEntry
 from service import openapi
 from service.answers.views import image_path, iso
-from service.context import Context
-from service.dependencies import CallerDependency, ContextDependency
+from service.dependencies import CallDependency
 from service.http.negotiation import JSON
 from service.http.paging import PageQuery, page_headers
 from service.http.problems import documented
 from service.intake.bodies import BodyLimits
-from service.intake.image_forms import body_of, only_images, read_upload
+from service.intake.image_forms import BINARY, body_of, keep_upload, only_images, read_upload
 from service.intake.set_uploads import entries_of, store_entries
 
 router = APIRouter(prefix="/v1/image-sets", tags=["image sets"])
 
 ARCHIVE_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
-_BINARY = {"type": "string", "format": "binary"}
 
 
 class MemberView(BaseModel):
@@ -73,11 +73,6 @@ class ImageSetList(BaseModel):
     image_sets: list[ImageSetView]
 
 
-def sets(context: Context) -> ImageSets:
-    """The sets in the service's store."""
-    return ImageSets(context.redis, context.artifacts, context.settings.keep_images_s)
-
-
 def _detail(record: ImageSetRecord, contents: ImageSetContents, start: int, limit: int) -> ImageSetDetail:
     return ImageSetDetail(
         **ImageSetView.of(record).model_dump(),
@@ -87,6 +82,11 @@ def _detail(record: ImageSetRecord, contents: ImageSetContents, start: int, limi
         ],
         rejected_entries=contents.rejected if start == 0 else [],
     )
+
+
+def _following(record: ImageSetRecord, start: int, limit: int) -> str | None:
+    """The cursor of the page after this one; None where there is none."""
+    return write_cursor((start + limit, "")) if start + limit < record.images else None
 
 
 @router.post(
@@ -110,23 +110,23 @@ def _detail(record: ImageSetRecord, contents: ImageSetContents, start: int, limi
             {
                 "type": "object",
                 "required": ["image"],
-                "properties": {"image": {"type": "array", "items": _BINARY, "minItems": 1}},
+                "properties": {"image": {"type": "array", "items": BINARY, "minItems": 1}},
                 "additionalProperties": False,
             },
             *ARCHIVE_TYPES[:1],
         )
     },
 )  # fmt: skip
-async def upload_image_set(request: Request, context: ContextDependency, caller: CallerDependency) -> Response:
+async def upload_image_set(call: CallDependency) -> Response:
     """Keep many images: a form with many parts `image`, or one zip archive as such a part or as the body.
 
     Answers when every file was looked at. The same files in the same order give the same id.
     """
-    settings = context.settings
-    async with await read_upload(request, BodyLimits.of_image_set(settings), ARCHIVE_TYPES) as form:
+    settings = call.context.settings
+    async with await read_upload(call, BodyLimits.of_image_set(settings), ARCHIVE_TYPES) as form:
         only_images(form)
         entries = await entries_of(form, settings)
-        members, rejected = await store_entries(entries, context.images, caller, settings)
+        members, rejected = await store_entries(entries, partial(keep_upload, call), settings)
     if not members:
         raise ProblemError(
             "unreadable-image" if rejected else "invalid-request",
@@ -136,11 +136,11 @@ async def upload_image_set(request: Request, context: ContextDependency, caller:
                 for number, each in enumerate(rejected[:32])
             ],
         )
-    record = await sets(context).add(caller, members, rejected)
+    record = await call.context.image_sets.add(call.caller, members, rejected)
     view = _detail(record, ImageSetContents(members=members, rejected=rejected[:1000]), 0, 100)
     headers = {
         "Location": view.href,
-        **page_headers(view.href, PageQuery(limit=100), "100" if record.images > 100 else None),
+        **page_headers(view.href, PageQuery(limit=100), _following(record, 0, 100)),
     }
     return Response(view.model_dump_json(), 201, headers, media_type=JSON)
 
@@ -154,11 +154,9 @@ async def upload_image_set(request: Request, context: ContextDependency, caller:
         **documented("invalid-request"),
     },
 )
-async def list_image_sets(
-    context: ContextDependency, caller: CallerDependency, query: Annotated[PageQuery, Query()]
-) -> Response:
+async def list_image_sets(call: CallDependency, query: Annotated[PageQuery, Query()]) -> Response:
     """The caller's image sets, last uploaded first."""
-    records, cursor = await sets(context).page(caller, limit=query.limit, cursor=query.cursor)
+    records, cursor = await call.context.image_sets.page(call.caller, limit=query.limit, cursor=query.cursor)
     body = ImageSetList(image_sets=[ImageSetView.of(record) for record in records])
     return Response(body.model_dump_json(), 200, page_headers("/v1/image-sets", query, cursor), media_type=JSON)
 
@@ -172,22 +170,13 @@ async def list_image_sets(
         **documented("invalid-request", "not-found", "gone"),
     },
 )
-async def read_image_set(
-    set_id: str, context: ContextDependency, caller: CallerDependency, query: Annotated[PageQuery, Query()]
-) -> Response:
+async def read_image_set(set_id: str, call: CallDependency, query: Annotated[PageQuery, Query()]) -> Response:
     """A set and a page of its members."""
-    start = query.cursor or "0"
-    if not (start.isascii() and start.isdecimal() and len(start) <= 9):
-        raise ProblemError(
-            "invalid-request",
-            "The cursor is not one that was given out.",
-            errors=[FieldError("/query/cursor", "take it from the Link header of the page before")],
-        )
-    found = sets(context)
-    record = await found.get(caller, set_id)
-    after = int(start) + query.limit
-    view = _detail(record, await found.contents(record), int(start), query.limit)
-    headers = page_headers(view.href, query, str(after) if after < record.images else None)
+    start = read_cursor(query.cursor)[0] if query.cursor else 0
+    sets = call.context.image_sets
+    record = await sets.get(call.caller, set_id)
+    view = _detail(record, await sets.contents(record), start, query.limit)
+    headers = page_headers(view.href, query, _following(record, start, query.limit))
     return Response(view.model_dump_json(), 200, headers, media_type=JSON)
 
 
@@ -198,7 +187,7 @@ async def read_image_set(
     response_class=Response,
     responses=documented("not-found"),
 )
-async def delete_image_set(set_id: str, context: ContextDependency, caller: CallerDependency) -> Response:
+async def delete_image_set(set_id: str, call: CallDependency) -> Response:
     """Forget a set; its images have lives of their own."""
-    await sets(context).delete(caller, set_id)
+    await call.context.image_sets.delete(call.caller, set_id)
     return Response(status_code=204)

@@ -6,7 +6,7 @@ import asyncio
 import io
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.responses import Response
@@ -15,13 +15,12 @@ from convscope.protocol.problems import FieldError
 from convscope.store.images import ImageRecord, Pixels
 from service import openapi
 from service.answers.views import image_path, iso
-from service.dependencies import CallerDependency, ContextDependency
-from service.http.negotiation import JSON, PNG, accepted, etag_matches
+from service.dependencies import CallDependency
+from service.http.negotiation import JSON, PNG
 from service.http.paging import PageQuery, page_headers
 from service.http.problems import documented, invalid_request
-from service.images.uploads import keep_image
 from service.intake.bodies import BodyLimits
-from service.intake.image_forms import _BINARY, RAW_TYPES, body_of, only_images, read_upload
+from service.intake.image_forms import BINARY, RAW_TYPES, body_of, keep_upload, only_images, read_upload
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
@@ -86,22 +85,22 @@ class ImageList(BaseModel):
     },
     openapi_extra={
         "requestBody": body_of(
-            {"type": "object", "required": ["image"], "properties": {"image": _BINARY}, "additionalProperties": False},
+            {"type": "object", "required": ["image"], "properties": {"image": BINARY}, "additionalProperties": False},
             *RAW_TYPES,
         )
     },
 )  # fmt: skip
-async def upload_image(request: Request, context: ContextDependency, caller: CallerDependency) -> Response:
+async def upload_image(call: CallDependency) -> Response:
     """Keep an image: a form with one file part `image`, or the file as the body.
 
     It is decoded to 8-bit sRGB at once; of an animation the first frame is kept, transparency lies on white.
     """
-    async with await read_upload(request, BodyLimits.of(context.settings), RAW_TYPES) as form:
+    async with await read_upload(call, BodyLimits.of(call.context.settings), RAW_TYPES) as form:
         only_images(form)
         if len(form.files) != 1:
             raise invalid_request([FieldError("/image", "one file is needed, with a file name")])
         data = await form.read(form.files[0])
-    view = ImageView.of(await keep_image(context.images, caller, data, megapixels=context.settings.megapixels))
+    view = ImageView.of(await keep_upload(call, data))
     return Response(view.model_dump_json(), 201, {"Location": view.href, "Cache-Control": "no-cache"}, media_type=JSON)
 
 
@@ -114,11 +113,9 @@ async def upload_image(request: Request, context: ContextDependency, caller: Cal
         **documented("invalid-request"),
     },
 )
-async def list_images(
-    context: ContextDependency, caller: CallerDependency, query: Annotated[PageQuery, Query()]
-) -> Response:
+async def list_images(call: CallDependency, query: Annotated[PageQuery, Query()]) -> Response:
     """The caller's images, last uploaded first."""
-    records, cursor = await context.images.page(caller, limit=query.limit, cursor=query.cursor)
+    records, cursor = await call.context.images.page(call.caller, limit=query.limit, cursor=query.cursor)
     body = ImageList(images=[ImageView.of(record) for record in records])
     return Response(body.model_dump_json(), 200, page_headers("/v1/images", query, cursor), media_type=JSON)
 
@@ -138,18 +135,18 @@ async def list_images(
         **documented("not-found", "gone", "not-acceptable"),
     },
 )
-async def read_image(request: Request, image_id: str, context: ContextDependency, caller: CallerDependency) -> Response:
+async def read_image(image_id: str, call: CallDependency) -> Response:
     """What is known of an image, or by `Accept: image/png` the decoded picture; the uploaded bytes are not kept."""
-    media = accepted(request.headers.get("accept"), [JSON, PNG])
-    record = await context.images.get(caller, image_id)
+    media = call.accepted([JSON, PNG])
+    record = await call.context.images.get(call.caller, image_id)
     headers = {**INERT, "Vary": "Accept, Authorization", "Cache-Control": "private, no-cache"}
     if media == JSON:
         return Response(ImageView.of(record).model_dump_json(), 200, headers, media_type=JSON)
     headers["ETag"] = f'"{record.pixels.rpartition("/")[2]}"'
     headers["Content-Disposition"] = f'attachment; filename="{record.id}.png"'
-    if etag_matches(request.headers.get("if-none-match"), headers["ETag"]):
+    if call.knows(headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    pixels = await context.images.read_pixels(record.pixels)
+    pixels = await call.context.images.read_pixels(record.pixels)
     return Response(await asyncio.to_thread(_png, pixels), 200, headers, media_type=PNG)
 
 
@@ -160,9 +157,9 @@ async def read_image(request: Request, image_id: str, context: ContextDependency
     response_class=Response,
     responses=documented("not-found"),
 )
-async def delete_image(image_id: str, context: ContextDependency, caller: CallerDependency) -> Response:
+async def delete_image(image_id: str, call: CallDependency) -> Response:
     """Forget an image. Jobs that were given it, and sets that hold it, keep it as long as they need it."""
-    await context.images.delete(caller, image_id)
+    await call.context.images.delete(call.caller, image_id)
     return Response(status_code=204)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import Response
 
@@ -28,9 +28,9 @@ from service.answers.responses import (
 )
 from service.answers.views import JobList, JobView, etag, failure, job_etag, job_view, workers_online
 from service.answers.waiting import wait_for_end, wait_until
-from service.context import Context
-from service.dependencies import CallerDependency, ContextDependency
-from service.http.negotiation import JSON, NPY, PNG, SAFETENSORS, accepted, etag_matches
+from service.call import Call
+from service.dependencies import CallDependency
+from service.http.negotiation import JSON, NPY, PNG, SAFETENSORS
 from service.http.paging import PageQuery, page_headers
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
@@ -60,18 +60,16 @@ class ListQuery(PageQuery):
         **documented("invalid-request"),
     },
 )
-async def list_jobs(
-    context: ContextDependency, caller: CallerDependency, query: Annotated[ListQuery, Query()]
-) -> Response:
+async def list_jobs(call: CallDependency, query: Annotated[ListQuery, Query()]) -> Response:
     """The caller's jobs, newest first, without their results."""
     if query.operation is not None:
         known_operation(query.operation, "/query/operation")
     state = query.state.value if query.state is not None else None
-    jobs, cursor = await context.jobs.page(
-        caller, state=state, operation=query.operation, limit=query.limit, cursor=query.cursor
+    jobs, cursor = await call.context.jobs.page(
+        call.caller, state=state, operation=query.operation, limit=query.limit, cursor=query.cursor
     )
-    online = await workers_online(context)
-    body = {"jobs": [await job_view(context, job, online, result=False) for job in jobs]}
+    online = await workers_online(call.context)
+    body = {"jobs": [await job_view(call.context, job, online, result=False) for job in jobs]}
     return Response(json_bytes(body), 200, page_headers("/v1/jobs", query, cursor), media_type=JSON)
 
 
@@ -85,25 +83,17 @@ async def list_jobs(
         **_ONE,
     },
 )
-async def read_job(
-    request: Request, job_id: str, context: ContextDependency, caller: CallerDependency, query: WaitQueryDependency
-) -> Response:
+async def read_job(job_id: str, call: CallDependency, query: WaitQueryDependency) -> Response:
     """The job. With `wait` and If-None-Match, once it is another revision; with `wait` alone, once it is finished."""
-    job = await find(context, caller, job_id)
+    job = await find(call, job_id)
     if query.wait:
-        known = request.headers.get("if-none-match")
-        if known is None:
-            job = await _finished(request, context, caller, job, query.wait)
-        elif etag_matches(known, job_etag(context, job, await workers_online(context))):
+        wait_s = min(query.wait, call.context.settings.longest_wait_s)
+        if call.known_tag is None:
+            job = await wait_for_end(call, job, wait_s)
+        elif call.knows(job_etag(call.context, job, await workers_online(call.context))):
             revision = job.revision
-            wait_s = min(query.wait, context.settings.longest_wait_s)
-            job = await wait_until(request, context, caller, job, lambda each: each.revision != revision, wait_s)
-    return await job_answer(request, context, job)
-
-
-async def _finished(request: Request, context: Context, caller: str, job: Job, wait: float) -> Job:
-    wait_s = min(wait, context.settings.longest_wait_s)
-    return await wait_for_end(request, context, caller, job, wait_s)
+            job = await wait_until(call, job, lambda each: each.revision != revision, wait_s)
+    return await job_answer(call, job)
 
 
 @router.get(
@@ -123,16 +113,14 @@ async def _finished(request: Request, context: Context, caller: str, job: Job, w
         **documented("range-not-satisfiable"),
     },
 )
-async def read_result(
-    request: Request, job_id: str, context: ContextDependency, caller: CallerDependency, query: RenderQueryDependency
-) -> Response:
+async def read_result(job_id: str, call: CallDependency, query: RenderQueryDependency) -> Response:
     """The result: the job as JSON, a picture, or all arrays as safetensors; 202 while there is none."""
     query.options()
-    job = await find(context, caller, job_id)
-    media = accepted(request.headers.get("accept"), representations(operation_of(job)))
+    job = await find(call, job_id)
+    media = call.accepted(representations(operation_of(job)))
     if not job.finished:
-        return await job_answer(request, context, job, status=202)
-    return await finished_answer(request, context, job, media, query)
+        return await job_answer(call, job, status=202)
+    return await finished_answer(call, job, media, query)
 
 
 @router.get(
@@ -164,17 +152,15 @@ async def read_result(
         **documented("range-not-satisfiable"),
     },
 )
-async def read_array(
-    request: Request, job_id: str, name: str, context: ContextDependency, caller: CallerDependency
-) -> Response:
+async def read_array(job_id: str, name: str, call: CallDependency) -> Response:
     """One array of a result: .npy, or safetensors or JSON by Accept; byte ranges of the first two."""
-    media = accepted(request.headers.get("accept"), [NPY, SAFETENSORS, JSON])
-    job = await find(context, caller, job_id)
-    manifest = await _manifest(request, context, job)
+    media = call.accepted([NPY, SAFETENSORS, JSON])
+    job = await find(call, job_id)
+    manifest = await _manifest(call, job)
     if isinstance(manifest, Response):
         return manifest
     if name == "":
-        return await arrays_answer(request, context, job, manifest, job_headers(job))
+        return await arrays_answer(call, job, manifest, job_headers(job))
     stored = stored_array(manifest, name)
     headers = {
         "ETag": etag(manifest.arrays_key, name, media),
@@ -182,15 +168,15 @@ async def read_array(
         "Vary": "Accept, Authorization",
     }
     if media == JSON:
-        if (unchanged := not_modified(request, headers)) is not None:
+        if (unchanged := not_modified(call.request, headers)) is not None:
             return unchanged
         if manifest.arrays_key is not None:
-            await context.artifacts.size(manifest.arrays_key)  # what is missing must be said before the first byte
-        pieces = context.results.array_json(manifest, name)
+            await call.context.artifacts.size(manifest.arrays_key)  # what is missing must be said before the first byte
+        pieces = call.context.results.array_json(manifest, name)
         return PieceResponse(pieces, status_code=200, media_type=JSON, headers=headers)
     return await artifact_response(
-        request,
-        context.artifacts,
+        call.request,
+        call.context.artifacts,
         head=npy_header(stored) if media == NPY else safetensors_header({name: stored}),
         key=manifest.arrays_key,
         start=stored.offset,
@@ -211,37 +197,30 @@ async def read_array(
         **_RESULT,
     },
 )
-async def read_picture(
-    request: Request,
-    job_id: str,
-    name: str,
-    context: ContextDependency,
-    caller: CallerDependency,
-    query: RenderQueryDependency,
-) -> Response:
+async def read_picture(job_id: str, name: str, call: CallDependency, query: RenderQueryDependency) -> Response:
     """One picture of a result, drawn as the query says; `pick` has no meaning here."""
-    accepted(request.headers.get("accept"), [PNG])
+    call.accepted([PNG])
     options = query.options()
-    job = await find(context, caller, job_id)
-    manifest = await _manifest(request, context, job)
+    job = await find(call, job_id)
+    manifest = await _manifest(call, job)
     if isinstance(manifest, Response):
         return manifest
     try:
-        return await picture_answer(request, context, job, manifest, name, options, job_headers(job))
+        return await picture_answer(call, job, manifest, name, options, job_headers(job))
     except ProblemError as error:
         if not any(field.pointer == PICK for field in error.errors):
             raise
         raise ProblemError("not-found", error.detail, possible=error.extra.get("possible", [])) from error
 
 
-async def _manifest(request: Request, context: Context, job: Job) -> Manifest | Response:
+async def _manifest(call: Call, job: Job) -> Manifest | Response:
     """A job's manifest, or the answer while, or because, it has none."""
     if not job.finished:
-        return await job_answer(request, context, job, status=202)
+        return await job_answer(call, job, status=202)
     problem = failure(job)
     if problem is not None or job.manifest is None:
-        return failure_answer(request, job, problem or ProblemError("gone", "The job has no result.", job_id=job.id))
-    return await context.results.manifest(job.manifest)
+        return failure_answer(call, job, problem or ProblemError("gone", "The job has no result.", job_id=job.id))
+    return await call.context.results.manifest(job.manifest)
 
 
 _CANCEL: dict[int | str, dict[str, Any]] = {
@@ -253,8 +232,8 @@ _CANCEL: dict[int | str, dict[str, Any]] = {
 
 @router.delete("/{job_id}", operation_id="delete-job", response_class=Response, responses=_CANCEL)
 @router.post("/{job_id}/cancel", operation_id="cancel-job", response_class=Response, responses=_CANCEL)
-async def cancel_job(request: Request, job_id: str, context: ContextDependency, caller: CallerDependency) -> Response:
+async def cancel_job(job_id: str, call: CallDependency) -> Response:
     """Cancel: 200 where it is cancelled (also from before), 202 while it stops, 409 where it had finished."""
-    await find(context, caller, job_id)
-    job = await context.jobs.cancel(job_id, caller)
-    return await job_answer(request, context, job, status=200 if job.finished else 202)
+    await find(call, job_id)
+    job = await call.context.jobs.cancel(job_id, call.caller)
+    return await job_answer(call, job, status=200 if job.finished else 202)

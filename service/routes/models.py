@@ -11,7 +11,7 @@ from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
 from convscope.protocol.problems import ProblemError
 from service.answers.responses import known_operation
 from service.context import Context
-from service.dependencies import CallerDependency, ContextDependency
+from service.dependencies import CallDependency
 from service.http.problems import documented
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -52,29 +52,25 @@ async def _card(context: Context, model_id: str) -> ModelCard:
 
 
 @router.get("", operation_id="list-models")
-async def list_models(context: ContextDependency, caller: CallerDependency) -> ModelList:
+async def list_models(call: CallDependency) -> ModelList:
     """Every network of the catalogue, as far as workers have published it."""
-    del caller
+    context = call.context
     default = await context.cards.default_model() or context.settings.default_model
     return ModelList(default=default, models=await context.cards.summaries())
 
 
 @router.get("/{model_id}", operation_id="read-model", responses=_ONE)
-async def read_model(model_id: str, context: ContextDependency, caller: CallerDependency) -> ModelCard:
+async def read_model(model_id: str, call: CallDependency) -> ModelCard:
     """A network's card: weights, preprocessing, classes, layers, defaults."""
-    del caller
-    return await _card(context, model_id)
+    return await _card(call.context, model_id)
 
 
 @router.get("/{model_id}/layers", operation_id="list-layers", responses={**_ONE, **documented("invalid-request")})
-async def list_layers(
-    model_id: str, context: ContextDependency, caller: CallerDependency, query: Annotated[LayersQuery, Query()]
-) -> LayerTable:
+async def list_layers(model_id: str, call: CallDependency, query: Annotated[LayersQuery, Query()]) -> LayerTable:
     """A network's layers in execution order; with `method`, those where that operation applies."""
-    del caller
     if query.method is not None:
         known_operation(query.method, "/query/method")
-    card = await _card(context, model_id)
+    card = await _card(call.context, model_id)
     layers = [
         layer for layer in card.layers if query.method is None or layer.methods.get(query.method, "unknown") is None
     ]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -27,9 +27,9 @@ from service.answers.responses import (
 )
 from service.answers.views import workers_seen
 from service.answers.waiting import wait_for_end
-from service.context import Context
-from service.dependencies import CallerDependency, ContextDependency
-from service.http.negotiation import PNG, SAFETENSORS, Preference, accepted, preference
+from service.call import Call
+from service.dependencies import CallDependency
+from service.http.negotiation import PNG, SAFETENSORS
 from service.http.problems import documented
 from service.intake.forms import schema
 from service.intake.submission import receive, submit
@@ -76,35 +76,31 @@ class OperationList(BaseModel):
     operations: list[OperationView]
 
 
-async def _answer(
-    request: Request, context: Context, caller: str, query: RenderQuery, operation: Operation[Any]
-) -> Response:
+async def _answer(call: Call, query: RenderQuery, operation: Operation[Any]) -> Response:
     """Read, submit, wait as preferred, answer."""
-    media = accepted(request.headers.get("accept"), representations(operation))
+    media = call.accepted(representations(operation))
     query.options()  # what cannot be drawn is refused before anything is computed
-    preferred = preference(request.headers.getlist("prefer"), context.settings.longest_wait_s)
-    received = await receive(request, context, caller, operation)
-    job, new = await submit(request, context, caller, operation, received)
+    preferred = call.preference
+    received = await receive(call, operation)
+    job, new = await submit(call, operation, received)
     structlog.contextvars.bind_contextvars(job_id=job.id)
     if new:
-        log.info("submitted", operation=job.operation, lane=job.lane, state=job.state.value, caller=caller)
+        log.info("submitted", operation=job.operation, lane=job.lane, state=job.state.value, caller=call.caller)
     try:
-        job = await _waited(request, context, caller, job, preferred, operation)
+        job = await _waited(call, job, operation)
         at_once = preferred.respond_async and preferred.wait_s is None
         applied = preferred.applied(job.finished and not at_once)
         headers = {"Preference-Applied": applied} if applied else {}
         if at_once or not job.finished:
-            online = await workers_seen(context)
-            return await job_answer(request, context, job, status=202, headers=headers, online=online)
-        return await finished_answer(request, context, job, media, query, headers)
+            online = await workers_seen(call.context)
+            return await job_answer(call, job, status=202, headers=headers, online=online)
+        return await finished_answer(call, job, media, query, headers)
     except ProblemError as error:
         error.extra.setdefault("job_id", job.id)
-        return failure_answer(request, job, error)
+        return failure_answer(call, job, error)
 
 
-async def _waited(
-    request: Request, context: Context, caller: str, job: Job, preferred: Preference, operation: Operation[Any]
-) -> Job:
+async def _waited(call: Call, job: Job, operation: Operation[Any]) -> Job:
     """The job when the wait is over; a queue that goes away meanwhile ends it early.
 
     It is no failure then: the job is submitted, and a client that sent its request again would have two.
@@ -114,9 +110,9 @@ async def _waited(
         ProblemError: `not-found`, where the job's lifetime ended meanwhile.
     """
     try:
-        return await wait_for_end(request, context, caller, job, _wait_s(preferred, operation, context))
+        return await wait_for_end(call, job, _wait_s(call, operation))
     except ClientDisconnect:
-        await _client_left(request, context, caller, job, preferred)
+        await _client_left(call, job)
         raise
     except ProblemError as error:
         if error.name != "queue-unavailable":
@@ -125,33 +121,31 @@ async def _waited(
         return job
 
 
-def _wait_s(preferred: Preference, operation: Operation[Any], context: Context) -> float:
-    if preferred.wait_s is not None:
-        return preferred.wait_s
-    if preferred.respond_async or not operation.quick:
+def _wait_s(call: Call, operation: Operation[Any]) -> float:
+    if call.preference.wait_s is not None:
+        return call.preference.wait_s
+    if call.preference.respond_async or not operation.quick:
         return 0.0
-    return context.settings.quick_wait_s
+    return call.context.settings.quick_wait_s
 
 
-async def _client_left(request: Request, context: Context, caller: str, job: Job, preferred: Preference) -> None:
+async def _client_left(call: Call, job: Job) -> None:
     """Cancel a job that nobody can ask for: its client left without having got, or made, a name for it."""
-    if preferred.stated or request.headers.get("idempotency-key") is not None:
+    if call.preference.stated or call.repeatable:
         return
     try:
-        await asyncio.shield(context.jobs.cancel(job.id, caller))
+        await asyncio.shield(call.context.jobs.cancel(job.id, call.caller))
     except ProblemError as error:
         if error.name not in ("already-finished", "not-found"):
             raise
         return
-    context.metrics.cancelled_by_disconnect.inc()
+    call.context.metrics.cancelled_by_disconnect.inc()
     log.info("cancelled_by_disconnect")
 
 
 def _endpoint(operation: Operation[Any]) -> Callable[..., Awaitable[Response]]:
-    async def endpoint(
-        request: Request, context: ContextDependency, caller: CallerDependency, query: RenderQueryDependency
-    ) -> Response:
-        return await _answer(request, context, caller, query, operation)
+    async def endpoint(call: CallDependency, query: RenderQueryDependency) -> Response:
+        return await _answer(call, query, operation)
 
     return endpoint
 
@@ -188,10 +182,9 @@ for _operation in operations().values():
 
 
 @router.get("/operations", operation_id="list-operations")
-async def list_operations(context: ContextDependency, caller: CallerDependency) -> OperationList:
+async def list_operations(call: CallDependency) -> OperationList:
     """The operations, their schemas, limits and defaults. Defaults that depend on the network are null here."""
-    del caller
-    settings = context.settings
+    settings = call.context.settings
     found = []
     for operation in operations().values():
         request_schema = schema(operation.request)
