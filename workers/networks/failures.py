@@ -1,6 +1,4 @@
 """Why a network does not run, in words that its author can use.
-
-Import rule: torch only.
 """
 
 from __future__ import annotations

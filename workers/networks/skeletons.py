@@ -2,8 +2,6 @@
 
 On the meta device, where nothing is computed; a network that does not run there (constants that are no buffers, a
 branch on values, numpy inside) is built and run for real, once, on the CPU.
-
-Import rule: torch side; nothing of pydantic or the queue.
 """
 
 from __future__ import annotations

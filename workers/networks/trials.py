@@ -2,8 +2,6 @@
 
 Networks of libraries bear everything; somebody's own network often does not, and would be answered wrongly or not at
 all. A few forwards on noise tell, once for each network and device.
-
-Import rule: torch, the contract and this package's fast copy.
 """
 
 from __future__ import annotations
