@@ -11,6 +11,7 @@ from workers.contract import Grant, MethodError, OneShotMethod, Progress, Result
 from workers.engine.device import see_that_it_answers
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.plan import RunBatch
+from workers.engine.randomness import own_randomness
 from workers.engine.reports import Reports
 from workers.engine.runs import Run
 from workers.engine.scheduler import Scheduler
@@ -101,7 +102,8 @@ class OneShots:
         self._meter.begin()
         began = time.monotonic()
         try:
-            progress = next(batch.slices)
+            with own_randomness(runs[0]):
+                progress = next(batch.slices)
         except StopIteration as stop:
             results = stop.value
             if not isinstance(results, list) or len(results) != len(batch.runs):

@@ -91,6 +91,10 @@ class LoadedNetwork:
             self._lean[fast] = make_lean(own, shapes, channels_last=self.channels_last)
         return self._lean[fast]
 
+    def notes(self, precision: str) -> Sequence[str]:
+        """What of its behaviour a reader of its results must know, a sentence each."""
+        return self.behaviour.notes(self.id, precision)
+
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.
 

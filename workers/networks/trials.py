@@ -49,6 +49,22 @@ class Behaviour:
         """The fields as JSON values."""
         return asdict(self)
 
+    def notes(self, name: str, precision: str) -> list[str]:
+        """What a reader of results must know of it, a sentence each.
+
+        Args:
+            name: of the network.
+            precision: `exact` or `fast`.
+        """
+        notes = []
+        if self.alone is not None:
+            notes.append(f"{name} was given each image by itself: {self.alone}.")
+        if self.random:
+            notes.append(f"{name} is random in evaluation: another run gives another answer, and none is kept.")
+        if precision == "fast" and self.fast_reason is not None:
+            notes.append(f"{name} computed in float32 although precision is fast: {self.fast_reason}.")
+        return notes
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Behaviour:
         """What `as_json` gave."""

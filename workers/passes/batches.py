@@ -95,7 +95,7 @@ def slices(network: Network, inputs: Tensor, grant: Grant, kept: Sequence[str] =
     scale = relative_size(network, inputs)
     sizes = {name: _numbers(layer.shape) for name, layer in network.layers.items()}
     numbers = _WORKING_COPIES * max(sizes.values(), default=0) + sum(sizes[name] for name in kept)
-    fitting = max(1, min(MOST_IMAGES, int(grant.memory_bytes / (4 * max(numbers, 1) * scale))))
+    fitting = max(1, min(most_together(network, MOST_IMAGES), int(grant.memory_bytes / (4 * max(numbers, 1) * scale))))
     take, start = max(1, min(fitting, int(8 / scale))), 0
     while start < len(inputs):
         began = time.perf_counter()
@@ -104,6 +104,11 @@ def slices(network: Network, inputs: Tensor, grant: Grant, kept: Sequence[str] =
         start += len(part)
         seconds_an_image = (time.perf_counter() - began) / len(part)
         take = max(1, min(fitting, int(grant.slice_s / max(seconds_an_image, 1e-6))))
+
+
+def most_together(network: Network, wish: int) -> int:
+    """Images of one forward: as many as wished, fewer where they may not share one."""
+    return wish if network.most_images is None else max(1, min(wish, network.most_images))
 
 
 def relative_size(network: Network, inputs: Tensor) -> float:

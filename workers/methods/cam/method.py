@@ -22,7 +22,7 @@ from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome
 from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
 from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
-from workers.passes.batches import gather, module_for, preprocess_key, repeated_module_for, slices
+from workers.passes.batches import gather, module_for, most_together, preprocess_key, repeated_module_for, slices
 from workers.passes.calls import capture
 from workers.passes.rules import LINEAR_NODES, RuleMode
 
@@ -294,9 +294,9 @@ class _Pace:
         scale = inputs.shape[2] * inputs.shape[3] / own
         order = network.layers[layer].order
         sizes = [(one.order, math.prod(one.shape)) for one in network.layers.values()]
-        self._fit = self._most(max(size for _, size in sizes) * scale, grant)
+        self._fit = most_together(network, self._most(max(size for _, size in sizes) * scale, grant))
         above = max((size for at, size in sizes if at >= order), default=1)
-        self._fit_above = self._most(above * scale, grant)
+        self._fit_above = most_together(network, self._most(above * scale, grant))
         self._slice_s = grant.slice_s
         self._rows, self._seconds_a_row, self._began = 8, 0.0, time.perf_counter()
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.methods.cka import hsic
 from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
-from workers.passes.batches import module_for
+from workers.passes.batches import module_for, most_together
 from workers.passes.calls import capture, reduce
 
 
@@ -93,7 +93,7 @@ class _Side:
                         self._maps[name].append(seen[name])
             start = chunk.stop
             per_image = (time.perf_counter() - began) / len(chunk)
-            self._pace = max(1, min(64, int(self._slice_s / max(per_image, 1e-6))))
+            self._pace = max(1, min(most_together(self.network, 64), int(self._slice_s / max(per_image, 1e-6))))
             yield (start - batch.start) / len(batch)
 
     def samples(self) -> dict[str, Samples]:

@@ -123,7 +123,7 @@ def _reference_values(
 def _look(network: Network, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """Activations of a batch by layer, the output under OUTPUT."""
     with torch.no_grad():
-        return activations(network.module, inputs, layers)
+        return activations(network.module, inputs, layers, network.most_images)
 
 
 def covered(image: Tensor, size: tuple[int, int]) -> Tensor:

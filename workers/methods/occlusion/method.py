@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.methods.occlusion.incremental import Tape
 from workers.methods.occlusion.recording import NoTape
-from workers.passes.batches import module_for, relative_size, repeated_module_for
+from workers.passes.batches import module_for, most_together, relative_size, repeated_module_for
 from workers.passes.calls import capture
 
 _WINDOWS_CPU, _WINDOWS_GPU = 8, 64
@@ -138,6 +138,8 @@ class _Occluder:
         """The shortcut, where it is wanted and the network allows it."""
         if not self._request.incremental or not self._layer.spatial:
             return None
+        if self._network.random or self._network.most_images is not None:
+            return None  # what it answers to a part says nothing of the whole
         try:
             tape = Tape(self._module, self._x, self._layer.name)
         except NoTape:
@@ -150,7 +152,8 @@ class _Occluder:
         numbers = scale * sum(torch.Size(layer.shape).numel() for layer in self._network.layers.values())
         wish = (_WINDOWS_CPU if self._network.device.type == "cpu" else _WINDOWS_GPU) / scale
         share = 2 if incremental else 1
-        return max(1, int(min(wish * share, self._grant.memory_bytes / max(4 * numbers, 1))))
+        fitting = max(1, int(min(wish * share, self._grant.memory_bytes / max(4 * numbers, 1))))
+        return fitting if incremental else most_together(self._network, fitting)
 
     def _hidden(self, corners: Sequence[tuple[int, int]]) -> Tensor:
         """The input with the square at each place."""

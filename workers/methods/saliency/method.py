@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
 from workers.methods.saliency.targets import Target, Unit, logits, read_target, scores
-from workers.passes.batches import module_for, relative_size, repeated_module_for, slices
+from workers.passes.batches import module_for, most_together, relative_size, repeated_module_for, slices
 from workers.passes.rules import PathReport, RuleMode
 
 _BLUR_SHARE = 0.1
@@ -208,7 +208,7 @@ def _tile(network: Network, grant: Grant, scale: float) -> int:
     """
     numbers = scale * sum(torch.Size(layer.shape).numel() for layer in network.layers.values())
     wish = (4 if network.device.type == "cpu" else 32) / scale
-    return max(1, int(min(wish, grant.memory_bytes / max(8 * numbers, 1))))
+    return most_together(network, max(1, int(min(wish, grant.memory_bytes / max(8 * numbers, 1)))))
 
 
 def _chunks(points: Any, size: int) -> Iterator[list[Any]]:
