@@ -13,7 +13,7 @@ from workers.engine.runs import Run
 
 def seed_of(run: Run) -> int:
     """The seed of a job's random numbers: the same at every attempt, another for another job."""
-    return int.from_bytes(hashlib.sha256(run.id.rpartition(":")[0].encode() or run.id.encode()).digest()[:4], "big")
+    return int.from_bytes(hashlib.sha256(run.id.partition("/")[0].encode()).digest()[:4], "big")
 
 
 @contextmanager

@@ -1,5 +1,4 @@
-"""Why a network does not run, in words that its author can use.
-"""
+"""Why a network does not run, in words that its author can use."""
 
 from __future__ import annotations
 

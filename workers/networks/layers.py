@@ -193,8 +193,10 @@ def is_max_pool(layer: Layer) -> bool:
 
 
 def keeps_map(layer: Layer) -> bool:
-    """Whether the call passes its map on unchanged in evaluation, or reduces it: no map of its own."""
-    return layer.kind.startswith(("Dropout", "Identity", "Adaptive", "adaptive", "SelectAdaptive", "StochasticDepth"))
+    """Whether the call passes its map on unchanged in evaluation, or resizes or reduces it: no map of its own."""
+    return layer.kind.startswith(
+        ("Dropout", "Identity", "Adaptive", "adaptive", "SelectAdaptive", "StochasticDepth", "interpolate", "Upsample")
+    )
 
 
 def accepts(network: nn.Module, input_size: tuple[int, int], channels: int = 3) -> str | None:

@@ -152,7 +152,9 @@ def _seen(network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: 
         return activations(module, inputs, layers)
 
 
-def _seen_apart(module: nn.Module, inputs: Tensor, layers: Sequence[str], redirect: Sequence[bool]) -> dict[str, Tensor]:
+def _seen_apart(
+    module: nn.Module, inputs: Tensor, layers: Sequence[str], redirect: Sequence[bool]
+) -> dict[str, Tensor]:
     """What `_seen` tells, each view in a forward of its own: the network's answers depend on their company."""
     parts = []
     for number, view in enumerate(inputs.split(1)):
