@@ -118,6 +118,8 @@ class Network(Protocol):
         mean, std: of the input normalisation, in [0, 1] units.
         input_size: default (height, width).
         classes: names by index; may be empty.
+        most_images: images that one forward may take, where an image's answer depends on its company; None is any.
+        random: whether two runs on one image differ, in evaluation mode.
     """
 
     id: str
@@ -128,6 +130,8 @@ class Network(Protocol):
     input_size: tuple[int, int]
     classes: Sequence[str]
     device: torch.device
+    most_images: int | None
+    random: bool
 
     def fast_module(self) -> nn.Module:
         """The same network for precision `fast`: the device's quicker arithmetic, weights cast once, channels_last.
@@ -141,6 +145,10 @@ class Network(Protocol):
 
         Its values differ in the last digits: what is compared with plain PyTorch number by number uses `module`.
         """
+        ...
+
+    def notes(self, precision: str) -> Sequence[str]:
+        """What of the network's behaviour a reader of its results must know, a sentence each."""
         ...
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:

@@ -87,6 +87,23 @@ def _with_reason(layers: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...
     return DefaultLayers({operation: names for operation, names in layers.items() if names})
 
 
+class BehaviourCard(_Model):
+    """What the network can bear, tried on noise at its own input size."""
+
+    channels_last: bool = Field(
+        description="Whether it runs, with the same answer, on maps whose channels lie next to each other in memory; "
+        "one that does not is given contiguous ones."
+    )
+    alone: str | None = Field(
+        None, description="Why each image is given to it by itself; null where an image's answer is its own."
+    )
+    random: bool = Field(
+        False, description="Whether two runs on one image differ: each job has a seed of its own, and none is cached."
+    )
+    fast: Literal["bfloat16", "float32"] = Field("float32", description="The arithmetic of precision `fast`.")
+    fast_reason: str | None = Field(None, description="Why that is float32 although the device has bfloat16.")
+
+
 class ModelCard(_Model):
     """A network of the catalogue: weights, preprocessing, classes, layers, and the defaults of each operation."""
 
@@ -107,6 +124,9 @@ class ModelCard(_Model):
     stages: tuple[str, ...] = Field((), description="One layer for each resolution stage, shallow to deep.")
     max_pools: int = Field(0, description="Max-pool calls, the places where a deconvnet has switches.")
     rectifications: dict[str, int] = Field(default_factory=dict, description="Activation kind → calls of it.")
+    behaviour: BehaviourCard | None = Field(
+        None, description="What the network can bear; null where its weights are not at hand, and it was not tried."
+    )
 
     @cached_property
     def _by_name(self) -> dict[str, LayerCard]:
@@ -143,4 +163,5 @@ class ModelSummary(_Model):
     default: bool = False
     available: bool | None = Field(None, description="Whether the weights are at hand; null when nobody has looked.")
     problem: str | None = Field(None, description="Why the entry cannot be used.")
+    problem_type: str = Field("weights-unavailable", description="Name of the problem that requests for it get.")
     entry_digest: str | None = Field(None, description="Of an operator's entry: changes when anything in it does.")

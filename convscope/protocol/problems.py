@@ -53,6 +53,7 @@ _TABLE: tuple[tuple[int, str, str, str], ...] = (
     (422, "numerical-error", "The computation left the finite numbers", "Change the parameters, usually a smaller learning rate."),
     (422, "out-of-memory", "The device has too little memory for this", "Ask for fewer channels, images or pixels."),
     (424, "weights-unavailable", "The network's weights cannot be had", "Run `convscope models pull` where the weights can be fetched, or use the `-random` network."),
+    (422, "network-does-not-run", "The network does not run on its input", "Mend the network, or what its entry in the catalogue says of it; the detail has the reason that torch gave."),
     (429, "quota-exceeded", "Too many unfinished jobs for this caller", "Wait for jobs to finish, or cancel some."),
     (500, "worker-crashed", "The worker died on this job, repeatedly", "This is a fault of ours or of the machine; report the job id."),
     (500, "internal-error", "An error of ours", "Report the request id."),

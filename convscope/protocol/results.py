@@ -39,6 +39,9 @@ class Provenance(BaseModel):
     tile: int = 1
     seed: int = 0
     libraries: dict[str, str] = Field(default_factory=dict)
+    notes: list[str] = Field(
+        default_factory=list, description="What of the network's behaviour a reader must know, a sentence each."
+    )
 
 
 class StoredImage(BaseModel):

@@ -15,7 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from convscope.protocol.cards import ModelCard, ModelSummary
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.connection import guarded
 from convscope.queue.keys import DOORBELL_KEPT, key
 
@@ -86,9 +86,10 @@ class CardStore:
             text = await self._redis.hget(key("catalogue"), model)
             names = [] if text is not None else [str(name) for name in await self._redis.hkeys(key("catalogue"))]
         if text is not None:
-            problem = ModelSummary.model_validate_json(text).problem
-            if problem:
-                raise ProblemError("weights-unavailable", f"{model} cannot be used: {problem}", model=model)
+            summary = ModelSummary.model_validate_json(text)
+            if summary.problem:
+                name = summary.problem_type if summary.problem_type in PROBLEMS else "weights-unavailable"
+                raise ProblemError(name, f"{model} cannot be used: {summary.problem}", model=model)
         elif names:
             near = get_close_matches(model, names, n=5, cutoff=0.4)
             hint = f" Near names: {', '.join(near)}." if near else ""
@@ -125,13 +126,15 @@ class CardStore:
             pipe.zrem(key("wanted"), card.id)
             await pipe.execute()
 
-    async def publish_problem(self, model: str, problem: str) -> None:
+    async def publish_problem(self, model: str, problem: str, problem_type: str = "weights-unavailable") -> None:
         """Say why a catalogue entry cannot be used; who waits for its card hears it."""
         async with guarded():
             text = await self._redis.hget(key("catalogue"), model)
             if text is None:
                 return
-            summary = ModelSummary.model_validate_json(text).model_copy(update={"problem": problem})
+            summary = ModelSummary.model_validate_json(text).model_copy(
+                update={"problem": problem, "problem_type": problem_type}
+            )
             pipe = self._redis.pipeline(transaction=True)
             pipe.hset(key("catalogue"), model, summary.model_dump_json())
             pipe.zrem(key("wanted"), model)

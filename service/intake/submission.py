@@ -213,7 +213,8 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
         lane=operation.lane,
         caller=call.caller,
         digest=computation_digest(
-            received.network.environment,
+            # What is random is computed for each who asks.
+            "" if _is_random([card, *others]) else received.network.environment,
             [card.entry_digest, *(other.entry_digest for other in others)],
             operation.name,
             plain,
@@ -247,6 +248,10 @@ async def _resolve(
     except ValidationError as error:
         raise from_validation(error, asked.model_dump(mode="json")) from error
     return resolved, list(others)
+
+
+def _is_random(cards: Sequence[ModelCard]) -> bool:
+    return any(card.behaviour is not None and card.behaviour.random for card in cards)
 
 
 async def _result_is_there(context: Context, job: Job) -> bool:

@@ -57,6 +57,8 @@ class FakeNetwork:
         self.module = module.eval().requires_grad_(False)
         self.mean, self.std, self.input_size, self.classes = mean, std, size, classes
         self.device = torch.device(device)
+        self.most_images: int | None = None
+        self.random = False
         self._chain = chain
         self.layers: dict[str, Layer] = {}
         self._look(boxes or {})
@@ -89,6 +91,9 @@ class FakeNetwork:
         with torch.no_grad(), CallObserver(self.module, visit):
             self.module(torch.zeros(1, 3, *self.input_size))
         self.layers = {layer.name: layer for layer in found}
+
+    def notes(self, precision: str) -> Sequence[str]:
+        return ()
 
     def fast_module(self) -> nn.Module:
         """The same module: tests of `fast` on the CPU need no other."""

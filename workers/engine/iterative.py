@@ -15,6 +15,7 @@ from workers.engine.device import see_that_it_answers
 from workers.engine.failures import internal, out_of_memory
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.plan import FinishTask, StartTask, StepTile, Work
+from workers.engine.randomness import own_randomness
 from workers.engine.reports import Reports
 from workers.engine.runs import Run
 from workers.engine.scheduler import Scheduler
@@ -135,7 +136,8 @@ class Iteratives:
         if run.slices is None:
             run.slices = make()
         try:
-            progress = next(run.slices)
+            with own_randomness(run):
+                progress = next(run.slices)
         except StopIteration as stop:
             run.slices = None
             value: T = stop.value
@@ -206,7 +208,8 @@ class Iteratives:
         states = [involved[task].states[index] for task, index in decision.states]
         tile = decision.tile if run.precision == "exact" else len(states)
         pads = self._padding(decision.unit, run, states[0], tile - len(states), grant)
-        errors = _method(run).step(run.network, [*states, *pads], grant)
+        with own_randomness(run):
+            errors = _method(run).step(run.network, [*states, *pads], grant)
         if pads:
             kept = zip(pads, errors[len(states) :], strict=True)
             self._pads[decision.unit] = [pad for pad, error in kept if error is None and not _method(run).done(pad)]

@@ -199,6 +199,8 @@ class Engine:
             alone = alone or shared is None
             run.base_key = (*base, shared)
             run.key = (run.base_key, same)
+        # What a network draws at random belongs to one job.
+        alone = alone or any(network.random for network in run.networks.values())
         run.row_bytes = self._meter.row_bytes(run.memory_key, estimate_row_bytes(run.network, run.pixels))
         tile = self._tiles.fast.rows(run.key) if run.precision == "fast" else max(1, run.tile)
         self._scheduler.add(

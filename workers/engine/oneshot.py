@@ -12,6 +12,7 @@ from workers.engine.device import see_that_it_answers
 from workers.engine.failures import internal, out_of_memory
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.plan import RunBatch
+from workers.engine.randomness import own_randomness
 from workers.engine.reports import Reports
 from workers.engine.runs import Run
 from workers.engine.scheduler import Scheduler
@@ -100,7 +101,8 @@ class OneShots:
         self._meter.begin()
         began = time.monotonic()
         try:
-            progress = next(batch.slices)
+            with own_randomness(runs[0]):
+                progress = next(batch.slices)
         except StopIteration as stop:
             results = stop.value
             if not isinstance(results, list) or len(results) != len(batch.runs):

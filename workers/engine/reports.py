@@ -17,6 +17,7 @@ from workers.contract import MethodError, Outcome, Progress
 from workers.engine import checkpoints
 from workers.engine.loader import Source
 from workers.engine.outbox import Outbox
+from workers.engine.randomness import seed_of
 from workers.engine.runs import Run
 from workers.engine_config import EngineConfig
 from workers.wire import HEADER_LIMIT
@@ -139,7 +140,16 @@ class Reports:
             "tile": run.tile,
             "seed": int(run.request.get("seed") or 0),
             "libraries": dict(self._source.libraries),
+            "notes": _notes(run),
         }
+
+
+def _notes(run: Run) -> list[str]:
+    """What the networks' behaviour meant for this result, a sentence each."""
+    notes = [note for network in run.networks.values() for note in network.notes(run.precision)]
+    if any(network.random for network in run.networks.values()):
+        notes.append(f"The network's random numbers began with seed {seed_of(run)}.")
+    return notes
 
 
 def _as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

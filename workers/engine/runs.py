@@ -57,6 +57,7 @@ class Run:
     checkpoint_due: float = math.inf
     proving_s: float = math.inf
     checkpointed_step: int = -1
+    random_states: list[Tensor] | None = None
 
     @property
     def network(self) -> Network:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,15 +17,15 @@ from workers.contract import Layer, MethodError, Transform
 from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
-from workers.networks.layers import Table, accepts, describe, meta_copy, without_initialisation
+from workers.networks.layers import Table, without_values
 from workers.networks.lean import factor_bytes, make_lean
-from workers.networks.names import aliases_for
 from workers.networks.preprocess import Preprocess
+from workers.networks.skeletons import parameter_count, size_refusal, skeleton, table_of
 from workers.networks.sources import Source
+from workers.networks.trials import Behaviour, keep_contiguous, try_out
 from workers.passes.replay import replay_bytes
 
-_skeletons = threading.RLock()
-"""A skeleton is shared by whoever asks for shapes, and an observer's hooks are no business of a second one."""
+__all__ = ["LoadedNetwork", "load", "load_entry", "parameter_count", "size_refusal", "skeleton", "table_of"]
 
 _seeding = threading.Lock()
 """Random weights come from torch's one global generator, seeded: one network at a time."""
@@ -39,10 +38,17 @@ class LoadedNetwork:
         weights_sha256: of the file of weights, or of the tensors where they are random.
         preprocess: its own evaluation transform.
         table: its calls at its own input size.
+        behaviour: what it can bear.
     """
 
     def __init__(
-        self, entry: Entry, module: nn.Module, table: Table, preprocess: Preprocess, device: torch.device
+        self,
+        entry: Entry,
+        module: nn.Module,
+        table: Table,
+        preprocess: Preprocess,
+        device: torch.device,
+        behaviour: Behaviour,
     ) -> None:
         self.id = entry.id
         self.entry = entry
@@ -50,6 +56,10 @@ class LoadedNetwork:
         self.table = table
         self.preprocess = preprocess
         self.device = device
+        self.behaviour = behaviour
+        self.most_images = None if behaviour.alone is None else 1
+        self.random = behaviour.random
+        self.channels_last = behaviour.channels_last
         self.layers: Mapping[str, Layer] = table.by_name()
         self.mean = preprocess.mean
         self.std = preprocess.std
@@ -69,15 +79,21 @@ class LoadedNetwork:
     def fast_module(self) -> nn.Module:
         """The network for precision `fast`, cast at first use; float32 at its edges."""
         if self._fast is None:
-            self._fast = make_fast(self.module, self.device)
+            dtype = getattr(torch, self.behaviour.fast)
+            self._fast = make_fast(self.module, dtype, channels_last=self.channels_last)
         return self._fast
 
     def lean_module(self, fast: bool) -> nn.Module:
         """The network for methods that run it hundreds of times, made at first use; it shares the weights."""
         if fast not in self._lean:
             shapes = {layer.name: layer.shape for layer in self.table.layers}
-            self._lean[fast] = make_lean(self.fast_module() if fast else self.module, shapes)
+            own = self.fast_module() if fast else self.module
+            self._lean[fast] = make_lean(own, shapes, channels_last=self.channels_last)
         return self._lean[fast]
+
+    def notes(self, precision: str) -> Sequence[str]:
+        """What of its behaviour a reader of its results must know, a sentence each."""
+        return self.behaviour.notes(self.id, precision)
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.
@@ -105,49 +121,6 @@ class LoadedNetwork:
         return table_of(self.entry, input_size).by_name()
 
 
-def skeleton(entry: Entry) -> nn.Module:
-    """The entry's network without weights, on the meta device.
-
-    Raises:
-        MethodError: `weights-unavailable` where the architecture cannot be built.
-    """
-    source = entry.source_or_raise()
-    try:
-        network = meta_copy(source.build)
-    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, KeyError, ImportError) as error:
-        raise weight_files.refuse(f"{source.name} cannot be built: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise weight_files.refuse(f"{source.name} builds no torch network")
-    return network
-
-
-@functools.lru_cache(maxsize=4)
-def _kept_skeleton(entry: Entry) -> nn.Module:
-    return skeleton(entry)
-
-
-def parameter_count(entry: Entry) -> int:
-    """Number of parameters, without loading them."""
-    return sum(parameter.numel() for parameter in _kept_skeleton(entry).parameters())
-
-
-@functools.lru_cache(maxsize=32)
-def table_of(entry: Entry, input_size: tuple[int, int] | None = None) -> Table:
-    """The entry's layer table, at its own input size unless told otherwise."""
-    how = entry.transform
-    source = entry.source_or_raise()
-    with _skeletons:
-        naming = functools.partial(aliases_for, source)
-        return describe(_kept_skeleton(entry), input_size or how.size, how.channels, naming)
-
-
-@functools.lru_cache(maxsize=256)
-def size_refusal(entry: Entry, input_size: tuple[int, int]) -> str | None:
-    """None where the entry's architecture accepts that input size, else why not."""
-    with _skeletons:
-        return accepts(_kept_skeleton(entry), input_size, entry.transform.channels)
-
-
 def load_entry(
     entry: Entry,
     weights_folder: Path,
@@ -155,6 +128,7 @@ def load_entry(
     tick: weight_files.Tick | None = None,
     *,
     fetch: bool = True,
+    behaviour: Behaviour | None = None,
 ) -> LoadedNetwork:
     """The entry's network with its weights, in evaluation mode, no weight requiring a gradient.
 
@@ -164,9 +138,10 @@ def load_entry(
         device: where it shall run.
         tick: called now and then while a download goes on.
         fetch: whether weights may be downloaded.
+        behaviour: what it can bear, where that was tried before on such a device.
 
     Raises:
-        MethodError: `weights-unavailable`, with the reason and what to do.
+        MethodError: `weights-unavailable` or `network-does-not-run`, with the reason and what to do.
     """
     source = entry.source_or_raise()
     if entry.weights == "random":
@@ -179,9 +154,22 @@ def load_entry(
         module = _with_weights(source, path, entry, in_order)
         digest = weight_files.file_sha256(path)
     module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
-    network = LoadedNetwork(entry, module, table_of(entry), entry.transform, torch.device(device))
+    _move_constants(module, torch.device(device))
+    # Also where it is known: what a network computes at its first run only (weight norms) is there afterwards.
+    tried = try_out(entry.id, module, entry.transform.size, entry.transform.channels, behaviour)
+    if not tried.channels_last:
+        keep_contiguous(module)
+    network = LoadedNetwork(entry, module, table_of(entry), entry.transform, torch.device(device), tried)
     network.weights_sha256 = digest
     return network
+
+
+def _move_constants(module: nn.Module, device: torch.device) -> None:
+    """Move tensors that modules hold as plain attributes, neither parameters nor buffers, to where the network runs."""
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, Tensor) and value.device != device and not value.is_meta:
+                setattr(part, name, value.to(device))
 
 
 def weights_path(
@@ -211,8 +199,7 @@ def weights_path(
 
 
 def _with_weights(source: Source, path: Path, entry: Entry, in_order: bool) -> nn.Module:
-    with without_initialisation():
-        module = source.build()  # buffers that no checkpoint carries keep the values their constructors gave them
+    module = without_values(source.build)  # buffers that no checkpoint carries keep their constructors' values
     wanted = module.state_dict()
     state = weight_files.read_checkpoint(path, weight_files.weight_bytes(wanted), entry.sha256)
     module.load_state_dict(

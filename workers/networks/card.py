@@ -8,25 +8,29 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from workers.contract import Layer, MethodError
+from workers.contract import Layer
 from workers.networks import validity
 from workers.networks.build import parameter_count, size_refusal, table_of
 from workers.networks.catalogue import Entry
+from workers.networks.trials import Behaviour
 
 _SIDES = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 """Sides tried, smallest first, for the smallest input that an architecture accepts, pixels."""
 
 
-def make_card(entry: Entry, digest: str) -> dict[str, Any]:
+def make_card(entry: Entry, digest: str, behaviour: Behaviour | None = None) -> dict[str, Any]:
     """The entry's card; runs the network on the meta device a few times, about a second.
 
+    Args:
+        entry: of the catalogue.
+        digest: of the entry.
+        behaviour: what the network can bear, where that was tried.
+
     Raises:
-        MethodError: `weights-unavailable` where the architecture cannot be built or does not run.
+        MethodError: `weights-unavailable` where the architecture cannot be built, `network-does-not-run` where it is
+            built and does not run.
     """
-    try:
-        table = table_of(entry)
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError) as error:
-        raise MethodError("weights-unavailable", f"{entry.id} does not run on its input: {error}") from error
+    table = table_of(entry)
     usable = validity.methods_at(table)
     return {
         "id": entry.id,
@@ -42,6 +46,7 @@ def make_card(entry: Entry, digest: str) -> dict[str, Any]:
         "stages": [layer.name for layer in validity.stages(table)],
         "max_pools": validity.max_pools(table),
         "rectifications": validity.rectifications(table),
+        "behaviour": None if behaviour is None else behaviour.as_json(),
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Box, Layer
+from workers.networks.failures import RAISED, reason_of, rows_refusal
 from workers.networks.geometry import Field, ReceptiveFields
 from workers.passes.calls import ACTIVATIONS, CallObserver
 
@@ -72,11 +73,43 @@ def _discard(module: nn.Module, name: str, parameter: nn.Parameter | None) -> An
 nn.modules.module.register_module_parameter_registration_hook(_discard)
 
 
+def without_values(build: Callable[[], nn.Module]) -> nn.Module:
+    """A new network whose parameters have no values yet, and take no time; buffers have their constructors' values.
+
+    Constructors that read their parameters back (copies of them, spectra, sums) cannot be built so; their networks have
+    the values that they begin with.
+    """
+    try:
+        with without_initialisation():
+            return build()
+    except (RuntimeError, NotImplementedError):
+        return build()
+
+
 def meta_copy(build: Callable[[], nn.Module]) -> nn.Module:
-    """The network without its weights, on the meta device, in evaluation mode."""
-    with without_initialisation():
-        network = build()
-    return network.to("meta").eval()
+    """The network without its weights, on the meta device, in evaluation mode.
+
+    Constructors that read their parameters back may bear the meta device as a whole; else they are built plainly, which
+    takes as long as their initialisation does.
+    """
+    try:
+        with without_initialisation():
+            network = build()
+    except (RuntimeError, NotImplementedError):
+        try:
+            with torch.device("meta"):
+                network = build()
+        except (RuntimeError, NotImplementedError):
+            network = build()
+    return network.to("meta").eval() if isinstance(network, nn.Module) else network
+
+
+def blank_input(network: nn.Module, input_size: tuple[int, int], channels: int) -> Tensor:
+    """One input on the network's device: without values on the meta device, else noise, so that values differ."""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    if device.type == "meta":
+        return torch.empty(1, channels, *input_size, device=device)
+    return torch.randn(1, channels, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def describe(
@@ -96,8 +129,7 @@ def describe(
     Returns:
         The table, with one-tensor outputs only; shapes are without the batch.
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
-    inputs = torch.empty(1, channels, *input_size, device=device)
+    inputs = blank_input(network, input_size, channels)
     fields = ReceptiveFields(inputs)
     found: list[Layer] = []
     last: set[str] = set()
@@ -161,15 +193,22 @@ def is_max_pool(layer: Layer) -> bool:
 
 
 def keeps_map(layer: Layer) -> bool:
-    """Whether the call passes its map on unchanged in evaluation, or reduces it: no map of its own."""
-    return layer.kind.startswith(("Dropout", "Identity", "Adaptive", "adaptive", "SelectAdaptive", "StochasticDepth"))
+    """Whether the call passes its map on unchanged in evaluation, or resizes or reduces it: no map of its own."""
+    return layer.kind.startswith(
+        ("Dropout", "Identity", "Adaptive", "adaptive", "SelectAdaptive", "StochasticDepth", "interpolate", "Upsample")
+    )
 
 
 def accepts(network: nn.Module, input_size: tuple[int, int], channels: int = 3) -> str | None:
-    """None when the network (on the meta device) runs at that input size, else why not."""
+    """None when the network runs at that input size and gives one row of answers for one image, else why not.
+
+    Args:
+        network: on the meta device, or with values.
+    """
     try:
         with torch.no_grad():
-            network(torch.empty(1, channels, *input_size, device="meta"))
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError, ZeroDivisionError) as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return None
+            output = network(blank_input(network, input_size, channels))
+    except RAISED as error:
+        return reason_of(error)
+    reason = rows_refusal(output)
+    return None if reason is None else f"it {reason}"

@@ -36,12 +36,13 @@ LEAST_POOLED = 20_000
 """Outputs of a pooling, below which it does."""
 
 
-def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]], *, channels_last: bool = True) -> nn.Module:
     """A copy of the network with quicker layers, where there are any.
 
     Args:
         network: float32 or bfloat16, in evaluation mode, no weight requiring a gradient; not touched.
         shapes: C×H×W of the output of each module by name, at the network's own input size.
+        channels_last: whether the network runs on maps of that layout; else quicker layers give contiguous ones.
 
     Returns:
         The copy, with the same weights in memory, or `network` itself where nothing would become quicker. It is
@@ -58,7 +59,10 @@ def make_lean(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Mod
     shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
     lean = copy.deepcopy(network, shared)
     for name, kind in chosen.items():
-        lean.get_submodule(name).__class__ = kind
+        module = lean.get_submodule(name)
+        module.__class__ = kind
+        if isinstance(module, _LeanConv2d | _ThinConv2d):
+            module.gives_contiguous = not channels_last
     return lean
 
 
@@ -130,6 +134,7 @@ class _LeanConv2d(nn.Conv2d):
     """A 3×3 convolution of stride 1 that filters minimally where the maps are large."""
 
     is_plain_convolution = True
+    gives_contiguous = False
     kernels: Kernels | None = None
 
     def forward(self, inputs: Tensor, rectified: bool = False, pooled: bool = False) -> Tensor:
@@ -139,7 +144,8 @@ class _LeanConv2d(nn.Conv2d):
         if inputs.dim() == 4 and _pays(self, *sides) and min(sides) > 1:
             if self.kernels is None:
                 self.kernels = Kernels(self.weight)
-            return convolve(inputs, self.kernels, self.bias, padding, rectified=rectified, pooled=pooled)
+            made = convolve(inputs, self.kernels, self.bias, padding, rectified=rectified, pooled=pooled)
+            return made.contiguous() if self.gives_contiguous else made
         found = super().forward(inputs)
         found = torch.relu_(found) if rectified else found
         return functional.max_pool2d(found, 2) if pooled else found
@@ -178,12 +184,14 @@ class _ThinConv2d(nn.Conv2d):
     """A convolution that reads few channels, with a quicker gradient."""
 
     is_plain_convolution = True
+    gives_contiguous = False
 
     def forward(self, inputs: Tensor, rectified: bool = False) -> Tensor:
         """N×C×H×W → N×K×H′×W′; with the ReLU that follows where `rectified`."""
         if inputs.dim() == 4:
             how = (int(self.padding[0]), self.stride[0])
-            return convolve_thin(inputs, self.weight, self.bias, *how, rectified=rectified)
+            made = convolve_thin(inputs, self.weight, self.bias, *how, rectified=rectified)
+            return made.contiguous() if self.gives_contiguous else made
         return torch.relu_(super().forward(inputs)) if rectified else super().forward(inputs)
 
 

@@ -20,10 +20,13 @@ from workers.contract import MethodError
 from workers.networks.build import LoadedNetwork, load_entry, parameter_count
 from workers.networks.card import CardFolder, make_card
 from workers.networks.catalogue import Catalogue, Entry, as_summary
+from workers.networks.trials import Behaviour
 from workers.networks.weights import published_path
 
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
 _FLOAT_BYTES = 4
+_MOST_TRIED_BYTES = 512 * 1024**2
+"""Of weights, up to which a network is loaded to try what it can bear when it is described."""
 
 
 class Networks:
@@ -84,9 +87,26 @@ class Networks:
         digest = entry.digest(self._folder)
         kept = self._cards.get(digest)
         if kept is None or kept["id"] != entry.id:
-            kept = make_card(entry, digest)
+            kept = make_card(entry, digest, self._tried(entry))
             self._cards.put(digest, kept)
         return kept
+
+    def _tried(self, entry: Entry) -> Behaviour | None:
+        """What the network can bear; None where trying would cost a download, or much memory."""
+        if not self._available(entry) or parameter_count(entry) * _FLOAT_BYTES > min(self._budget, _MOST_TRIED_BYTES):
+            return None
+        try:
+            return self.get(entry.id).behaviour
+        except MethodError as error:
+            if error.problem != "weights-unavailable":
+                raise
+            return None  # what it lacks is said to those who ask for a result; its layers can be told nevertheless
+
+    def _known_behaviour(self, entry: Entry, digest: str) -> Behaviour | None:
+        """What the network can bear, where its card says so."""
+        kept = self._cards.get(digest)
+        known = kept["behaviour"] if kept is not None and kept["id"] == entry.id else None
+        return None if known is None else Behaviour.from_json(known)
 
     def get(self, model: str, tick: Callable[[], None] | None = None) -> LoadedNetwork:
         """The network, loaded; others are let go if memory is short.
@@ -114,7 +134,8 @@ class Networks:
                     f"{model} needs {needed:,} bytes for its weights, this worker keeps {self._budget:,} for networks",
                 )
             self._make_room(needed)
-            network = load_entry(entry, self._folder, self._device, tick)
+            known = self._known_behaviour(entry, digest)
+            network = load_entry(entry, self._folder, self._device, tick, behaviour=known)
             with self._lock:
                 self._warm[model] = (digest, network)
                 self._alive[model, digest] = network

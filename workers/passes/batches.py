@@ -96,7 +96,7 @@ def slices(network: Network, inputs: Tensor, grant: Grant, kept: Sequence[str] =
     sizes = {name: _numbers(layer.shape) for name, layer in network.layers.items()}
     numbers = _WORKING_COPIES * max(sizes.values(), default=0) + sum(sizes[name] for name in kept)
     fitting = max(1, min(MOST_IMAGES, int(grant.memory_bytes / (4 * max(numbers, 1) * scale))))
-    pace, start = Pace.by_time(grant, first=int(8 / scale), most=fitting), 0
+    pace, start = Pace.by_time(network, grant, first=int(8 / scale), most=fitting), 0
     while start < len(inputs):
         part = inputs[start : start + pace.rows()]
         yield part

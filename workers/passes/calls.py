@@ -1,11 +1,15 @@
 """A network as a sequence of calls: name them, look at their outputs, change them, stop after the last one needed.
 
 A layer is a call, not a module: `layer1.0.relu` is the first call of that module and `layer1.0.relu#2` the second;
-`inception3a.branch1.@relu` is the first functional relu inside that module and `…@relu#2` its second.
+`inception3a.branch1.@relu` is the first functional relu inside that module and `…@relu#2` its second. Maps that no
+module returns by itself are layers, too: `layer1.0.@add` is a sum of two maps inside that module, and a module that
+returns several has them as members, `neck[0]`, `neck[p3]`, `neck[0][1]`.
 """
 
 from __future__ import annotations
 
+import copy
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -30,8 +34,13 @@ _FUNCTIONS: dict[Any, str] = {
     Tensor.sigmoid: "sigmoid", F.tanh: "tanh", torch.tanh: "tanh", Tensor.tanh: "tanh", F.softplus: "softplus",
     F.max_pool2d: "max_pool2d", torch.max_pool2d: "max_pool2d", F.avg_pool2d: "avg_pool2d",
     F.adaptive_avg_pool2d: "adaptive_avg_pool2d", F.adaptive_max_pool2d: "adaptive_max_pool2d",
+    F.max_pool2d_with_indices: "max_pool2d", F.adaptive_max_pool2d_with_indices: "adaptive_max_pool2d",
+    F.interpolate: "interpolate", F.pixel_shuffle: "pixel_shuffle",
 }  # fmt: skip
 """Functional operations that count as layers when a module of ours or of a zoo calls them itself."""
+
+_SUMS = frozenset({torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__})
+_CONCATENATIONS = frozenset({torch.cat, torch.concat, torch.concatenate})
 
 
 ACTIVATIONS = {
@@ -73,7 +82,7 @@ class CallObserver(TorchFunctionMode):
         self._handles: list[Any] = []
 
     def __enter__(self) -> CallObserver:
-        paths = {} if self._wanted is None else {name.partition("#")[0] for name in self._wanted}
+        paths = {} if self._wanted is None else {_LAST.sub("", name) for name in self._wanted}
         for path, module in self._root.named_modules():
             if self._functional:
                 self._handles.append(module.register_forward_pre_hook(self._enter_module(path)))
@@ -99,13 +108,16 @@ class CallObserver(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        kind = _FUNCTIONS.get(func) if self._functional and self._stack else None
-        if kind is None or not isinstance(output, Tensor):
+        kind = _kind_of(func, args, output) if self._functional and self._stack else None
+        if kind is None:
             return output
         path, owner = self._stack[-1]
         if _keeps_to_itself(owner):
             return output
-        return self._report(f"{path}.@{kind}" if path else f"@{kind}", kind, None, output)
+        base = f"{path}.@{kind}" if path else f"@{kind}"
+        if isinstance(output, tuple):  # a pool that gives its switches as well
+            return self._report(base, kind, None, output[0]), *output[1:]
+        return self._report(base, kind, None, output)
 
     def _enter_module(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, _inputs: Any) -> None:
@@ -117,11 +129,34 @@ class CallObserver(TorchFunctionMode):
         def hook(module: nn.Module, _inputs: Any, output: Any) -> Any:
             if self._functional and self._stack:
                 self._stack.pop()
-            if path and isinstance(output, Tensor):
-                return self._report(path, type(module).__name__, module, output)
-            return None
+            if not path or output is None:
+                return None
+            kind = type(module).__name__.removeprefix("Parametrized")
+            if isinstance(module, _POOLS) and isinstance(output, tuple):
+                return self._report(path, kind, module, output[0]), *output[1:]
+            return self._member(path, kind, module, output)
 
         return hook
+
+    def _member(self, base: str, kind: str, module: nn.Module, output: Any) -> Any:
+        """An output as the network goes on with it, reported: a tensor, or what has tensors in it."""
+        if isinstance(output, Tensor):
+            return self._report(base, kind, module, output)
+        if isinstance(output, Mapping):
+            items = {key: self._member(f"{base}[{key}]", kind, module, value) for key, value in output.items()}
+            if all(items[key] is value for key, value in output.items()):
+                return output
+            changed: Any = copy.copy(output)
+            for key, value in items.items():
+                changed[key] = value
+            return changed
+        if isinstance(output, list | tuple):
+            members = [self._member(f"{base}[{number}]", kind, module, one) for number, one in enumerate(output)]
+            if all(new is old for new, old in zip(members, output, strict=True)):
+                return output
+            named = isinstance(output, tuple) and hasattr(output, "_fields")
+            return type(output)(*members) if named else type(output)(members)
+        return output
 
     def _report(self, base: str, kind: str, module: nn.Module | None, output: Tensor) -> Tensor:
         self._counts[base] += 1
@@ -130,6 +165,30 @@ class CallObserver(TorchFunctionMode):
             return output
         replaced = self._visit(name, kind, module, output)
         return output.clone() if replaced is None else replaced
+
+
+_LAST = re.compile(r"(\[[^#]*\])?(#\d+)?$")
+"""What a call's name has beside its module's path: the member of its output, and which call it is."""
+
+_POOLS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
+"""Modules that give their map and its switches where they are told to; the map is the layer."""
+
+
+def _kind_of(func: Any, args: tuple[Any, ...], output: Any) -> str | None:
+    """As what a function's result is a layer, if it is one."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    if not isinstance(first, Tensor):
+        return None
+    kind = _FUNCTIONS.get(func)
+    if kind is not None or first.dim() != 4 or not first.is_floating_point():
+        return kind
+    if func in _SUMS:
+        # Of two maps: what is added to every position alike is a bias.
+        alike = sum(isinstance(one, Tensor) and one.shape == first.shape for one in args[:2])
+        return "add" if alike == 2 else None
+    if func in _CONCATENATIONS and args and isinstance(args[0], list | tuple):
+        return "cat" if len(args[0]) > 1 else None
+    return None
 
 
 def _keeps_to_itself(module: nn.Module) -> bool:

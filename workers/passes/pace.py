@@ -45,12 +45,13 @@ class Pace:
         """
         numbers = scale * sum(torch.Size(layer.shape).numel() for layer in network.layers.values())
         rows = max(1, int(min(wish / scale, grant.memory_bytes / max(bytes_a_number * numbers, 1))))
+        rows = most_together(network, rows)
         return cls(rows, rows, None)
 
     @classmethod
-    def by_time(cls, grant: Grant, *, first: int, most: int) -> Pace:
+    def by_time(cls, network: Network, grant: Grant, *, first: int, most: int) -> Pace:
         """As many rows as take about a slice's time, by what a row of the last pass took."""
-        return cls(first, most, grant.slice_s)
+        return cls(first, most_together(network, most), grant.slice_s)
 
     def rows(self, most: int | None = None, least: int = 1) -> int:
         """Rows of the pass that begins now.
@@ -80,6 +81,11 @@ class Pace:
                 return value
             self.ran()
             yield share
+
+
+def most_together(network: Network, wish: int) -> int:
+    """Images of one forward: as many as wished, fewer where they may not share one."""
+    return wish if network.most_images is None else max(1, min(wish, network.most_images))
 
 
 class SliceClock:

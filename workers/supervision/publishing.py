@@ -89,7 +89,7 @@ class Publisher:
             log.warning("network_unusable", model=header["model"], problem=header["problem"], detail=header["detail"])
             self._asked.discard(header["model"])
             if header["model"]:
-                await self._cards.publish_problem(header["model"], header["detail"])
+                await self._cards.publish_problem(header["model"], header["detail"], header["problem"])
             return
         try:
             if frame.type == "catalogue":

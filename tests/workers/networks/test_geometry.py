@@ -68,7 +68,8 @@ def chosen_layers(model_id: str, size: tuple[int, int], count: int) -> list[Laye
     """Layers with a box, evenly over the depth, the stages among them."""
     table = table_of(find_entry(model_id), size)
     maps = [layer for layer in table.layers if layer.spatial and layer.name not in table.channels_last]
-    boxed = [layer for layer in maps if layer.box is not None and layer.shape[1] > 1]
+    # `@cat` of the planes belongs to transform_input, which `average_everything` turns off.
+    boxed = [layer for layer in maps if layer.box is not None and layer.shape[1] > 1 and layer.name != "@cat"]
     steps = {round(k * (len(boxed) - 1) / (count - 1)) for k in range(count)}
     return list({layer.name: layer for layer in [*(boxed[k] for k in sorted(steps)), *validity.stages(table)]}.values())
 

@@ -53,8 +53,9 @@ def inputs() -> Tensor:
 
 
 ORDER = [
-    "block.one", "block.norm", "block.act", "block.two", "block.act#2", "block.@relu", "block",
-    "block.one#2", "block.norm#2", "block.act#3", "block.two#2", "block.act#4", "block.@relu#2", "block#2",
+    "block.one", "block.norm", "block.act", "block.two", "block.@add", "block.act#2", "block.@relu", "block",
+    "block.one#2", "block.norm#2", "block.act#3", "block.two#2", "block.@add#2", "block.act#4", "block.@relu#2",
+    "block#2",
     "head", "@sigmoid",
 ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
 from workers.passes.batches import gather, module_for, preprocess_key, relative_size, repeated_module_for, slices
 from workers.passes.calls import capture
-from workers.passes.pace import Pace
+from workers.passes.pace import Pace, most_together
 from workers.passes.rules import LINEAR_NODES, RuleMode
 
 CAUTION = (
@@ -293,10 +293,10 @@ class _Rows:
         scale = relative_size(network, inputs)
         order = network.layers[layer].order
         sizes = [(one.order, math.prod(one.shape)) for one in network.layers.values()]
-        self._fit = self._fitting(max(size for _, size in sizes) * scale, grant)
+        self._fit = most_together(network, self._fitting(max(size for _, size in sizes) * scale, grant))
         above = max((size for at, size in sizes if at >= order), default=1)
-        self._fit_above = self._fitting(above * scale, grant)
-        self.pace = Pace.by_time(grant, first=8, most=256)
+        self._fit_above = most_together(network, self._fitting(above * scale, grant))
+        self.pace = Pace.by_time(network, grant, first=8, most=256)
 
     @staticmethod
     def _fitting(numbers: float, grant: Grant) -> int:

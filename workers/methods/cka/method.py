@@ -61,7 +61,7 @@ class _Side:
         self.network, self.layers = network, layers
         self._request = request
         self._module = module_for(network, request)
-        self._pace = Pace.by_time(grant, first=1, most=64)
+        self._pace = Pace.by_time(network, grant, first=1, most=64)
         self._maps: dict[str, list[Tensor]] = {}
         self._grams: dict[str, Tensor] = {}
 

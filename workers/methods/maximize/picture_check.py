@@ -103,7 +103,7 @@ def _reference_values(
     )
     layers = tuple(sorted({layer for state in states for layer in state.objective.layers}))
     values: list[list[float]] = [[] for _ in states]
-    start, pace = first, Pace.by_time(grant, first=1, most=MOST_TOGETHER)
+    start, pace = first, Pace.by_time(network, grant, first=1, most=MOST_TOGETHER)
     while start < len(row.images):
         chunk = row.images[start : start + pace.rows()]
         seen = _look(network, network.prepare(chunk, how)[0], layers)
@@ -121,7 +121,7 @@ def _reference_values(
 def _look(network: Network, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """Activations of a batch by layer, the output under OUTPUT."""
     with torch.no_grad():
-        return activations(network.module, inputs, layers)
+        return activations(network.module, inputs, layers, network.most_images)
 
 
 def covered(image: Tensor, size: tuple[int, int]) -> Tensor:

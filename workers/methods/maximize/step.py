@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.contract import MethodError, Network
 from workers.methods.maximize.ascent import PATIENCE, Ascent
@@ -139,7 +139,9 @@ def _seen(network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: 
     layers = sorted({layer for state in states for layer in state.objective.layers})
     fast = states[0].fast
     module = network.lean_module(fast=fast)
-    if fast and can_replay(inputs.device) and not redirect:  # a graph holds the plain gradients
+    if network.most_images is not None:
+        return _seen_apart(module, inputs, layers, redirect)
+    if fast and can_replay(inputs.device) and not redirect and not network.random:  # a graph holds the plain gradients
         return replayed_activations(module, inputs, layers)
     mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
     with mode:
@@ -148,6 +150,17 @@ def _seen(network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: 
             if found is not None:
                 return {layers[0]: found}
         return activations(module, inputs, layers)
+
+
+def _seen_apart(
+    module: nn.Module, inputs: Tensor, layers: Sequence[str], redirect: Sequence[bool]
+) -> dict[str, Tensor]:
+    """What `_seen` tells, each view in a forward of its own: the network's answers depend on their company."""
+    parts = []
+    for number, view in enumerate(torch.split(inputs, 1)):
+        with RedirectMode(redirect[number : number + 1], inputs.device) if redirect else nullcontext():
+            parts.append(activations(module, view, layers))
+    return {name: torch.cat([part[name] for part in parts]) for name in layers}
 
 
 def _forward(

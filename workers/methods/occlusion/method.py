@@ -129,6 +129,8 @@ class _Occluder:
         """The shortcut, where it is wanted and the network allows it."""
         if not self._request.incremental or not self._layer.spatial:
             return None
+        if self._network.random or self._network.most_images is not None:
+            return None  # what it answers to a part says nothing of the whole
         try:
             tape = Tape(self._module, self._x, self._layer.name)
         except NoTape:
