@@ -70,10 +70,10 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # OpenCV, which one of the tests' peers imports, wants two libraries that a bare machine lacks; faketime is for the tests
-# that set clocks forward and back.
+# that set clocks forward and back, and redis-tools holds a Redis 7.0 (its server without the service).
 $(SYSTEM): $(INSTALLED)
-	@{ $(BIN)/python -c 'import cv2' 2> /dev/null && command -v faketime > /dev/null; } || \
-		{ $(call apt,libgl1 libglib2.0-0 faketime,for the tests); }
+	@{ $(BIN)/python -c 'import cv2' 2> /dev/null && command -v faketime > /dev/null && command -v redis-check-rdb > /dev/null; } || \
+		{ $(call apt,libgl1 libglib2.0-0 faketime redis-tools,for the tests); }
 	@touch $@
 
 # $(call apt,PACKAGES,WHY): install Debian packages as root or by sudo without a password, else say what to do.

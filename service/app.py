@@ -10,13 +10,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
+import structlog
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRouter
+from redis.asyncio import Redis
 
 from convscope import __version__
+from convscope.protocol.problems import ProblemError
 from convscope.queue.connection import connect
 from convscope.queue.events import ChangeFeed, Events
 from convscope.queue.jobs import JobLimits, Jobs
+from convscope.queue.server_version import read_version
 from convscope.settings import Settings
 from convscope.store.artifacts import Artifacts
 from convscope.store.card_store import CardStore
@@ -34,6 +38,9 @@ from service.openapi import document
 from service.results.arrays import Results
 from service.results.rendering import Renderer
 
+log = structlog.get_logger("service")
+
+LOOK_AGAIN_S = 2.0
 DESCRIPTION = """What a convolutional network sees, over HTTP: feature maps, kernels, deconvnet projections, saliency,
 class activation maps, images that maximize a channel, CKA matrices; as pictures, numbers or raw arrays.
 
@@ -105,4 +112,21 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
             renderer=renderer,
             stopping=asyncio.Event(),
         )
+        look = asyncio.create_task(_look_at_server(redis))
+        stack.callback(look.cancel)
         yield
+
+
+async def _look_at_server(redis: Redis) -> None:
+    """Say in the log which server the queue speaks to, as soon as it answers."""
+    while True:
+        try:
+            found = await read_version(redis)
+        except ProblemError:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            continue
+        if found is not None and not found.enough:
+            log.error("queue_server_too_old", found=str(found), detail=found.trouble)
+        else:
+            log.info("queue_server", found=str(found or "unknown"))
+        return

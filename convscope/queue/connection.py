@@ -33,6 +33,9 @@ CONNECTIONS = 64
 UNAVAILABLE = (ConnectionError, TimeoutError, ReadOnlyError, ClusterDownError)
 """What redis-py raises when the server cannot be reached, is loading its data, or is no longer the primary."""
 
+OLD_SERVER = "Convscope needs Redis 7.0 or later, or any Valkey."
+"""What is said of a server that does not know what a script's first line means."""
+
 REFUSING = ("MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "MASTERDOWN")
 """First words of replies of a server that is there but takes no writes now: a full disk, too few replicas."""
 
@@ -95,6 +98,10 @@ async def guarded(limit_s: float = COMMAND_LIMIT_S) -> AsyncIterator[None]:
             "queue-unavailable", f"The queue cannot be reached: {type(error).__name__}.", retry_after_s=2.0
         ) from error
     except ResponseError as error:
+        if str(error).startswith("Error compiling script"):  # "unexpected symbol near '#'", says Redis 6.2 of the flags
+            raise ProblemError(
+                "queue-unavailable", f"The queue's server cannot read its scripts. {OLD_SERVER}", retry_after_s=60.0
+            ) from error
         if not str(error).startswith(REFUSING) and getattr(error, "status_code", None) not in REFUSING:
             raise
         raise ProblemError("queue-unavailable", "The queue takes no writes now.", retry_after_s=5.0) from error

@@ -39,6 +39,7 @@ from convscope.queue.records import (
     new_id,
     pairs,
 )
+from convscope.queue.server_version import refuse_old_server
 from convscope.queue.stats import read_beats, read_stats, read_workers
 
 __all__ = [
@@ -327,11 +328,12 @@ class Jobs:
         return len(await read_beats(self._redis))
 
     async def check_writable(self) -> None:
-        """Write a few bytes, to see that the server takes them.
+        """Write a few bytes, to see that the server takes them, and that it is recent enough.
 
         Raises:
             ProblemError: `queue-unavailable`, `queue-full`.
         """
+        await refuse_old_server(self._redis)
         async with guarded():
             await self._redis.set(key("probe"), "1", ex=_PROBE_KEPT_S)
 

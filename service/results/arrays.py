@@ -90,7 +90,8 @@ class Results:
         """The arrays that are small enough to stand in a JSON answer, the smallest first while there is room."""
         room = INLINE_ARRAYS * most_numbers
         names = []
-        for name, stored in sorted(manifest.arrays.items(), key=lambda item: math.prod(item[1].shape)):
+        # Equally small ones by name: the order of entries in a file says nothing.
+        for name, stored in sorted(manifest.arrays.items(), key=lambda item: (math.prod(item[1].shape), item[0])):
             numbers = math.prod(stored.shape)
             if numbers <= most_numbers and numbers <= room:
                 room -= numbers
