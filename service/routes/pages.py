@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from convscope.protocol.problems import PROBLEMS, ProblemError, ProblemType
 from service import openapi
@@ -27,12 +27,6 @@ async def docs(request: Request) -> HTMLResponse:
         request.app.state.docs_page = docs_page(request.app.openapi())
     page: str = request.app.state.docs_page
     return HTMLResponse(page.replace(ADDRESS, escape(str(request.base_url).rstrip("/"))), headers={"Vary": "Host"})
-
-
-@router.get("/", include_in_schema=False)
-async def front() -> RedirectResponse:
-    """To the page for people."""
-    return RedirectResponse("/docs")
 
 
 @router.get(

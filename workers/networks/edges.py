@@ -3,8 +3,6 @@
 Every tensor carries the names of the calls that it was computed from with no other reported call between. An operator
 unites those of what it reads; a reported call replaces them by its own name. A container that hands on its last child's
 tensor so has that child for its one input, and one that adds a shortcut has both.
-
-Import rule: torch only.
 """
 
 from __future__ import annotations
