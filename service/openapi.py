@@ -119,6 +119,7 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
         "required": bool(operation.max_images),
         "content": {
             "multipart/form-data": {"schema": form, "encoding": encoding},
+            "application/x-www-form-urlencoded": {"schema": asked(operation.request)},
             JSON: {
                 "schema": asked(operation.request),
                 "example": json_example if operation.max_images else {},

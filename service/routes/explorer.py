@@ -20,7 +20,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "worker-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy of the page and of the worker that it starts: our own files, and pictures that scripts hold."""
+"""Content-Security-Policy of the page and of the worker that it starts: our files, and pictures that scripts hold."""
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -1,4 +1,4 @@
-"""The libraries that the explorer ships: where each file comes from, and `python -m tests.explorer.vendoring` to get them.
+"""The libraries that the explorer ships, and where they are from; `python -m tests.explorer.vendoring` gets them anew.
 
 A file is as its package has it, but that modules import each other by relative addresses: a browser does not know where
 `lit-html` lies, and an import map would have to be an inline script.

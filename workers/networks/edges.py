@@ -43,9 +43,8 @@ class Edges(TorchDispatchMode):  # type: ignore[no-untyped-call]
             output: what it gave.
 
         Returns:
-            The tensor that the network goes on with, and the call's inputs. It is another view of the same numbers where
-            the call hands on what it was given, so that whoever reads that from elsewhere is not taken for a reader of
-            this call.
+            The tensor that the network goes on with, and the call's inputs. Where the call hands on what it was given,
+            the tensor is another view of it: whoever reads it from elsewhere is not taken for a reader of this call.
         """
         inputs = self._origins.get(id(output), (output, {}))[1]
         tensor = torch.ops.aten.alias(output) if id(output) in self._given else output
