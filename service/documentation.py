@@ -54,10 +54,12 @@ def page(title: str, body: str, aside: str = "") -> str:
     """A whole page in our style."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
         '<link rel="icon" href="/explorer/icon.svg" type="image/svg+xml">'
         '<link rel="stylesheet" href="/explorer/tokens.css"><link rel="stylesheet" href="/explorer/docs.css"></head>'
-        '<body><header><a class="brand" href="/"><img src="/explorer/icon.svg" alt="" width="28" height="28">Convscope</a>'
+        '<body><header><a class="brand" href="/">'
+        '<img src="/explorer/icon.svg" alt="" width="28" height="28">Convscope</a>'
         '<nav aria-label="Pages"><a href="/">Explorer</a><a href="/docs">Interface</a>'
         '<a href="/openapi.json">openapi.json</a></nav></header>'
         f'<div class="page">{aside}<main>{body}</main></div></body></html>'
@@ -71,6 +73,8 @@ class _Page:
         self._schemas: Node = document["components"]["schemas"]
         self._mentioned: dict[str, None] = {}
         """Objects that fields point to, in the order in which they are met."""
+        taken = [set(schema["properties"]) for name, schema in self._schemas.items() if name.endswith("Request")]
+        self._common: set[str] = set.intersection(*taken) if taken else set()
 
     def html(self) -> str:
         groups: dict[str, list[tuple[str, str, Node]]] = {}
@@ -107,7 +111,8 @@ class _Page:
             "<p>A request is a form (<code>-F</code> for each field, files among them), JSON, or an urlencoded form "
             "(<code>-d</code>) where no file is sent. What it is answered with is said by <code>Accept</code>, or by "
             "<code>?format=</code> where headers cannot be set: a picture, JSON with facts and small arrays, or all "
-            "arrays as safetensors. How a picture is drawn is said in the query and changes nothing that is computed.</p>"
+            "arrays as safetensors. How a picture is drawn is said in the query and changes nothing that is "
+            "computed.</p>"
         )
 
     def _operation(self, path: str, method: str, operation: Node) -> str:
@@ -150,7 +155,7 @@ class _Page:
         shown = []
         for title, media, ending in (*_FORMATS, _ARRAYS):
             if media in answers:
-                call = f"curl --fail-with-body {form.strip()} -H 'Accept: {media}'{prefer} \\\n  {ADDRESS}{path}"
+                call = f"curl --fail-with-body {form.strip()} \\\n  -H 'Accept: {media}'{prefer} {ADDRESS}{path}"
                 shown.append((title, f"{call} -o {name}.{ending}" if ending != "json" else call))
         sent = json.dumps(example, ensure_ascii=False)
         shown.append(("JSON body", f"curl --fail-with-body --json {shlex.quote(sent)}{prefer} \\\n  {ADDRESS}{path}"))
@@ -162,11 +167,20 @@ class _Page:
         if not properties:
             return ""
         required = set(schema.get("required", ()))
+        # What every operation takes stands behind what this one takes.
+        ordered = sorted(properties, key=lambda name: (name in self._common, name == "image_set"))
         rows = "".join(
-            _row(name, self._type(node), self._default(node, name in required), node.get("description", ""))
-            for name, node in properties.items()
+            _row(name, self._type(node), self._default(node, name in required), self._meaning(node))
+            for name, node in ((name, properties[name]) for name in ordered)
         )
         return _table(title, rows)
+
+    def _meaning(self, node: Node) -> str:
+        """What a place means: its description, else that of the object which it takes."""
+        for one in (node, *node.get("anyOf", ())):
+            if described := self._resolved(one).get("description"):
+                return str(described).partition("\n\n")[0]
+        return ""
 
     def _parameters(self, operation: Node, place: str, title: str) -> str:
         rows = "".join(
@@ -196,9 +210,8 @@ class _Page:
             for name in left:
                 schema = self._schemas[name]
                 body = self._fields("", schema) or f"<p>{self._type(schema)}</p>"
-                done[name] = (
-                    f'<section id="object-{escape(name)}"><h3>{escape(name)}</h3>{markdown(schema.get("description", ""))}{body}</section>'
-                )
+                head = f'<section id="object-{escape(name)}"><h3>{escape(name)}</h3>'
+                done[name] = f"{head}{markdown(schema.get('description', ''))}{body}</section>"
         return f'<h2 id="objects">Objects</h2>{"".join(done[name] for name in sorted(done))}'
 
     def _problem_table(self) -> str:
@@ -208,8 +221,8 @@ class _Page:
         )
         heads = "<tr><th>Status</th><th>Name</th><th>Meaning</th></tr>"
         return (
-            '<h2 id="problems">Problems</h2><p>Every error is a problem document (RFC 9457); its <code>type</code> leads to '
-            f"a page that says what to do.</p>{_scrolled('Problems', heads, rows)}"
+            '<h2 id="problems">Problems</h2><p>Every error is a problem document (RFC 9457); its <code>type</code> '
+            f"leads to a page that says what to do.</p>{_scrolled('Problems', heads, rows)}"
         )
 
     def _resolved(self, node: Node) -> Node:
@@ -267,11 +280,9 @@ class _Page:
 
 
 def _short(path: str, method: str, tag: str) -> str:
-    return (
-        path.rpartition("/")[2]
-        if tag == "operations" and method == "post"
-        else f"{method.upper()} {path.removeprefix('/v1')}"
-    )
+    if tag == "operations" and method == "post":
+        return path.rpartition("/")[2]
+    return f"{method.upper()} {path.removeprefix('/v1')}"
 
 
 def _code(text: str) -> str:
@@ -291,22 +302,26 @@ def _values(values: Sequence[Any]) -> str:
 
 def _bounds(node: Node) -> str:
     """The bounds of a number or text, in words."""
+    low = _bound(node, "minimum", "exclusiveMinimum", "above")
+    high = _bound(node, "maximum", "exclusiveMaximum", "below")
     said = []
-    low = node.get("minimum", node.get("exclusiveMinimum"))
-    high = node.get("maximum", node.get("exclusiveMaximum"))
-    above = "above " if "exclusiveMinimum" in node else ""
-    below = "below " if "exclusiveMaximum" in node else ""
-    if low is not None and high is not None:
-        said.append(f"{above}{low:,} to {below}{high:,}")
-    elif low is not None:
-        said.append(f"above {low:,}" if above else f"{low:,} or more")
-    elif high is not None:
-        said.append(f"below {high:,}" if below else f"{high:,} or less")
+    if low and high:
+        said.append(f"{low} to {high}")
+    elif low:
+        said.append(low if "above" in low else f"{low} or more")
+    elif high:
+        said.append(high if "below" in high else f"{high} or less")
     if "pattern" in node:
         said.append(f"as <code>{escape(node['pattern'])}</code>")
     if "maxLength" in node:
         said.append(f"up to {node['maxLength']} characters")
     return f" ({', '.join(said)})" if said else ""
+
+
+def _bound(node: Node, closed: str, open_: str, word: str) -> str:
+    if open_ in node:
+        return f"{word} {node[open_]:,}"
+    return f"{node[closed]:,}" if closed in node else ""
 
 
 def _row(name: str, kind: str, default: str, description: str) -> str:
