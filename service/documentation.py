@@ -258,7 +258,7 @@ class _Page:
         elif node.get("format") == "binary":
             yield "file"
         elif "type" in node:
-            yield _KINDS.get(node["type"], node["type"]) + _bounds(node)
+            yield _KINDS.get(node["type"], str(node["type"])) + _bounds(node)
 
     def _list(self, node: Node) -> str:
         parts = node.get("prefixItems")
@@ -274,9 +274,7 @@ class _Page:
         default = node.get("default")
         if default is None or default in ({}, []):
             return "–"
-        return (
-            f"<code>{escape(default if isinstance(default, str) else json.dumps(default, ensure_ascii=False))}</code>"
-        )
+        return f"<code>{escape(_field_text(default))}</code>"
 
 
 def _short(path: str, method: str, tag: str) -> str:
