@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     # The service.
     host: str = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on.")
+    cors_origins: str = Field(
+        "",
+        description="Origins whose pages may call the service, separated by commas, as `https://example.org`; `*` for "
+        "all; empty for none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
     )
@@ -150,6 +155,14 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
             raise ValueError(f"possible are auto, cpu, cuda and cuda:N, not {device!r}")
         return device
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: str) -> str:
+        for origin in filter(None, map(str.strip, origins.split(","))):
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
+                raise ValueError(f"an origin is a scheme and a host, as https://example.org:8443, not {origin!r}")
+        return origins
 
     @property
     def catalogue_trouble(self) -> str | None:

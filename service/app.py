@@ -14,6 +14,7 @@ import structlog
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRouter
 from redis.asyncio import Redis
+from starlette.middleware.cors import CORSMiddleware
 
 from convscope import __version__
 from convscope.protocol.problems import ProblemError
@@ -45,6 +46,13 @@ DESCRIPTION = """What a convolutional network sees, over HTTP: feature maps, ker
 class activation maps, images that maximize a channel, CKA matrices; as pictures, numbers or raw arrays.
 
 Short work is answered in the same request; long work is a job to be polled, followed live and cancelled."""
+
+
+READABLE = (
+    "Accept-Ranges", "Allow", "Content-Location", "Content-Range", "ETag", "Link", "Location", "Preference-Applied",
+    "Retry-After", "Server-Timing", "X-Request-ID",
+)  # fmt: skip
+"""Headers that pages of other origins may read."""
 
 
 def routers() -> list[APIRouter]:
@@ -79,6 +87,17 @@ def create_app(settings: Settings) -> FastAPI:
     for router in routers():
         app.include_router(router)
     app.add_middleware(HeadAndOptions)
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if origins:
+        # No credentials: a key is a header that the page itself sets, not a cookie that its visitor's browser adds.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=READABLE,
+            max_age=600,
+        )
     app.add_middleware(RequestLog, metrics=metrics)  # the last one added is the outermost
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app

@@ -29,13 +29,13 @@ class Call:
     context: Context
     caller: str
 
-    def accepted(self, possible: Sequence[str]) -> str:
-        """The media type to answer with, the best of `possible`.
+    def accepted(self, possible: Sequence[str], wanted: str | None = None) -> str:
+        """The media type to answer with: what `?format=` says, else the best of `possible`.
 
         Raises:
             ProblemError: `not-acceptable`.
         """
-        return accepted(self.request.headers.get("accept"), possible)
+        return accepted(self.request.headers.get("accept"), possible, wanted)
 
     @cached_property
     def body_type(self) -> str:

@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
-from convscope.protocol.requests import CommonRequest
+from convscope.protocol.requests import CommonRequest, ImagesRequest
 from service.answers.views import JobList, JobView
 from service.http.negotiation import JSON
 from service.http.problems import MEDIA_TYPE, ProblemDocument, documented
@@ -103,7 +103,7 @@ def job_of(operation: Operation[Any]) -> dict[str, Any]:
 
 
 def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
-    """Both bodies of an operation: the JSON object, and the form with the same properties and files."""
+    """The bodies of an operation: the JSON object, and forms with the same properties, with files or without."""
     properties = dict(_schemas()[1][asked(operation.request)["$ref"].rpartition("/")[2]]["properties"])
     encoding = {}
     if operation.max_images:
@@ -114,15 +114,15 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
     whole = {**asked(operation.request), "description": "The whole request, instead of fields."}
     encoding["request"] = {"contentType": JSON}
     form = {"type": "object", "properties": {**properties, "request": whole}, "additionalProperties": False}
-    json_example: dict[str, Any] = {"image": {"id": "img-0123456789abcdef0123456789abcdef"}}
+    # `maximize` takes an image and needs none.
+    needed = issubclass(operation.request, ImagesRequest)
+    image = {"image": {"id": "img-0123456789abcdef0123456789abcdef"}} if needed else {}
     return {
         "required": bool(operation.max_images),
         "content": {
             "multipart/form-data": {"schema": form, "encoding": encoding},
-            JSON: {
-                "schema": asked(operation.request),
-                "example": json_example if operation.max_images else {},
-            },
+            "application/x-www-form-urlencoded": {"schema": asked(operation.request)},
+            JSON: {"schema": asked(operation.request), "example": {**image, **operation.example}},
         },
     }
 

@@ -73,6 +73,7 @@ class Layer:
     activation: str | None = None
     kernel_shape: tuple[int, ...] | None = None
     box: Box | None = None
+    inputs: tuple[str, ...] = ()
 
     @property
     def spatial(self) -> bool:

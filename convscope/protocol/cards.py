@@ -59,6 +59,11 @@ class LayerCard(_Model):
         None, description="relu, relu6, prelu, leaky_relu, silu, gelu, hardswish, … if it is one."
     )
     receptive_field: ReceptiveField | None = None
+    inputs: tuple[str, ...] = Field(
+        (),
+        description="Calls whose outputs this one was computed from with no other call between; `@input` is the "
+        "network's input. A container that only hands on its last child's output has that child.",
+    )
     methods: dict[str, str | None] = Field(
         default_factory=dict, description="Operation → null where it applies, else the reason why not."
     )

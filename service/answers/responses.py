@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import Query
@@ -50,6 +50,9 @@ class RenderQuery(BaseModel):
     pick: str | None = Field(
         None, max_length=300, description="One picture, layer or item; without it all are stacked, up to 16."
     )
+    format: Literal["json", "png", "safetensors"] | None = Field(
+        None, description="What to answer with, for clients that cannot say it in Accept; it goes before Accept."
+    )
 
     def options(self) -> RenderOptions:
         """As the renderer takes them.
@@ -57,7 +60,7 @@ class RenderQuery(BaseModel):
         Raises:
             ProblemError: `invalid-request`.
         """
-        return RenderOptions(**self.model_dump(exclude={"pick"}))
+        return RenderOptions(**self.model_dump(exclude={"pick", "format"}))
 
 
 class WaitQuery(BaseModel):

@@ -12,6 +12,9 @@ JSON = "application/json"
 PNG = "image/png"
 SAFETENSORS = "application/vnd.safetensors"
 NPY = "application/x-npy"
+HTML = "text/html"
+FORMATS = {"json": JSON, "png": PNG, "safetensors": SAFETENSORS, "npy": NPY}
+"""What `?format=` may say, for clients that cannot set headers; it goes before Accept."""
 
 _QUALITY = re.compile(r"(0(\.[0-9]{0,3})?|1(\.0{0,3})?)")
 _MOST_RANGES = 64
@@ -39,27 +42,41 @@ class Preference:
         return ", ".join(parts) or None
 
 
-def accepted(header: str | None, possible: Sequence[str]) -> str:
-    """The media type to answer with: the best of `possible` (in our order of preference) by the Accept header.
+def accepted(header: str | None, possible: Sequence[str], wanted: str | None = None) -> str:
+    """The media type to answer with: `wanted`, else the best of `possible` (in our order of preference) by Accept.
+
+    A browser that shows a page asks for text/html first and takes anything else as well: it gets a picture where one is
+    possible, and not the JSON that stands before it for programs.
+
+    Args:
+        wanted: what `?format=` says, a name of FORMATS.
 
     Raises:
         ProblemError: `not-acceptable`, with the possible types.
     """
+    if wanted is not None:
+        if FORMATS[wanted] not in possible:
+            raise _not_acceptable(possible)
+        return FORMATS[wanted]
     if header is None or not header.strip():
         return possible[0]
     ranges = [_media_range(text) for text in header.split(",")[:_MOST_RANGES] if text.strip()]
-    scored = [(_quality(media, ranges), -place, media) for place, media in enumerate(possible)]
+    browser = HTML not in possible and any(given == HTML and quality > 0 for given, quality in ranges)
+    ordered = sorted(possible, key=lambda media: media != PNG) if browser else possible
+    scored = [(_quality(media, ranges), -place, media) for place, media in enumerate(ordered)]
     quality, _, media = max(scored)
     if quality <= 0:
-        raise ProblemError(
-            "not-acceptable", f"Only {', '.join(possible)} can be made of this.", possible=list(possible)
-        )
+        raise _not_acceptable(possible)
     return media
 
 
 def media_type(header: str | None) -> str:
     """The media type of a Content-Type header, in lower case and without parameters; empty where none is given."""
     return (header or "").partition(";")[0].strip().lower()
+
+
+def _not_acceptable(possible: Sequence[str]) -> ProblemError:
+    return ProblemError("not-acceptable", f"Only {', '.join(possible)} can be made of this.", possible=list(possible))
 
 
 def _media_range(text: str) -> tuple[str, float]:

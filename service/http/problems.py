@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from convscope.protocol.problems import PROBLEMS, FieldError, ProblemError
-from service.http.query_names import unknown_parameter
+from service.http.query_names import RENDERING, near_addresses, near_rendering, unknown_parameter
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499
@@ -193,7 +193,9 @@ def _sentence(error: Mapping[str, Any], known: Sequence[str]) -> str:
     if error["type"] == "extra_forbidden":
         name = str(error["loc"][-1])[:80]
         near = [other for other in get_close_matches(name, known, n=4, cutoff=0.5) if other != name][:3]
-        return f"there is no property {name!r} here" + (f"; near: {', '.join(near)}" if near else "")
+        said = f"there is no property {name!r} here" + (f"; near: {', '.join(near)}" if near else "")
+        drawing = None if near and name not in RENDERING else near_rendering(name)
+        return said + (f"; how a picture is drawn is said in the query: ?{drawing}=…" if drawing else "")
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return message.replace("a valid tuple", "a valid list")
 
@@ -241,7 +243,11 @@ def allowed(app: Starlette, path: str) -> list[str]:
 def _from_http(request: Request, error: HTTPException) -> tuple[ProblemError, dict[str, str]]:
     path = request.url.path
     if error.status_code == 404:
-        return ProblemError("not-found", f"There is nothing at {path}."), {}
+        near = near_addresses(request)
+        hint = f" Near: {', '.join(near)}." if near else ""
+        problem = ProblemError("not-found", f"There is nothing at {path}.{hint}")
+        problem.extra |= {"near": near} if near else {}
+        return problem, {}
     if error.status_code == 405:
         possible = allowed(request.app, path)
         detail = f"{request.method} is not possible at {path}; {', '.join(possible)} is."

@@ -26,7 +26,8 @@ from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_j
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_cost, check_length, check_pixels
 
-BODY_TYPES = ("multipart/form-data", "application/json")
+FORM = "application/x-www-form-urlencoded"
+BODY_TYPES = ("multipart/form-data", "application/json", FORM)
 _UPLOADED = "upload:"
 """Prefix of the ids that stand for a form's files until these are decoded; no stored image has it."""
 
@@ -71,12 +72,14 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
             return await _looked_up(asked, call, form, files)
     if kind == "application/json" or kind.endswith("+json"):
         data = read_json(await bodies.read_bytes(call.request, limits))
+    elif kind == FORM:
+        data = read_fields(operation, bodies.urlencoded(await bodies.read_bytes(call.request, limits), limits))
     elif kind == "" and not await bodies.read_bytes(call.request, limits):
         data = {}  # nothing sent is nothing asked for; the schema says what is missing
     else:
         raise ProblemError(
             "unsupported-media-type",
-            f"A request is sent as {' or '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
+            f"A request is sent as {', '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
             possible=list(BODY_TYPES),
         )
     return await _looked_up(_validated(data, operation, call.context), call, None, [])

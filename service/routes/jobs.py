@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from convscope.protocol.problems import ProblemError
@@ -42,6 +42,16 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _FAILURES = ("numerical-error", "out-of-memory", "weights-unavailable", "worker-crashed", "deadline-exceeded")
 _ONE = documented("not-found", "gone")
 _RESULT = documented("not-found", "gone", "not-acceptable", "invalid-request", "too-expensive", *_FAILURES)
+
+
+class ArrayQuery(BaseModel):
+    """How an array is answered."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["npy", "safetensors", "json"] | None = Field(
+        None, description="What to answer with, for clients that cannot say it in Accept; it goes before Accept."
+    )
 
 
 class ListQuery(PageQuery):
@@ -117,7 +127,7 @@ async def read_result(job_id: str, call: CallDependency, query: RenderQueryDepen
     """The result: the job as JSON, a picture, or all arrays as safetensors; 202 while there is none."""
     query.options()
     job = await find(call, job_id)
-    media = call.accepted(representations(operation_of(job)))
+    media = call.accepted(representations(operation_of(job)), query.format)
     if not job.finished:
         return await job_answer(call, job, status=202)
     return await finished_answer(call, job, media, query)
@@ -152,9 +162,9 @@ async def read_result(job_id: str, call: CallDependency, query: RenderQueryDepen
         **documented("range-not-satisfiable"),
     },
 )
-async def read_array(job_id: str, name: str, call: CallDependency) -> Response:
+async def read_array(job_id: str, name: str, call: CallDependency, query: Annotated[ArrayQuery, Query()]) -> Response:
     """One array of a result: .npy, or safetensors or JSON by Accept; byte ranges of the first two."""
-    media = call.accepted([NPY, SAFETENSORS, JSON])
+    media = call.accepted([NPY, SAFETENSORS, JSON], query.format)
     job = await find(call, job_id)
     manifest = await _manifest(call, job)
     if isinstance(manifest, Response):
@@ -199,7 +209,7 @@ async def read_array(job_id: str, name: str, call: CallDependency) -> Response:
 )
 async def read_picture(job_id: str, name: str, call: CallDependency, query: RenderQueryDependency) -> Response:
     """One picture of a result, drawn as the query says; `pick` has no meaning here."""
-    call.accepted([PNG])
+    call.accepted([PNG], query.format)
     options = query.options()
     job = await find(call, job_id)
     manifest = await _manifest(call, job)

@@ -78,7 +78,7 @@ class OperationList(BaseModel):
 
 async def _answer(call: Call, query: RenderQuery, operation: Operation[Any]) -> Response:
     """Read, submit, wait as preferred, answer."""
-    media = call.accepted(representations(operation))
+    media = call.accepted(representations(operation), query.format)
     query.options()  # what cannot be drawn is refused before anything is computed
     preferred = call.preference
     received = await receive(call, operation)

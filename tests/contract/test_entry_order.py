@@ -1,7 +1,7 @@
 """Nothing of ours depends on the order in which a safetensors file has its entries.
 
-Its readers give three orders of one file: by name, as they lie in the file, and one that differs from process to process
-(findings/safetensors-order.sh).
+Its readers give three orders of one file: by name, as they lie in the file, and one that differs from process to
+process (findings/safetensors-order.sh).
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ def _layer_json(layer: Layer, methods: dict[str, str | None]) -> dict[str, Any]:
         "receptive_field": None
         if box is None
         else {"size": list(box.size), "jump": list(box.jump), "start": list(box.start)},
+        "inputs": list(layer.inputs),
         "methods": methods,
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Box, Layer
+from workers.networks.edges import Edges
 from workers.networks.failures import RAISED, reason_of, rows_refusal
 from workers.networks.geometry import Field, ReceptiveFields
 from workers.passes.calls import ACTIVATIONS, CallObserver
@@ -131,6 +132,7 @@ def describe(
     """
     inputs = blank_input(network, input_size, channels)
     fields = ReceptiveFields(inputs)
+    edges = Edges(inputs)
     found: list[Layer] = []
     last: set[str] = set()
     folded: set[str] = set()
@@ -148,10 +150,12 @@ def describe(
             folded.add(name)
         elif place is not None and len(shape) == 3:
             sides.add(shape[1:])
-        found.append(_layer(name, kind, module, len(found), shape, place.box() if place else None))
-        return output
+        layer = _layer(name, kind, module, len(found), shape, place.box() if place else None)
+        tensor, read = edges.reported(name, output)
+        found.append(replace(layer, inputs=read))
+        return tensor
 
-    with torch.no_grad(), fields, CallObserver(network, visit):
+    with torch.no_grad(), fields, edges, CallObserver(network, visit):
         network(inputs)
     further = aliases(found) if aliases is not None else {}
     layers = tuple(replace(layer, aliases=further.get(layer.name, ())) for layer in found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
@@ -39,6 +40,8 @@ class Operation(ABC, Generic[R]):
     request: ClassVar[type[CommonRequest]]
     facts: ClassVar[type[BaseModel]]
     """Schema of the facts, for the OpenAPI document and for tests."""
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """A request that shows what the operation is for, without its images; documents show it and tests send it."""
     lane: ClassVar[Lane] = "interactive"
     quick: ClassVar[bool] = True
     """Quick operations wait up to 30 s for their answer when the request states no preference."""

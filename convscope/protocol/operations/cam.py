@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -104,6 +105,7 @@ class Cam(Operation[CamRequest]):
     summary = "Class activation maps by thirteen methods for several classes from one forward pass."
     request = CamRequest
     facts = CamFacts
+    example = MappingProxyType({"methods": ["gradcam", "layercam"], "targets": ["top:2"]})
 
     def resolve(self, request: CamRequest, card: ModelCard) -> CamRequest:
         layer = card.layer(request.layer or card.default_layers[self.name][0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -111,6 +112,7 @@ class Cka(Operation[CkaRequest]):
     summary = "CKA matrix of channels, layers or two networks, with the baseline it should be read against."
     request = CkaRequest
     facts = CkaFacts
+    example = MappingProxyType({"mode": "channels", "channels": "first:16"})
     lane = "batch"
     quick = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -44,6 +45,7 @@ class Classify(Operation[ClassifyRequest]):
     summary = "The strongest classes of each image, with logits and probabilities."
     request = ClassifyRequest
     facts = ClassifyFacts
+    example = MappingProxyType({"top": 3})
     has_picture = False
 
     def resolve(self, request: ClassifyRequest, card: ModelCard) -> ClassifyRequest:

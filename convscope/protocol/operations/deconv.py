@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -96,6 +97,7 @@ class Deconv(Operation[DeconvRequest]):
     summary = "Projections of chosen units back to pixels by deconvnet, guided backpropagation or gradient."
     request = DeconvRequest
     facts = DeconvFacts
+    example = MappingProxyType({"channels": "top:4"})
     max_images = 1
 
     def resolve(self, request: DeconvRequest, card: ModelCard) -> DeconvRequest:

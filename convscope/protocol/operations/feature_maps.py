@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -71,6 +72,7 @@ class FeatureMaps(Operation[FeatureMapsRequest]):
     summary = "Feature maps of chosen channels of chosen layers, with statistics."
     request = FeatureMapsRequest
     facts = FeatureMapsFacts
+    example = MappingProxyType({"channels": "top:16"})
 
     def resolve(self, request: FeatureMapsRequest, card: ModelCard) -> FeatureMapsRequest:
         check_preprocess(request.preprocess, card)

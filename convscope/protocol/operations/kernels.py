@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -54,6 +55,7 @@ class Kernels(Operation[KernelsRequest]):
     summary = "The kernels of a convolution, as filters in colour or as one map for each pair of output and input."
     request = KernelsRequest
     facts = KernelsFacts
+    example = MappingProxyType({"filters": "first:32"})
     max_images = 0
 
     def resolve(self, request: KernelsRequest, card: ModelCard) -> KernelsRequest:

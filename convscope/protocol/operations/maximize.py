@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -159,6 +160,7 @@ class Maximize(Operation[MaximizeRequest]):
     summary = "Pictures that maximize a channel, unit, layer, direction or class, by gradient ascent."
     request = MaximizeRequest
     facts = MaximizeFacts
+    example = MappingProxyType({"channels": [3, 8], "steps": 128})
     lane = "batch"
     quick = False
     image_array = "images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -106,6 +107,7 @@ class Occlusion(Operation[OcclusionRequest]):
     summary = "Class probability, activation of a map and top class while a square hides one part after another."
     request = OcclusionRequest
     facts = OcclusionFacts
+    example = MappingProxyType({"window": [56, 56], "stride": [28, 28]})
     max_images = 1
 
     def resolve(self, request: OcclusionRequest, card: ModelCard) -> OcclusionRequest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -86,6 +87,7 @@ class Saliency(Operation[SaliencyRequest]):
     summary = "Signed contribution of each input value to a class or a unit, in six gradient methods."
     request = SaliencyRequest
     facts = SaliencyFacts
+    example = MappingProxyType({"method": "integrated-gradients", "steps": 20})
 
     def resolve(self, request: SaliencyRequest, card: ModelCard) -> SaliencyRequest:
         target = resolve_target(request.target, card)

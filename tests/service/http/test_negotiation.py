@@ -31,7 +31,7 @@ POSSIBLE = [JSON, PNG, SAFETENSORS]
         ("application/*", JSON),
         ("application/*;q=0.1, image/png;q=0.2", PNG),
         ("image/png;q=0.5, application/vnd.safetensors", SAFETENSORS),
-        ("text/html, application/xhtml+xml, */*;q=0.8", JSON),
+        ("text/html, application/xhtml+xml, */*;q=0.8", PNG),
         ("application/json;q=0, */*", PNG),
         ("application/json;q=0, application/*;q=0.9, image/png;q=0.1", SAFETENSORS),
         ("image/png;level=1;q=0.9", PNG),

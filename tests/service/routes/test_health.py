@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -62,7 +63,9 @@ def test_the_page_of_everything(client: httpx2.Client) -> None:
     page = client.get("/docs").text
     for path in client.get("/openapi.json").json()["paths"]:
         assert f"<code>{path}</code>" in page
-    assert "<script" not in page and "src=" not in page
+    assert "<script" not in page and "<style" not in page
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses and all(address.startswith(("/", "#")) for address in addresses)
 
 
 def test_ids_of_requests(client: httpx2.Client) -> None:

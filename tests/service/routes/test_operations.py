@@ -263,9 +263,11 @@ class TestBodies:
         problem_of(answer, 400, "malformed-body")
 
     def test_other_content_types(self, client: httpx2.Client) -> None:
-        answer = client.post(MAPS, data={"layer": "conv"})
+        answer = client.post(MAPS, content=b"layer: conv", headers={"Content-Type": "application/yaml"})
         problem = problem_of(answer, 415, "unsupported-media-type")
-        assert problem["possible"] == ["multipart/form-data", "application/json"]
+        assert problem["possible"] == [
+            "multipart/form-data", "application/json", "application/x-www-form-urlencoded"
+        ]  # fmt: skip
 
     def test_nothing_at_all(self, client: httpx2.Client) -> None:
         problem = problem_of(client.post(MAPS), 422, "invalid-request")
@@ -485,8 +487,6 @@ def test_wrong_method_and_wrong_address(client: httpx2.Client) -> None:
     answer = client.put("/v1/jobs/x")
     assert problem_of(answer, 405, "method-not-allowed")["possible"] == ["DELETE", "GET", "HEAD", "OPTIONS"]
     problem_of(client.post("/v1/feature-map"), 404, "not-found")
-    front = client.get("/")
-    assert (front.status_code, front.headers["location"]) == (307, "/docs")
     problem_of(client.get("/v1/jobs/"), 404, "not-found")
 
 
