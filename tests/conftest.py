@@ -21,7 +21,8 @@ REAL_PROCESSES = (
     "end_to_end",
     "service",
     "convscope/cli",
-    "workers/test_supervisor",
+    "workers/supervision",
+    "explorer",
     "contract/test_containers",
 )
 """Tests that start, stop and kill real processes: a machine that stands still for seconds may fail one of them. They

@@ -13,7 +13,7 @@ from workers.contract import Box, Grant, Layer, MethodError, Network, Outcome, P
 from workers.passes.batches import module_for
 from workers.passes.calls import capture
 from workers.passes.rules import PathReport, RuleMode
-from workers.passes.units import choose_channels, strongest_units
+from workers.passes.units import choose_channels, how_many, strongest_units
 
 _OUTSIDE = 128
 """Level of a patch where its receptive field reaches beyond the image."""
@@ -147,7 +147,7 @@ def _seeds(maps: Tensor, request: Any) -> list[Seed]:
         if request.seed_unit == "channel":
             seeds.append(Seed(channel, None, None))
         else:
-            count = 1 if request.seed_unit == "max" else int(request.seed_unit.partition(":")[2])
+            count = how_many(request.seed_unit)
             seeds.extend(Seed(channel, y, x) for y, x in strongest_units(maps[channel], count))
     return seeds
 

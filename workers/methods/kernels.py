@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.passes.units import choose
 
 
 class Kernels(OneShotMethod):
@@ -39,8 +40,8 @@ def _look(network: Network, request: Any) -> Result:
     weight = module.weight.detach().float()
     if not bool(weight.isfinite().all()):
         return MethodError("numerical-error", f"the weights of {request.layer} are not all finite")
-    filters = _choose(weight, request.filters)
-    inputs = _choose(weight.transpose(0, 1), request.inputs)
+    filters = choose(request.filters, len(weight), lambda: _norms(weight))
+    inputs = choose(request.inputs, weight.shape[1], lambda: _norms(weight.transpose(0, 1)))
     chosen = weight[filters][:, inputs]
     return Outcome(
         {"weights": chosen.cpu().contiguous()},
@@ -61,17 +62,6 @@ def _norms(weight: Tensor) -> Tensor:
     """L2 norm of everything behind the first dimension."""
     norms: Tensor = torch.linalg.vector_norm(weight.double().flatten(1), dim=1)
     return norms
-
-
-def _choose(weight: Tensor, wish: list[int] | str) -> list[int]:
-    if isinstance(wish, list):
-        return wish
-    word, _, number = wish.partition(":")
-    count = len(weight)
-    if word in ("all", "first"):
-        return list(range(count if word == "all" else min(int(number), count)))
-    order: list[int] = _norms(weight).sort(descending=True, stable=True).indices.tolist()
-    return order[: int(number) if number else 1]
 
 
 METHOD = Kernels()

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+Wish = list[int] | str
+"""A selection as a request states it: indices, `all`, `first:K`, `top:K`, or `strongest` (= top:1)."""
 
-def choose_channels(activation: Tensor, channels: list[int] | str, by: str) -> list[int]:
-    """Channel indices that a selection gives on one image.
+
+def how_many(wish: str) -> int:
+    """K of `first:K` and `top:K`; 1 of a single word such as `strongest`."""
+    _, _, number = wish.partition(":")
+    return int(number) if number else 1
+
+
+def choose(wish: Wish, count: int, score: Callable[[], Tensor]) -> list[int]:
+    """The indices that a selection means, in the order asked for; strongest first where it ranks.
+
+    Args:
+        wish: the selection; one of more than there are gives all.
+        count: how many there are.
+        score: called where the selection ranks: count numbers; ties go by lower index.
+    """
+    if isinstance(wish, list):
+        return wish
+    if wish == "all":
+        return list(range(count))
+    if wish.startswith("first:"):
+        return list(range(min(how_many(wish), count)))
+    order: list[int] = score().sort(descending=True, stable=True).indices.tolist()
+    return order[: how_many(wish)]
+
+
+def choose_channels(activation: Tensor, channels: Wish, by: str) -> list[int]:
+    """The channels that a selection means on one image.
 
     Args:
         activation: C×H×W.
-        channels: indices, `all`, `first:K`, `top:K` or `strongest`; more than there are gives all.
-        by: `max` or `mean`, what the last two rank by; ties by lower index.
-
-    Returns:
-        Indices in the order asked for; strongest first where ranked.
+        channels: the selection.
+        by: `max` or `mean` of a channel's map, what it ranks by.
     """
-    if isinstance(channels, list):
-        return channels
-    count = int(activation.shape[0])
-    word, _, number = channels.partition(":")
-    if word == "all":
-        return list(range(count))
-    if word == "first":
-        return list(range(min(int(number), count)))
-    values = activation.flatten(1).float()
-    score = values.amax(1) if by == "max" else values.mean(1)
-    order: list[int] = score.sort(descending=True, stable=True).indices.tolist()
-    return order[: int(number) if number else 1]
+
+    def score() -> Tensor:
+        values = activation.flatten(1).float()
+        return values.amax(1) if by == "max" else values.mean(1)
+
+    return choose(channels, int(activation.shape[0]), score)
 
 
 def strongest_units(plane: Tensor, count: int) -> list[tuple[int, int]]:

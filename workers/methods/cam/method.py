@@ -25,6 +25,7 @@ from workers.passes.batches import gather, module_for, preprocess_key, relative_
 from workers.passes.calls import capture
 from workers.passes.pace import Pace, most_together
 from workers.passes.rules import LINEAR_NODES, RuleMode
+from workers.passes.units import how_many
 
 CAUTION = (
     "guided-gradcam multiplies by guided backpropagation, which recovers the image and hardly depends on the class "
@@ -120,7 +121,7 @@ def _classes(request: Any, scores: Tensor) -> list[int]:
                 raise MethodError("invalid-request", f"the network has {len(scores)} classes; {target} was asked for")
             found.append(target)
         else:
-            count = 1 if target == "predicted" else int(target.partition(":")[2])
+            count = how_many(target)
             found.extend(scores.sort(descending=True, stable=True).indices[:count].tolist())
     return list(dict.fromkeys(found))
 

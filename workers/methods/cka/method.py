@@ -21,6 +21,7 @@ from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, 
 from workers.passes.batches import module_for
 from workers.passes.calls import capture, reduce
 from workers.passes.pace import Pace
+from workers.passes.units import Wish, choose
 
 
 class Cka(SingleMethod):
@@ -125,16 +126,14 @@ def _comparisons(request: Any, network: Network, batches: int) -> dict[str, Comp
     }
 
 
-def _channel_list(channels: list[int] | str, count: int) -> list[int]:
-    if isinstance(channels, list):
-        return channels
-    if channels.startswith("first:"):
-        return list(range(min(int(channels.partition(":")[2]), count)))
-    if channels == "all":
-        return list(range(count))
-    raise MethodError(
-        "not-applicable", f"channels={channels} ranks by activation, which cka does not; name channels, all or first:K"
-    )
+def _channel_list(channels: Wish, count: int) -> list[int]:
+    def ranks() -> Tensor:
+        raise MethodError(
+            "not-applicable",
+            f"channels={channels} ranks by activation, which cka does not; name channels, all or first:K",
+        )
+
+    return choose(channels, count, ranks)
 
 
 def _batches(row: Row, sides: Sequence[_Side], grant: Grant) -> list[range]:

@@ -26,7 +26,7 @@ from workers.methods.maximize.step import advance
 from workers.passes.calls import capture
 from workers.passes.pace import SliceClock
 from workers.passes.scores import OUTPUT
-from workers.passes.units import choose_channels
+from workers.passes.units import choose_channels, how_many
 
 PREVIEW_SIDE = 512
 """Longer side of a preview, pixels."""
@@ -177,7 +177,7 @@ def _objectives(network: Network, row: Row) -> list[Objective]:
 
 def _pictures(request: Any) -> int:
     """How many pictures a request makes, at most."""
-    return len(request.objective) if request.objective else int(str(request.channels).partition(":")[2] or 1)
+    return len(request.objective) if request.objective else how_many(request.channels)
 
 
 def _copies(objectives: Sequence[Objective]) -> list[int]:
