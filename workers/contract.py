@@ -116,22 +116,24 @@ class Network(Protocol):
     Attributes:
         module: float32; never modified by a method.
         layers: every call in execution order by name, and by alias.
-        mean, std: of the input normalisation, in [0, 1] units.
+        mean, std: of the input normalisation, in [0, 1] units, one for each plane.
         input_size: default (height, width).
         classes: names by index; may be empty.
         most_images: images that one forward may take, where an image's answer depends on its company; None is any.
+        planes: of its input: 3 for colours, 1 for grey, or others.
         random: whether two runs on one image differ, in evaluation mode.
     """
 
     id: str
     module: nn.Module
     layers: Mapping[str, Layer]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     input_size: tuple[int, int]
     classes: Sequence[str]
     device: torch.device
     most_images: int | None
+    planes: int
     random: bool
 
     def fast_module(self) -> nn.Module:
@@ -169,7 +171,10 @@ class Network(Protocol):
 
 @dataclass
 class Row:
-    """One job's share of a batch: its parameters (see `params`) and its uploads, uint8 H×W×3 RGB on the CPU."""
+    """One job's share of a batch: its parameters (see `params`) and its uploads on the CPU.
+
+    An upload is uint8 H×W×3, RGB, or float32 H×W×C in [0, 1] where it came as an array.
+    """
 
     request: Any
     images: Sequence[Tensor] = ()

@@ -24,10 +24,12 @@ class PreprocessCard(_Model):
     )
     resize_mode: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bilinear"
     crop: Literal["center", "none"] = "center"
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channels: Literal[1, 3] = Field(
-        3, description="1: the upload is converted to grey and the network takes one plane."
+    mean: tuple[float, ...] = Field(description="Of each plane, in [0, 1] units.")
+    std: tuple[float, ...] = Field(description="Of each plane, in [0, 1] units.")
+    channels: int = Field(
+        3,
+        ge=1,
+        description="Planes of the input. 1: uploads are converted to grey; other than 1 and 3: uploads are arrays.",
     )
     resizable: bool = Field(description="Whether the architecture accepts other input sizes.")
     minimum_size: int = Field(32, description="Smallest side the architecture accepts, pixels.")

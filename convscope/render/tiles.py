@@ -46,6 +46,7 @@ class Part:
     array: NDArray[Any]
     photograph: bool
     flattened: bool = False
+    planes: int = 3
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,12 +77,12 @@ def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: b
             return Part(tile, photograph, True)
     if array.ndim == 3 and array.shape[0] != 3 and array.shape[2] == 3:
         array = array.transpose(2, 0, 1)
-    if array.ndim == 3 and array.shape[0] == 3:
-        if flatten:
+    if array.ndim == 3 and array.dtype != np.uint8:
+        if flatten or array.shape[0] != 3:  # other planes than three have no colours of their own
             wide = array.astype(np.float64)
             with np.errstate(invalid="ignore", over="ignore"):
                 array = wide.sum(0) if signed else np.abs(wide).max(0)
-            return Part(tile, array, False, flattened=True)
+            return Part(tile, array, False, flattened=True, planes=len(wide))
         return Part(tile, array, False)
     if array.ndim == 2:
         return Part(tile, array, False)
@@ -151,7 +152,8 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
     groups = len({picture.tiles[part.tile].group for part in numbers})
     notes = notes_on_scale(plan.normalize, len(numbers), groups, plan.outliers, plan.value_range)
     if any(part.flattened for part in numbers):
-        notes.insert(0, "sum over colour" if picture.signed else "largest magnitude over colour")
+        what = "colour" if all(part.planes == 3 for part in numbers) else "planes"
+        notes.insert(0, f"sum over {what}" if picture.signed else f"largest magnitude over {what}")
     if any(part.array.ndim == 3 for part in numbers):
         one = shared_scale(scaled, plan)
         said = plan.normalize == "standard" or (plan.normalize == "layer" and plan.value_range is not None)

@@ -59,6 +59,7 @@ class FakeNetwork:
         self.device = torch.device(device)
         self.most_images: int | None = None
         self.random = False
+        self.planes = 3
         self._chain = chain
         self.layers: dict[str, Layer] = {}
         self._look(boxes or {})

@@ -12,6 +12,7 @@ from torch import Tensor
 from workers.contract import Box, Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
 from workers.passes.batches import module_for
 from workers.passes.calls import capture
+from workers.passes.planes import as_colours
 from workers.passes.rules import PathReport, RuleMode
 from workers.passes.units import choose_channels, how_many, strongest_units
 
@@ -52,9 +53,9 @@ class Deconv(SingleMethod):
         Row: one image; request `layers`, `channels`, `by`, `seed_unit`, `rule`, `switches`, `nonstandard_gate`.
 
         Arrays, for each layer, with K projections:
-            projection/{layer}: K×3×H×W float32, signed, in pixels of the network's input.
+            projection/{layer}: K×C×H×W float32, signed, in pixels of the network's input.
             patch/{layer}: K×h×w×3 uint8, the input image in the receptive field, grey beyond the image.
-            patch_projection/{layer}: K×3×h×w float32, the projection in the same window.
+            patch_projection/{layer}: K×C×h×w float32, the projection in the same window.
         """
         return (yield from _project(network, row))
 
@@ -153,13 +154,13 @@ def _seeds(maps: Tensor, request: Any) -> list[Seed]:
 
 
 def _back(activation: Tensor, inputs: Tensor, seed: Seed) -> Tensor:
-    """One pass from a unit, all other activations of its layer zero, to pixels: 1×3×H×W float32."""
+    """One pass from a unit, all other activations of its layer zero, to pixels: 1×C×H×W float32."""
     maps = _as_maps(activation.detach())
     signal = torch.zeros_like(maps)
     where = (seed.channel, slice(None) if seed.y is None else seed.y, slice(None) if seed.x is None else seed.x)
     signal[where] = maps[where].clamp(min=0)
     (pixels,) = torch.autograd.grad(activation, inputs, signal.view_as(activation), retain_graph=True)
-    return pixels.float().expand(-1, 3, -1, -1)  # a grey network's one plane counts for all three
+    return pixels.float()
 
 
 def _window(box: Box | None, seed: Seed, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -189,12 +190,12 @@ def _cut(picture: Tensor, window: tuple[int, int, int, int], outside: int) -> Te
 
 
 def _pixels(normalized: Tensor, network: Network) -> Tensor:
-    """A network's input (C×H×W, normalised) as 3×H×W uint8."""
+    """A network's input (C×H×W, normalised) as a picture, 3×H×W uint8."""
     planes = normalized.shape[0]
     mean = normalized.new_tensor(network.mean[:planes]).view(-1, 1, 1)
     std = normalized.new_tensor(network.std[:planes]).view(-1, 1, 1)
     levels = ((normalized * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    return levels.expand(3, -1, -1).cpu()
+    return as_colours(levels).cpu()
 
 
 def _facts(

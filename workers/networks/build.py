@@ -58,6 +58,7 @@ class LoadedNetwork:
         self.device = device
         self.behaviour = behaviour
         self.most_images = None if behaviour.alone is None else 1
+        self.planes = preprocess.channels
         self.random = behaviour.random
         self.channels_last = behaviour.channels_last
         self.layers: Mapping[str, Layer] = table.by_name()

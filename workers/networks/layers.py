@@ -26,6 +26,10 @@ SMOOTH = frozenset({"elu", "selu", "celu", "silu", "gelu", "mish", "hardswish", 
 """Rectifiers that let part of the negative side through, bent: deconvnet and guided rules are not defined for them."""
 
 
+BETWEEN = frozenset({"add", "cat", "interpolate", "pixel_shuffle"})
+"""Functions whose maps no module returns by itself."""
+
+
 @dataclass(frozen=True)
 class Table:
     """All calls of a network at one input size, in execution order.

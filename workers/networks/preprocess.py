@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from workers.contract import Transform
+from workers.contract import MethodError, Transform
 from workers.passes.batches import on
+from workers.passes.planes import as_grey
 
 _MODES = {
     "nearest": Image.Resampling.NEAREST,
@@ -21,8 +22,8 @@ _MODES = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey (ITU-R BT.601), those that Pillow uses."""
+MOST_PLANES = 64
+"""Of an input."""
 
 _LARGEST_RESIZE = 16_000_000
 """Pixels up to which the whole upload is resized before the crop."""
@@ -37,16 +38,16 @@ class Preprocess:
         resize: length of the upload's shorter side before a centre crop, pixels; (height, width) squeezes instead.
         resize_mode: nearest, bilinear, bicubic or lanczos, as Pillow computes them.
         crop: `center` keeps the aspect ratio and cuts; `none` squeezes the whole upload into `size`.
-        mean, std: of the normalisation, in [0, 1] units, one for each of red, green and blue.
-        channels: 1 where the network takes grey.
+        mean, std: of the normalisation, in [0, 1] units, one for each plane.
+        channels: planes of the input: 3 for colours, 1 for grey, others where uploads are arrays of as many.
     """
 
     size: tuple[int, int]
     resize: int | tuple[int, int]
     resize_mode: str = "bilinear"
     crop: str = "center"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channels: int = 3
 
     def as_json(self) -> dict[str, Any]:
@@ -87,8 +88,19 @@ class Preprocess:
         return max(round(height * scale), self.size[0]), max(round(width * scale), self.size[1])
 
     def apply(self, upload: Tensor) -> tuple[Tensor, Transform]:
-        """One upload (uint8, H×W×3, RGB) → its input in [0, 1] (float32, channels×h×w) and where that lies."""
+        """One upload → its input in [0, 1] (float32, channels×h×w) and where that lies.
+
+        Args:
+            upload: uint8 H×W×3, RGB; or float32 H×W×C in [0, 1].
+
+        Raises:
+            MethodError: `not-applicable` where the upload has other planes than the network.
+        """
         height, width = int(upload.shape[0]), int(upload.shape[1])
+        if upload.dtype != torch.uint8:
+            return self._apply_planes(_fitted(upload, self.channels))
+        if self.channels not in (1, 3):
+            raise wrong_planes(3, self.channels)
         picture = Image.fromarray(np.ascontiguousarray(upload.cpu().numpy()))
         if self.channels == 1:
             picture = picture.convert("L")
@@ -103,11 +115,23 @@ class Preprocess:
         where = Transform((height, width), self.size, scale, (top * scale[0], left * scale[1]))
         return pixels, where
 
+    def _apply_planes(self, upload: Tensor) -> tuple[Tensor, Transform]:
+        """The same of float planes, H×W×C, each resized by itself."""
+        height, width = int(upload.shape[0]), int(upload.shape[1])
+        tall, wide = self.resized(height, width)
+        top, left = _margin(tall, self.size[0]), _margin(wide, self.size[1])
+        planes = []
+        for plane in np.ascontiguousarray(upload.permute(2, 0, 1).numpy()):
+            picture, rows, columns = _resize_visible(Image.fromarray(plane), (tall, wide), self, (top, left))
+            planes.append(torch.from_numpy(np.asarray(picture)[rows, columns].copy()))
+        scale = (height / tall, width / wide)
+        where = Transform((height, width), self.size, scale, (top * scale[0], left * scale[1]))
+        return _pad(torch.stack(planes), self.size, (top, left)), where
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] (N×3×h×w, or N×1×h×w for a grey network) → normalised input; differentiable."""
+        """Images in [0, 1] (N×C×h×w; colours for a grey network, too) → normalised input; differentiable."""
         if self.channels == 1 and images.shape[1] == 3:
-            luma = on(images, torch.tensor(_LUMA, dtype=images.dtype)).view(1, 3, 1, 1)
-            images = (images * luma).sum(dim=1, keepdim=True)
+            images = as_grey(images)
         count = self.channels
         mean = on(images, torch.tensor(self.mean[:count], dtype=images.dtype)).view(1, count, 1, 1)
         std = on(images, torch.tensor(self.std[:count], dtype=images.dtype)).view(1, count, 1, 1)
@@ -133,14 +157,20 @@ def from_mapping(values: Mapping[str, Any], base: Preprocess) -> Preprocess:
     if "resize" in values:
         resize = values["resize"]
         fields["resize"] = int(resize) if isinstance(resize, int) else _pair(resize, "resize")
-    for key, allowed in (("resize_mode", tuple(_MODES)), ("crop", ("center", "none")), ("channels", (1, 3))):
+    channels = values.get("channels", base.channels)
+    if not isinstance(channels, int) or isinstance(channels, bool) or not 1 <= channels <= MOST_PLANES:
+        raise ValueError(f"preprocess.channels is a number of planes from 1 to {MOST_PLANES}, not {channels!r}")
+    fields["channels"] = channels
+    if channels not in (1, 3, base.channels) and ("mean" not in values or "std" not in values):
+        raise ValueError(f"preprocess.mean and preprocess.std of {channels} planes must be given")
+    for key, allowed in (("resize_mode", tuple(_MODES)), ("crop", ("center", "none"))):
         if key in values:
             if values[key] not in allowed:
                 raise ValueError(f"preprocess.{key} is one of {', '.join(map(str, allowed))}, not {values[key]!r}")
             fields[key] = values[key]
     for key in ("mean", "std"):
         if key in values:
-            fields[key] = _triple(values[key], key)
+            fields[key] = _numbers(values[key], key, channels)
     return replace(base, **fields)
 
 
@@ -151,14 +181,38 @@ def _pair(value: Any, key: str) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _triple(value: Any, key: str) -> tuple[float, float, float]:
-    numbers = [value] * 3 if isinstance(value, int | float) else list(value) if isinstance(value, list | tuple) else []
-    numbers = numbers * 3 if len(numbers) == 1 else numbers
-    if len(numbers) != 3 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
-        raise ValueError(f"preprocess.{key} is one number or three in [0, 1] units, not {value!r}")
+def _numbers(value: Any, key: str, planes: int) -> tuple[float, ...]:
+    """One number for each plane; one alone counts for all, and grey may have those of three colours."""
+    several = max(planes, 3) if planes == 1 else planes
+    numbers = [value] * several if isinstance(value, int | float) else list(value) if isinstance(value, list) else []
+    numbers = numbers * several if len(numbers) == 1 else numbers
+    if len(numbers) != several or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+        raise ValueError(f"preprocess.{key} is one number or {several} in [0, 1] units, not {value!r}")
     if key == "std" and min(numbers) <= 0:
         raise ValueError("preprocess.std must be positive")
-    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+    return tuple(float(number) for number in numbers)
+
+
+def wrong_planes(given: int, wanted: int) -> MethodError:
+    """An upload has other planes than the network."""
+    has = "colours" if given == 3 else "one plane" if given == 1 else f"{given} planes"
+    return MethodError(
+        "not-applicable",
+        f"The network takes {wanted} planes and the upload has {has}. Send a .npy or safetensors part with an array of "
+        f"H×W×{wanted} or {wanted}×H×W",
+    )
+
+
+def _fitted(upload: Tensor, wanted: int) -> Tensor:
+    """Float planes H×W×C as many as wanted: grey counts for all colours, colours make one grey."""
+    given = int(upload.shape[2])
+    if given == wanted:
+        return upload
+    if (given, wanted) == (1, 3):
+        return upload.expand(-1, -1, 3)
+    if (given, wanted) == (3, 1):
+        return as_grey(upload.permute(2, 0, 1)).permute(1, 2, 0)
+    raise wrong_planes(given, wanted)
 
 
 def _margin(resized: int, size: int) -> int:

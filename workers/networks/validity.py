@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from workers.contract import Layer
-from workers.networks.layers import RECTIFIERS, SMOOTH, Table, is_max_pool, keeps_map
+from workers.networks.layers import BETWEEN, RECTIFIERS, SMOOTH, Table, is_max_pool, keeps_map
 
 LAYER_OPERATIONS = ("feature-maps", "kernels", "deconv", "saliency", "occlusion", "cam", "maximize", "cka")
 """Operations that name layers."""
@@ -76,11 +76,16 @@ def _deconv_refusal(layer: Layer, before: Counter[str]) -> str | None:
 
 
 def _maps(table: Table) -> list[Layer]:
-    """Calls with maps of more than one position that are their own, in execution order."""
+    """Calls with maps of more than one position that are their own, in execution order.
+
+    What is put together of the input's planes before the first convolution is still the input.
+    """
+    first = next((layer.order for layer in table.layers if layer.kernel_shape is not None), 0)
     return [
         layer
         for layer in table.layers
         if layer.spatial
+        and (layer.order >= first or layer.kind not in BETWEEN)
         and layer.name not in table.channels_last | table.folded
         and layer.shape[1] * layer.shape[2] > 1
         and not keeps_map(layer)

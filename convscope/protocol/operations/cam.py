@@ -138,7 +138,7 @@ class Cam(Operation[CamRequest]):
         targets = sum(int(str(t)[4:]) if str(t).startswith("top:") else 1 for t in request.targets)
         numbers, forwards = 0, images * (1.0 + 2.0 * targets)
         for method in request.methods:
-            own = {"guided-gradcam": 3 * pixels, "fullgrad": pixels}.get(method, height * width)
+            own = {"guided-gradcam": card.preprocess.channels * pixels, "fullgrad": pixels}.get(method, height * width)
             numbers += own + (pixels if request.upsampled and method not in INPUT_SIZED else 0)
             forwards += images * {"scorecam": channels, "ablationcam": channels}.get(method, 0)
         return Cost(result_bytes=4 * numbers * targets * images, forwards=forwards)

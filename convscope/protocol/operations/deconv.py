@@ -123,13 +123,14 @@ class Deconv(Operation[DeconvRequest]):
         height, width = (
             request.preprocess.size if request.preprocess and request.preprocess.size else card.preprocess.size
         )
-        projections, numbers = 0, 0
+        projections, numbers, planes = 0, 0, card.preprocess.channels
         for name in request.layers or []:
             layer = card.layer(name)
             count = count_channels(request.channels, layer) * count_units(request.seed_unit, layer)
             box = layer.receptive_field.size if layer.receptive_field is not None else (height, width)
             projections += count
-            numbers += count * (12 * height * width + 15 * min(box[0], height) * min(box[1], width))
+            window = min(box[0], height) * min(box[1], width)
+            numbers += count * (4 * planes * (height * width + window) + 3 * window)
         return Cost(result_bytes=numbers * images, forwards=images + 2.0 * projections)
 
     def pictures(

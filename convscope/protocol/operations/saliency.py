@@ -113,7 +113,8 @@ class Saliency(Operation[SaliencyRequest]):
             "integrated-gradients": _points_at_most(request),
         }
         return Cost(
-            result_bytes=12 * height * width * images, forwards=images * (1.0 + 3.0 * points.get(request.method, 1))
+            result_bytes=4 * card.preprocess.channels * height * width * images,
+            forwards=images * (1.0 + 3.0 * points.get(request.method, 1)),
         )
 
     def pictures(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from convscope.protocol.cards import ModelCard
@@ -17,6 +18,7 @@ from workers.methods.feature_maps import METHOD
 from workers.networks import Networks
 from workers.networks.build import table_of
 from workers.networks.catalogue import find_entry
+from workers.networks.skeletons import skeleton
 from workers.networks.sources import torchvision_names
 
 ONE_OF_EACH_FAMILY = [
@@ -87,3 +89,40 @@ def test_tables_are_made_once() -> None:
     entry = find_entry("squeezenet1_1")
     assert table_of(entry) is table_of(entry)
     assert isinstance(table_of, functools._lru_cache_wrapper)
+
+
+COPYING = ("swin_transformer_v2", "swin_transformer_v2_cr", "vision_transformer_hybrid", "vitamin")
+"""Families whose constructors read their parameters back, which parameters without values cannot give."""
+
+
+def smallest_of(family: str) -> str:
+    """A small network of a module of timm's, by its name."""
+    small = ("pico", "nano", "micro", "atto", "femto", "tiny", "xxs", "xs", "small", "mini", "_s", "18", "b0", "050")
+    names = timm.list_models(module=family)
+    return min(names, key=lambda name: (next((k for k, word in enumerate(small) if word in name), len(small)), name))
+
+
+def described(family: str) -> None:
+    entry = find_entry(f"timm:{smallest_of(family)}")
+    network = skeleton(entry)
+    assert all(parameter.is_meta for parameter in network.parameters()), family
+    assert sum(parameter.numel() for parameter in network.parameters()) > 10_000
+
+
+@pytest.mark.parametrize("family", [*COPYING, "resnet", "efficientnet", "beit", "vgg"])
+def test_families_of_timm_are_built_without_weights_through_the_catalogue(family: str) -> None:
+    described(family)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_family_of_timm_is_built_without_weights_through_the_catalogue() -> None:
+    families = sorted(timm.list_modules())
+    assert len(families) == 98  # of timm 1.0.31
+    failed = {}
+    for family in families:
+        try:
+            described(family)
+        except (MethodError, AssertionError) as error:
+            failed[family] = str(error)
+    assert not failed

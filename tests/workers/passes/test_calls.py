@@ -77,7 +77,8 @@ def test_values_by_hand(whole: Whole, inputs: Tensor) -> None:
         first = f"block.act#{calls[0]}" if calls[0] > 1 else "block.act"
         values[first] = values[f"block.norm{suffix}"].clamp(min=0)
         values[f"block.two{suffix}"] = block.two(values[first])
-        values[f"block.act#{calls[1]}"] = (values[f"block.two{suffix}"] + x).clamp(min=0)
+        values[f"block.@add{suffix}"] = values[f"block.two{suffix}"] + x
+        values[f"block.act#{calls[1]}"] = values[f"block.@add{suffix}"].clamp(min=0)
         values[f"block.@relu{suffix}"] = (values[f"block.act#{calls[1]}"] - 0.1).clamp(min=0)
         values[f"block{suffix}"] = x = values[f"block.@relu{suffix}"]
     values["head"] = whole.head(x.mean(dim=(2, 3)))

@@ -13,6 +13,7 @@ from workers.methods.maximize.diversity import load_grams, save_grams
 from workers.methods.maximize.objectives import Objective
 from workers.methods.maximize.parameterizations import parameterization_of, to_bytes
 from workers.methods.maximize.recipes import Recipe
+from workers.passes.planes import as_colours
 
 PATIENCE = 8
 """Steps in a row without any gradient, beyond the redirected ones, after which a row has nothing left to climb."""
@@ -105,7 +106,7 @@ class Ascent:
         saved = {name: torch.tensor(number) for name, number in numbers.items()}
         tensors = {"parameters": self.parameters, "first": self.moments[0], "second": self.moments[1]}
         if self.recipe.views_per_slice < self.recipe.crops:
-            blank = torch.zeros(3, *self.recipe.size)
+            blank = torch.zeros(self.recipe.planes, *self.recipe.size)
             tensors["slopes"] = blank if self.slopes is None else self.slopes
             saved["value"] = torch.tensor(self.value, dtype=torch.float64)
         if self.recipe.average:
@@ -140,7 +141,17 @@ class Ascent:
             self.grams = load_grams(saved, device)
 
 
-def current_picture(state: Ascent) -> Tensor:
-    """Where a row stands, as the PNG's pixels: uint8 H×W×3 on the CPU."""
+def current_planes(state: Ascent) -> Tensor:
+    """Where a row stands, rounded to 8 bits: uint8 H×W×C on the CPU."""
     with torch.no_grad():
         return to_bytes(parameterization_of(state.recipe).decode(state.shown[None]))[0].cpu()
+
+
+def drawn(planes: Tensor) -> Tensor:
+    """A row's planes (uint8 H×W×C) as the PNG's pixels: uint8 H×W×3."""
+    return as_colours(planes.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
+
+
+def current_picture(state: Ascent) -> Tensor:
+    """Where a row stands, as the PNG's pixels: uint8 H×W×3 on the CPU."""
+    return drawn(current_planes(state))

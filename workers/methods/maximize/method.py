@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
-from workers.methods.maximize.ascent import Ascent, current_picture
+from workers.methods.maximize.ascent import Ascent, current_picture, current_planes, drawn
 from workers.methods.maximize.diversity import KEPT_STEPS
 from workers.methods.maximize.objectives import Objective, Term, read_objective
 from workers.methods.maximize.parameterizations import parameterization_of
@@ -25,6 +25,7 @@ from workers.methods.maximize.recipes import generator_of, read_recipe
 from workers.methods.maximize.step import advance
 from workers.passes.calls import capture
 from workers.passes.pace import SliceClock
+from workers.passes.planes import as_grey
 from workers.passes.scores import OUTPUT
 from workers.passes.units import choose_channels, how_many
 
@@ -45,7 +46,7 @@ class Maximize(IterativeMethod):
     `start` is `image`; the others are photographs that the pictures are compared with.
 
     Arrays: images, K×H×W×3 uint8; loss, K×steps, the objective's value at each step (larger is better), NaN after
-    a picture's end;
+    a picture's end; planes, K×C×H×W uint8, where the network takes other than colours or grey;
     channel_means, K×C, of the target's layer on the final 8-bit picture; with `maco` also alpha, K×H×W.
     """
 
@@ -56,7 +57,7 @@ class Maximize(IterativeMethod):
         recipe = read_recipe(request, network)
         # Of a picture's size: parameters, two moments, their mean, and sums over views (slopes and maco's alpha).
         tensors = 3 + (recipe.average > 0) + (recipe.crops > 1) + (recipe.parameterization == "maco")
-        numbers = tensors * 3 * math.prod(recipe.size)
+        numbers = tensors * recipe.planes * math.prod(recipe.size)
         if recipe.diversity:
             numbers += KEPT_STEPS * max(network.layers[layer].shape[0] for layer in _layers(request)) ** 2
         return _pictures(request), 2 * 4 * numbers  # once more in a checkpoint
@@ -193,7 +194,7 @@ def _copies(objectives: Sequence[Objective]) -> list[int]:
 def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
     recipe, request, clock = read_recipe(row.request, network), row.request, SliceClock(grant)
     parameterization = parameterization_of(recipe)
-    image = covered(row.images[0], recipe.size) if request.start == "image" else None
+    image = _start_image(network, row, recipe.size) if request.start == "image" else None
     objectives = _objectives(network, row)
     copies = _copies(objectives)
     family: list[Ascent] = []
@@ -223,17 +224,19 @@ def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) 
     for state in states:
         if clock.over():
             yield Progress(state.steps, state.steps, f"{len(pictures)} of {len(states)} pictures drawn")
-        pictures.append(current_picture(state))
+        pictures.append(current_planes(state))
     yield Progress(states[0].steps, states[0].steps, "all pictures drawn")
     first = 1 if request.start == "image" else 0  # the photographs come after the image of the start
     checks = yield from check_pictures(network, states, pictures, row, grant, first)
     pairs = zip(states, pictures, strict=True)
     kept = [torch.zeros_like(pixels) if state.withheld else pixels for state, pixels in pairs]
     arrays = {
-        "images": torch.stack(kept),
+        "images": torch.stack([drawn(pixels) for pixels in kept]),
         "loss": torch.stack([state.loss_row() for state in states]).float(),
         "channel_means": _padded([check.means for check in checks]),
     }
+    if recipe.planes not in (1, 3):
+        arrays["planes"] = torch.stack(kept).permute(0, 3, 1, 2).contiguous()
     if recipe.parameterization == "maco":
         blank = torch.zeros(recipe.size)  # of a picture that diverged at once
         arrays["alpha"] = torch.stack([blank if state.alpha is None else state.alpha.cpu() for state in states])
@@ -288,6 +291,14 @@ def montage(pictures: Sequence[Tensor], side: int) -> Tensor:
     grid[: len(stack)] = stack
     whole = grid.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, -1, 3)
     return whole.clamp(0, 255).round().to(torch.uint8)
+
+
+def _start_image(network: Network, row: Row, size: tuple[int, int]) -> Tensor:
+    """The picture to start from, C×H×W in [0, 1]."""
+    if network.planes not in (1, 3):
+        raise MethodError("not-applicable", f"start=image takes colours or grey, {network.id} {network.planes} planes")
+    colours = covered(row.images[0], size)
+    return as_grey(colours) if network.planes == 1 else colours
 
 
 METHOD = Maximize()

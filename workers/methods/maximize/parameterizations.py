@@ -25,7 +25,7 @@ _CLOSEST_TO_EDGE = 1e-3
 
 
 class Parameterization(ABC):
-    """A picture 3×H×W in [0, 1] as a function of parameters."""
+    """A picture C×H×W in [0, 1] as a function of parameters; C is 3 for colours, 1 for grey, the network's planes."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -36,11 +36,11 @@ class Parameterization(ABC):
 
     @abstractmethod
     def of_image(self, image: Tensor) -> Tensor:
-        """Parameters whose picture is `image` (3×H×W in [0, 1]), as nearly as the parameterization allows."""
+        """Parameters whose picture is `image` (C×H×W in [0, 1]), as nearly as the parameterization allows."""
 
     @abstractmethod
     def decode(self, parameters: Tensor) -> Tensor:
-        """Parameters B×… → pictures B×3×H×W; differentiable."""
+        """Parameters B×… → pictures B×C×H×W; differentiable."""
 
     def rest(self, parameters: Tensor) -> Tensor | float:
         """Where `decay` pulls parameters to."""
@@ -59,8 +59,8 @@ class Pixels(Parameterization):
 
     def start(self, generator: torch.Generator) -> Tensor:
         recipe = self.recipe
-        shape = (3, *recipe.size)
-        mean = torch.tensor(recipe.mean).view(3, 1, 1) * 255.0
+        shape = (recipe.planes, *recipe.size)
+        mean = torch.tensor(recipe.mean).view(-1, 1, 1) * 255.0
         level = mean if recipe.start_level is None else torch.tensor(recipe.start_level)
         if recipe.start_distribution == "normal":
             noise = torch.randn(shape, generator=generator)
@@ -75,7 +75,7 @@ class Pixels(Parameterization):
         return parameters * on(parameters, self._scale) + on(parameters, self._offset)
 
     def rest(self, parameters: Tensor) -> Tensor | float:
-        return self.of_image(torch.tensor(self.recipe.mean).view(3, 1, 1)).to(parameters.device)
+        return self.of_image(torch.tensor(self.recipe.mean).view(-1, 1, 1)).to(parameters.device)
 
 
 class Fourier(Parameterization):
@@ -88,11 +88,14 @@ class Fourier(Parameterization):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        self._scale, self._colors = _fourier_tables(recipe.size, recipe.decay_power or 0.0, bool(recipe.decorrelate))
+        self._scale = _frequency_scale(recipe.size, recipe.decay_power or 0.0)
+        self._colors = _fourier_colors(recipe.planes, bool(recipe.decorrelate))
 
     def start(self, generator: torch.Generator) -> Tensor:
         height, width = self.recipe.size
-        return self.recipe.start_spread * torch.randn((3, height, width // 2 + 1, 2), generator=generator)
+        return self.recipe.start_spread * torch.randn(
+            (self.recipe.planes, height, width // 2 + 1, 2), generator=generator
+        )
 
     def of_image(self, image: Tensor) -> Tensor:
         logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)).flatten(1)
@@ -125,10 +128,14 @@ class Maco(Parameterization):
         self._mirror = spectrum.mirror(height)
         self._colors = torch.tensor(spectrum.COLOR_MATRIX)
         self._mean = torch.tensor(spectrum.COLOR_MEAN).view(1, 3, 1, 1)
+        if recipe.planes == 1:
+            # Grey photographs are the first decorrelated colour, which is nearly all of their variance.
+            self._amplitudes, self._colors = self._amplitudes[:1], self._colors[:, :1].mean(0, keepdim=True)
+            self._mean = self._mean.mean(1, keepdim=True)
 
     def start(self, generator: torch.Generator) -> Tensor:
         height, width = self.recipe.size
-        return self.recipe.start_spread * torch.randn((3, height, width // 2 + 1), generator=generator)
+        return self.recipe.start_spread * torch.randn((self.recipe.planes, height, width // 2 + 1), generator=generator)
 
     def of_image(self, image: Tensor) -> Tensor:
         logits = torch.logit(image.clamp(_CLOSEST_TO_EDGE, 1.0 - _CLOSEST_TO_EDGE)) - on(image, self._mean[0])
@@ -169,32 +176,41 @@ def parameterization_of(recipe: Recipe) -> Parameterization:
 
 
 def mix_colors(planes: Tensor, matrix: Tensor) -> Tensor:
-    """Each pixel's three decorrelated values → red, green, blue: B×3×H×W by a 3×3 matrix."""
-    batch, _, height, width = planes.shape
-    return torch.bmm(matrix.expand(batch, 3, 3), planes.flatten(2)).view(batch, 3, height, width)
+    """Each pixel's decorrelated values → red, green, blue: B×3×H×W by a 3×3 matrix; other planes by C×C."""
+    batch, count, height, width = planes.shape
+    return torch.bmm(matrix.expand(batch, count, count), planes.flatten(2)).view(batch, count, height, width)
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures B×3×H×W in [0, 1], clipped and rounded, as the PNG's pixels: uint8 B×H×W×3."""
+    """Pictures B×C×H×W in [0, 1], clipped and rounded: uint8 B×H×W×C, a PNG's pixels where C is 3."""
     return pictures.detach().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _pixel_units(recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """scale and offset (3×1×1) with picture = parameters · scale + offset."""
+    """scale and offset (C×1×1) with picture = parameters · scale + offset."""
     if recipe.pixel_space == "normalized":
-        return torch.tensor(recipe.std).view(3, 1, 1), torch.tensor(recipe.mean).view(3, 1, 1)
+        return torch.tensor(recipe.std).view(-1, 1, 1), torch.tensor(recipe.mean).view(-1, 1, 1)
     scale = 1.0 / 255.0 if recipe.pixel_space == "byte" else 1.0
-    return torch.full((3, 1, 1), scale), torch.zeros(3, 1, 1)
+    return torch.full((recipe.planes, 1, 1), scale), torch.zeros(recipe.planes, 1, 1)
 
 
 @lru_cache(maxsize=32)
-def _fourier_tables(size: tuple[int, int], decay_power: float, decorrelate: bool) -> tuple[Tensor, Tensor]:
+def _frequency_scale(size: tuple[int, int], decay_power: float) -> Tensor:
+    """What coefficients are multiplied by, H×(W//2+1)."""
     height, width = size
     vertical = torch.fft.fftfreq(height, dtype=torch.float64)
     horizontal = torch.fft.rfftfreq(width, dtype=torch.float64)
     frequency = (vertical[:, None].square() + horizontal[None].square()).sqrt()
     scale = frequency.clamp_min(1.0 / max(height, width)) ** -decay_power
-    colors = torch.tensor(LUCID_COLORS, dtype=torch.float64) if decorrelate else torch.eye(3, dtype=torch.float64)
-    if decorrelate:
-        colors = colors / colors.norm(dim=0).max()
-    return scale.float(), colors.float()
+    found: Tensor = scale.float()
+    return found
+
+
+def _fourier_colors(planes: int, decorrelate: bool) -> Tensor:
+    """Decorrelated planes → the picture's, C×C: Lucid's colours, their first for grey, none for other planes."""
+    if not decorrelate or planes not in (1, 3):
+        return torch.eye(planes)
+    colors = torch.tensor(LUCID_COLORS, dtype=torch.float64)
+    colors = colors / colors.norm(dim=0).max()
+    chosen: Tensor = colors if planes == 3 else colors[:, :1].mean(0, keepdim=True)
+    return chosen.float()

@@ -61,7 +61,7 @@ def check_pictures(
     """Each picture through the float32 network, alone, whatever precision made it; then photographs.
 
     Args:
-        pictures: uint8 H×W×3 on the CPU, one for each state.
+        pictures: uint8 H×W×C on the CPU, one for each state.
         row: its images from `first` on are the photographs; a few at a time are in memory.
         grant: how long a slice may take.
         first: where in the row's images the photographs begin.

@@ -24,13 +24,15 @@ class Recipe:
         size: (height, width) of the picture.
         input_size: (height, width) of what the network sees: the picture's, or the network's own for crops.
         crop_steps: steps over which boxes shrink; 0 without boxes.
-        mean, std: of the network's normalisation.
+        planes: of the picture: 3 for colours, 1 for grey.
+        mean, std: of the network's normalisation, one for each plane.
         most_views: of one picture's views, how many go through the network together.
     """
 
     parameterization: str
     size: tuple[int, int]
     input_size: tuple[int, int]
+    planes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     optimizer: str
@@ -83,7 +85,8 @@ slices: about a quarter of a second with their gradient. Gradients of more views
 _NUMBERS = tuple(
     name
     for name in Recipe.__dataclass_fields__
-    if name not in ("parameterization", "size", "input_size", "mean", "std", "optimizer", "crop_steps", "most_views")
+    if name
+    not in ("parameterization", "size", "input_size", "planes", "mean", "std", "optimizer", "crop_steps", "most_views")
 )
 
 
@@ -96,13 +99,20 @@ def read_recipe(request: Any, network: Network) -> Recipe:
     size = (int(request.size[0]), int(request.size[1]))
     crops = request.crop_from < 1.0 or request.crop_to < 1.0
     input_size = (int(network.input_size[0]), int(network.input_size[1])) if crops else size
-    mean, std = _three(network.mean), _three(network.std)
+    planes = network.planes
+    if planes not in (1, 3) and request.parameterization == "maco":
+        raise MethodError(
+            "not-applicable",
+            f"maco keeps the amplitudes of photographs, which have three colours or grey; {network.id} takes {planes} "
+            "planes. parameterization=fourier or pixel makes pictures of as many",
+        )
     return Recipe(
         parameterization=request.parameterization,
         size=size,
         input_size=input_size,
-        mean=mean,
-        std=std,
+        planes=planes,
+        mean=tuple(network.mean[:planes]),
+        std=tuple(network.std[:planes]),
         optimizer=request.optimizer,
         crop_steps=request.steps if crops else 0,
         most_views=_most_views(network, input_size),
@@ -125,13 +135,6 @@ def _most_views(network: Network, input_size: tuple[int, int]) -> int:
 def _number(request: Any, name: str) -> Any:
     """A number of a request; the default where a service older than the number resolved it."""
     return getattr(request, name, Recipe.__dataclass_fields__[name].default)
-
-
-def _three(values: Any) -> tuple[float, ...]:
-    given = tuple(float(value) for value in values)
-    if len(given) not in (1, 3):
-        raise MethodError("not-applicable", f"Pictures have three colours; this network takes {len(given)} planes.")
-    return given * 3 if len(given) == 1 else given
 
 
 def generator_of(seed: int, copy: int, step: int, view: int | None = None) -> torch.Generator:

@@ -65,9 +65,9 @@ class _Bundle:
 
     rows: Sequence[Ascent]
     parameters: Tensor  # B×…
-    decoded: Tensor  # B×3×H×W, a function of the parameters
+    decoded: Tensor  # B×C×H×W, a function of the parameters
     pictures: Tensor  # the same numbers, cut off from them
-    inputs: Tensor  # (B·V)×3×h×w, a function of the pictures
+    inputs: Tensor  # (B·V)×C×h×w, a function of the pictures
 
 
 def _bundle(network: Network, rows: Sequence[Ascent]) -> _Bundle:
@@ -247,7 +247,7 @@ def _completes(row: Ascent) -> bool:
 
 
 def _pushed(recipe: Recipe, slopes: Tensor, pictures: Tensor) -> Tensor:
-    """Slopes of pictures: the objective's mean over the views less what each picture is charged, B×3×H×W."""
+    """Slopes of pictures: the objective's mean over the views less what each picture is charged, B×C×H×W."""
     mean = slopes / recipe.crops if recipe.crops > 1 else slopes
     charges = [penalty(recipe, picture) for picture in pictures.unbind(0)]
     charged = [charge for charge in charges if charge is not None]

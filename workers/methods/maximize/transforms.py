@@ -79,13 +79,13 @@ SMALLEST_BOX = 0.05
 
 
 def draw_noise(recipe: Recipe, generators: Iterable[torch.Generator]) -> Tensor | None:
-    """Additive noise, N(0, noise) + U(−noise_uniform, noise_uniform), of a view for each generator: V×3×h×w.
+    """Additive noise, N(0, noise) + U(−noise_uniform, noise_uniform), of a view for each generator: V×C×h×w.
 
     None where there is none.
     """
     if not (recipe.noise or recipe.noise_uniform):
         return None
-    shape = (3, *recipe.input_size)
+    shape = (recipe.planes, *recipe.input_size)
     drawn = []
     for generator in generators:
         normal = recipe.noise * torch.randn(shape, generator=generator)
@@ -97,13 +97,13 @@ def sample(pictures: Tensor, maps: Tensor, size: tuple[int, int], *, in_order: b
     """Views of pictures: bilinear, grey beyond a picture; differentiable with regard to the pictures.
 
     Args:
-        pictures: B×3×H×W.
+        pictures: B×C×H×W.
         maps: B×V×2×3, see `draw_views`.
         size: (height, width) of a view.
         in_order: whether the gradient has the same bits each time on every device, which costs time on a GPU.
 
     Returns:
-        (B·V)×3×height×width, the views of a picture one after another.
+        (B·V)×C×height×width, the views of a picture one after another.
     """
     views: Tensor = _Sample.apply(pictures - FILL, on(pictures, maps), size, in_order)
     return views + FILL
@@ -115,7 +115,7 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pictures: Tensor, maps: Tensor, size: tuple[int, int], in_order: bool) -> Tensor:
         count = maps.shape[1]
-        grid = F.affine_grid(maps.flatten(0, 1), [len(maps) * count, 3, *size], align_corners=False)
+        grid = F.affine_grid(maps.flatten(0, 1), [len(maps) * count, pictures.shape[1], *size], align_corners=False)
         stacked = pictures if count == 1 else pictures.repeat_interleave(count, 0)
         ctx.save_for_backward(stacked, grid)
         ctx.count, ctx.in_order = count, in_order
@@ -136,12 +136,12 @@ def scatter_back(signal: Tensor, grid: Tensor, size: tuple[int, int]) -> Tensor:
     """The adjoint of bilinear sampling in a fixed order of additions.
 
     Args:
-        signal: V×3×h×w.
+        signal: V×C×h×w.
         grid: V×h×w×2, normalised picture coordinates (x, y).
         size: (height, width) of the picture.
 
     Returns:
-        3×H×W, summed over the views.
+        C×H×W, summed over the views.
     """
     height, width = size
     x = ((grid[..., 0] + 1.0) * width - 1.0) / 2.0
@@ -156,10 +156,10 @@ def scatter_back(signal: Tensor, grid: Tensor, size: tuple[int, int]) -> Tensor:
             place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
             places.append(place.long().flatten())
             values.append((signal * torch.where(inside, weight, 0.0)[:, None]).transpose(0, 1).flatten(1))
-    total = signal.new_zeros(height * width, 3)
+    total = signal.new_zeros(height * width, signal.shape[1])
     # index_put_ sorts the places first, so that every pixel adds its values in one order.
     total.index_put_((torch.cat(places),), torch.cat(values, 1).T.contiguous(), accumulate=True)
-    return total.T.reshape(3, height, width)
+    return total.T.reshape(-1, height, width)
 
 
 def _pick(count: int, generator: torch.Generator) -> int:

@@ -76,12 +76,14 @@ class _Occluder:
         planes = int(self._x.shape[1])
         if fill == "mean":
             return self._x.new_zeros(planes, 1, 1)
-        colour = (
-            {"black": [0, 0, 0], "grey": [127.5] * 3, "white": [255] * 3}.get(fill, fill)
-            if isinstance(fill, str)
-            else fill
-        )
-        image = torch.tensor(colour, dtype=torch.float32, device=self._x.device).view(1, 3, 1, 1) / 255
+        named: dict[str, list[float]] = {"black": [0] * 3, "grey": [127.5] * 3, "white": [255] * 3}
+        colour = named[fill] if isinstance(fill, str) else [float(value) for value in fill]
+        if planes not in (1, 3) and len(set(colour)) > 1:
+            raise MethodError(
+                "not-applicable", f"fill is a colour, and the network takes {planes} planes: mean, black, grey or white"
+            )
+        shown = colour if planes in (1, 3) else colour[:1] * planes
+        image = torch.tensor(shown, dtype=torch.float32, device=self._x.device).view(1, -1, 1, 1) / 255
         return self._network.normalize(image)[0]
 
     def run(self) -> Generator[Progress, None, Outcome]:

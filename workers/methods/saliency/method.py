@@ -56,7 +56,7 @@ class _Point:
 
 
 class Saliency(OneShotMethod):
-    """Attributions N×3×H×W, signed, of a class's logit or of a unit.
+    """Attributions N×C×H×W, signed, for as many planes as the network takes, of a class's logit or of a unit.
 
     With f the target's value and x the normalised input:
         gradient              ∂f/∂x                                            Simonyan 2013, section 3
@@ -84,7 +84,7 @@ class Saliency(OneShotMethod):
 
         Row: images; request `method`, `target`, `samples`, `noise`, `steps`, `max_steps`, `tolerance`, `baseline`.
 
-        Arrays: attribution, N×3×H×W float32, signed, in pixels of the network's input.
+        Arrays: attribution, N×C×H×W float32, signed, in pixels of the network's input.
         """
         request = rows[0].request
         choose = repeated_module_for if request.method in _REPEATED else module_for
@@ -293,7 +293,7 @@ def _finish(row: Row, items: list[_Item], classes: Sequence[str]) -> Result:
     refusal = next((reason for item in items if (reason := _refusal(item)) is not None), None)
     if refusal is not None:
         return refusal
-    outcome = Outcome({"attribution": attribution.expand(-1, 3, -1, -1).contiguous().cpu()})
+    outcome = Outcome({"attribution": attribution.contiguous().cpu()})
     outcome.facts = {"method": row.request.method, "images": [_facts(item, classes) for item in items]}
     return outcome
 
