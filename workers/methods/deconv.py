@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Box, Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
+from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
 from workers.passes.batches import module_for
 from workers.passes.calls import capture
-from workers.passes.planes import as_colours
+from workers.passes.projection import (
+    OUTSIDE,
+    Seed,
+    as_maps,
+    caution_of,
+    check_path,
+    cut,
+    pixels_of,
+    project_unit,
+    window_of,
+)
 from workers.passes.rules import PathReport, RuleMode
 from workers.passes.units import choose_channels, how_many, strongest_units
-
-_OUTSIDE = 128
-"""Level of a patch where its receptive field reaches beyond the image."""
-
-
-@dataclass(frozen=True)
-class Seed:
-    """What one projection starts from: a unit, or a whole channel where y and x are None."""
-
-    channel: int
-    y: int | None
-    x: int | None
 
 
 class Deconv(SingleMethod):
@@ -73,32 +70,32 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
     plan: list[tuple[Layer, PathReport, list[Seed]]] = []
     for layer in layers:
         report = mode.report(seen[layer.name])
-        _check_path(layer, report, request.rule)
+        check_path(layer, report, request.rule)
         if not bool(seen[layer.name].isfinite().all()):
             raise MethodError("numerical-error", f"the activation of {layer.name} left the finite numbers")
-        plan.append((layer, report, _seeds(_as_maps(seen[layer.name].detach()), request)))
+        plan.append((layer, report, _seeds(as_maps(seen[layer.name].detach()), request)))
     total = sum(len(seeds) for _, _, seeds in plan)
-    outcome = Outcome(facts={"layers": [], "transform": transforms[0].facts(), "caution": _caution(request.rule)})
+    outcome = Outcome(facts={"layers": [], "transform": transforms[0].facts(), "caution": caution_of(request.rule)})
     done = 0
     for layer, report, seeds in plan:
         activation = seen[layer.name]
         projections = []
         for seed in seeds:
             with mode.from_unit(activation):
-                projections.append(_back(activation, inputs, seed)[0])
+                projections.append(project_unit(activation, inputs, seed)[0])
             done += 1
             yield Progress(done, total, f"{layer.name}: channel {seed.channel}")
         stack = torch.stack(projections)
         if not bool(stack.isfinite().all()):
             raise MethodError("numerical-error", f"the projection from {layer.name} left the finite numbers")
-        windows = [_window(layer.box, seed, (stack.shape[2], stack.shape[3])) for seed in seeds]
-        pixels = _pixels(inputs.detach()[0], network)
-        patches = torch.stack([_cut(pixels, window, _OUTSIDE) for window in windows])
-        inside = torch.stack([_cut(one, window, 0) for one, window in zip(stack, windows, strict=True)])
+        windows = [window_of(layer.box, seed, (stack.shape[2], stack.shape[3])) for seed in seeds]
+        pixels = pixels_of(inputs.detach()[0], network)
+        patches = torch.stack([cut(pixels, window, OUTSIDE) for window in windows])
+        inside = torch.stack([cut(one, window, 0) for one, window in zip(stack, windows, strict=True)])
         outcome.arrays[f"projection/{layer.name}"] = stack.cpu()
         outcome.arrays[f"patch/{layer.name}"] = patches.permute(0, 2, 3, 1).contiguous()
         outcome.arrays[f"patch_projection/{layer.name}"] = inside.cpu()
-        maps = _as_maps(activation.detach())
+        maps = as_maps(activation.detach())
         outcome.facts["layers"].append(
             {
                 "layer": layer.name,
@@ -113,34 +110,6 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
     return outcome
 
 
-def _check_path(layer: Layer, report: PathReport, rule: str) -> None:
-    """Refuse to call a plain gradient a deconvnet."""
-    if rule == "gradient":
-        return
-    if report.nonstandard:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.nonstandard.items()))
-        raise MethodError(
-            "not-applicable",
-            f"the {rule} rule is not defined for the {kinds} between the image and {layer.name}; "
-            "nonstandard_gate=true treats them as ReLUs on the way back, rule=gradient always works",
-        )
-    if report.escaped:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(report.escaped.items()))
-        raise MethodError("not-applicable", f"{kinds} before {layer.name} cannot be given the {rule} rule")
-    if not report.rectifications and not report.linear:
-        raise MethodError(
-            "not-applicable",
-            f"no rectification was found between the image and {layer.name}, so the {rule} rule would be the plain "
-            "gradient; rule=gradient gives that",
-        )
-
-
-def _as_maps(activation: Tensor) -> Tensor:
-    """One image's activation as C×H×W; a dense layer's units are 1×1 maps."""
-    one = activation[0]
-    return one if one.dim() == 3 else one.reshape(-1, 1, 1)
-
-
 def _seeds(maps: Tensor, request: Any) -> list[Seed]:
     """What to project, channel by channel, the strongest unit of a channel first."""
     seeds: list[Seed] = []
@@ -151,51 +120,6 @@ def _seeds(maps: Tensor, request: Any) -> list[Seed]:
             count = how_many(request.seed_unit)
             seeds.extend(Seed(channel, y, x) for y, x in strongest_units(maps[channel], count))
     return seeds
-
-
-def _back(activation: Tensor, inputs: Tensor, seed: Seed) -> Tensor:
-    """One pass from a unit, all other activations of its layer zero, to pixels: 1×C×H×W float32."""
-    maps = _as_maps(activation.detach())
-    signal = torch.zeros_like(maps)
-    where = (seed.channel, slice(None) if seed.y is None else seed.y, slice(None) if seed.x is None else seed.x)
-    signal[where] = maps[where].clamp(min=0)
-    (pixels,) = torch.autograd.grad(activation, inputs, signal.view_as(activation), retain_graph=True)
-    return pixels.float()
-
-
-def _window(box: Box | None, seed: Seed, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The unit's receptive field (top, left, bottom, right), where it is smaller than the input, not clipped to it.
-
-    All units of a layer have windows of one size; along a side that the field covers, the window is the whole input.
-    """
-    if box is None or seed.y is None or seed.x is None:
-        return 0, 0, *size
-    corner, extent = [], []
-    for axis, position in ((0, seed.y), (1, seed.x)):
-        covers = box.size[axis] >= size[axis]
-        corner.append(0 if covers else round(box.start[axis] + position * box.jump[axis]))
-        extent.append(size[axis] if covers else box.size[axis])
-    return corner[0], corner[1], corner[0] + extent[0], corner[1] + extent[1]
-
-
-def _cut(picture: Tensor, window: tuple[int, int, int, int], outside: int) -> Tensor:
-    """A window of a 3×H×W picture, with `outside` where it reaches beyond."""
-    top, left, bottom, right = window
-    cut = picture.new_full((picture.shape[0], bottom - top, right - left), outside)
-    y0, x0 = max(top, 0), max(left, 0)
-    y1, x1 = min(bottom, picture.shape[1]), min(right, picture.shape[2])
-    if y1 > y0 and x1 > x0:
-        cut[:, y0 - top : y1 - top, x0 - left : x1 - left] = picture[:, y0:y1, x0:x1]
-    return cut
-
-
-def _pixels(normalized: Tensor, network: Network) -> Tensor:
-    """A network's input (C×H×W, normalised) as a picture, 3×H×W uint8."""
-    planes = normalized.shape[0]
-    mean = normalized.new_tensor(network.mean[:planes]).view(-1, 1, 1)
-    std = normalized.new_tensor(network.std[:planes]).view(-1, 1, 1)
-    levels = ((normalized * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    return as_colours(levels).cpu()
 
 
 def _facts(
@@ -228,16 +152,6 @@ def _facts(
         "image_independent": report.image_independent,
         "largest": float(projection.abs().max()),
     }
-
-
-def _caution(rule: str) -> str | None:
-    """What must be said with every picture of the kind."""
-    if rule == "gradient":
-        return None
-    return (
-        "Deconvnet and guided projections partly recover the image whatever the unit stands for (Nie 2018; Adebayo "
-        "2018): compare units before reading one as an explanation."
-    )
 
 
 METHOD = Deconv()

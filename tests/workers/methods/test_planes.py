@@ -195,7 +195,13 @@ def test_grey_networks_get_grey_pictures_in_every_preset(preset: str) -> None:
 def test_one_step_of_grey_pixels_by_hand() -> None:
     """Plain ascent in [0, 1]: the gradient of a channel's mean, once, not three times."""
     own = network(1)
-    numbers = wish("pixel", 1) | {"pixel_space": "unit", "optimizer": "ascent", "learning_rate": 0.5, "start_spread": 0.0}
+    numbers = wish("pixel", 1) | {"pixel_space": "unit", "optimizer": "ascent", "learning_rate": 0.5}
+    numbers["start_spread"] = 0.0
+        "pixel_space": "unit",
+        "optimizer": "ascent",
+        "learning_rate": 0.5,
+        "start_spread": 0.0,
+    }
     found, _ = ascended(own, **numbers)
     x = torch.full((1, 1, 16, 16), (128.0 / 255 - 0.5) / 0.25, requires_grad=True)
     (slopes,) = torch.autograd.grad(own.module.get_submodule("one")(x)[0, 1].mean(), x)
