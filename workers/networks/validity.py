@@ -7,7 +7,17 @@ from collections import Counter
 from workers.contract import Layer
 from workers.networks.layers import BETWEEN, RECTIFIERS, SMOOTH, Table, is_max_pool, keeps_map
 
-LAYER_OPERATIONS = ("feature-maps", "kernels", "deconv", "saliency", "occlusion", "cam", "maximize", "cka")
+LAYER_OPERATIONS = (
+    "feature-maps",
+    "kernels",
+    "deconv",
+    "saliency",
+    "occlusion",
+    "cam",
+    "maximize",
+    "cka",
+    "top-activations",
+)
 """Operations that name layers."""
 
 

@@ -195,8 +195,7 @@ def test_grey_networks_get_grey_pictures_in_every_preset(preset: str) -> None:
 def test_one_step_of_grey_pixels_by_hand() -> None:
     """Plain ascent in [0, 1]: the gradient of a channel's mean, once, not three times."""
     own = network(1)
-    numbers = wish("pixel", 1) | {"pixel_space": "unit", "optimizer": "ascent", "learning_rate": 0.5}
-    numbers["start_spread"] = 0.0
+    numbers = wish("pixel", 1) | {
         "pixel_space": "unit",
         "optimizer": "ascent",
         "learning_rate": 0.5,
