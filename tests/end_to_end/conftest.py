@@ -22,11 +22,17 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a whole Convscope listens."""
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A whole Convscope."""
     data: Path = tmp_path_factory.mktemp("served")
     with Launched(data, standins=False) as launched:
-        yield launched.address
+        yield launched
+
+
+@pytest.fixture(scope="session")
+def address(launched: Launched) -> str:
+    """Where it listens."""
+    return launched.address
 
 
 @pytest.fixture(scope="session")

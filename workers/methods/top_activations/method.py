@@ -1,7 +1,7 @@
 """top-activations: which images excite each channel most, and what in them.
 
-Source: Zeiler & Fergus 2013, section 4.1 and figure 2: for a channel the nine strongest activations over a data set, the
-patch of the image that each unit sees, and its deconvnet projection beside it.
+Source: Zeiler & Fergus 2013, section 4.1 and figure 2: for a channel the nine strongest activations over a data set,
+the patch of the image that each unit sees, and its deconvnet projection beside it.
 
 A sweep is one state: it goes through the images in order, keeps the strongest units and a spread of values, and can be
 saved between any two images. What is shown of the strongest is made at the end, image by image.
@@ -34,12 +34,17 @@ interrupted goes on with the same bits. On a CPU more than one gains nothing in 
 
 @dataclass
 class LayerSweep:
-    """One layer's part of a sweep, on the CPU."""
+    """One layer's part of a sweep, on the CPU.
+
+    Attributes:
+        width: of its maps at this input size, which tells a position's row and column.
+    """
 
     name: str
     channels: list[int]
     strongest: Strongest
     spread: Spread
+    width: int = 1
 
 
 @dataclass
@@ -82,6 +87,7 @@ class Sweep:
 
     def _take(self, layer: LayerSweep, activation: Tensor) -> None:
         """Keep what is strongest in a batch of one layer's chosen channels, N×C×… float32."""
+        layer.width = activation.shape[3] if activation.dim() == 4 else 1
         maps = activation.flatten(2) if activation.dim() > 2 else activation[:, :, None]
         if self.request.by == "mean":
             maps = maps.mean(dim=2, keepdim=True)
@@ -143,11 +149,11 @@ class TopActivations(IterativeMethod):
         (state,) = states
         shown: dict[str, Shown] = {}
         if row.request.patches:
-            kept = {layer.name: (layer.channels, layer.strongest) for layer in state.layers}
+            kept = {layer.name: (layer.channels, layer.strongest, layer.width) for layer in state.layers}
             shown = yield from show(network, row, kept)
         outcome = Outcome(facts={"by": row.request.by, "images": len(row.images), "layers": []})
         for layer in state.layers:
-            outcome.arrays |= _arrays(layer, network, row.request.by)
+            outcome.arrays |= _arrays(layer, row.request.by)
             if layer.name in shown:
                 outcome.arrays |= shown[layer.name].arrays(layer.name)
             outcome.facts["layers"].append(_facts(layer, network, row.request))
@@ -159,6 +165,7 @@ class TopActivations(IterativeMethod):
         (state,) = states
         saved = {"place": torch.tensor(state.place), "images": torch.tensor(len(state.images))}
         for number, layer in enumerate(state.layers):
+            saved[f"{number}.width"] = torch.tensor(layer.width)
             saved |= {f"{number}.strongest.{name}": tensor for name, tensor in vars(layer.strongest).items()}
             saved |= {f"{number}.spread.{name}": torch.as_tensor(one) for name, one in vars(layer.spread).items()}
         return saved
@@ -169,6 +176,7 @@ class TopActivations(IterativeMethod):
             raise ValueError(f"the checkpoint is of {int(saved['images'])} images, not {len(row.images)}")
         state.place = int(saved["place"])
         for number, layer in enumerate(state.layers):
+            layer.width = int(saved[f"{number}.width"])
             for name in vars(layer.strongest):
                 setattr(layer.strongest, name, saved[f"{number}.strongest.{name}"].clone())
             for name in ("counts", "sums", "active", "most"):
@@ -195,11 +203,10 @@ def _sweep(network: Network, row: Row) -> Sweep:
     return Sweep(row.request, row.images, layers)
 
 
-def _arrays(layer: LayerSweep, network: Network, by: str) -> dict[str, Tensor]:
-    found, shape = layer.strongest, network.layers[layer.name].shape
+def _arrays(layer: LayerSweep, by: str) -> dict[str, Tensor]:
+    found = layer.strongest
     nobody = found.images < 0
-    width = shape[2] if len(shape) == 3 else 1
-    units = torch.stack([found.positions // width, found.positions % width], dim=2)
+    units = torch.stack([found.positions // layer.width, found.positions % layer.width], dim=2)
     units[nobody | (by == "mean")] = -1
     return {
         f"values/{layer.name}": found.values.masked_fill(nobody, torch.nan),

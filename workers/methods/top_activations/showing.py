@@ -17,8 +17,8 @@ from workers.passes.calls import capture
 from workers.passes.projection import OUTSIDE, Seed, check_path, cut, pixels_of, project_unit, window_of
 from workers.passes.rules import RuleMode
 
-Kept = Mapping[str, tuple[list[int], Strongest]]
-"""By layer: its channels, and their strongest units."""
+Kept = Mapping[str, tuple[list[int], Strongest, int]]
+"""By layer: its channels, their strongest units, and the width of its maps."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ def show(network: Network, row: Row, kept: Kept) -> Generator[Progress, None, di
         pictures = _pictures(network, row.request, inputs, by_image[image])
         for unit, patch, projection in pictures:
             if unit.layer.name not in shown:
-                channels, strongest = kept[unit.layer.name]
+                channels, strongest, _ = kept[unit.layer.name]
                 size = (len(channels), strongest.values.shape[1])
                 shown[unit.layer.name] = Shown(
                     torch.zeros(*size, *patch.shape, dtype=torch.uint8),
@@ -79,9 +79,8 @@ def show(network: Network, row: Row, kept: Kept) -> Generator[Progress, None, di
 def _by_image(network: Network, request: Any, kept: Kept) -> dict[int, list[_Unit]]:
     """The kept units of each image."""
     found: dict[int, list[_Unit]] = defaultdict(list)
-    for name, (channels, strongest) in kept.items():
+    for name, (channels, strongest, width) in kept.items():
         layer = network.layers[name]
-        width = layer.shape[2] if len(layer.shape) == 3 else 1
         for row, channel in enumerate(channels):
             for column, image in enumerate(strongest.images[row].tolist()):
                 if image < 0:
