@@ -117,7 +117,6 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
         stack.callback(renderer.close)
         app.state.context = Context(
             settings=settings,
-            redis=redis,
             artifacts=artifacts,
             images=Images(redis, artifacts, settings.keep_images_s),
             image_sets=ImageSets(redis, artifacts, settings.keep_images_s),

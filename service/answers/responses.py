@@ -18,7 +18,6 @@ from convscope.protocol.problems import FieldError, ProblemError
 from convscope.protocol.results import Manifest
 from convscope.queue.jobs import Job
 from convscope.render import RenderOptions
-from service.answers.pictures import own_pictures
 from service.answers.views import etag, failure, job_etag, job_path, job_view, retry_after_s, workers_online
 from service.call import Call
 from service.http.negotiation import JSON, PNG, SAFETENSORS
@@ -108,7 +107,6 @@ async def job_answer(
             return unchanged
     if not job.finished:
         sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
-    await own_pictures(context, job)
     view = await job_view(context, job, online)
     arrays = (view["result"] or {}).get("arrays", {}).values()
     numbers = sum(array["data"].size for array in arrays if "data" in array)

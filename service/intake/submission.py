@@ -23,6 +23,7 @@ from service.http.problems import from_validation, invalid_request
 from service.images.uploads import read_base64
 from service.intake import bodies
 from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
+from service.intake.grants import grant_pictures
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_cost, check_length, check_pixels
 
@@ -236,6 +237,8 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
         # The store lost what the queue remembers, for an identical request or under this key.
         await context.jobs.forget_result(job)
         return await context.jobs.enqueue(spec, instead_of=job.id)
+    if new and job.state == JobState.SUCCEEDED:
+        await grant_pictures(call, job)
     return job, new
 
 

@@ -18,7 +18,7 @@ from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.counters import Counters
 from workers.supervision.fault_points import fault_point
 from workers.supervision.image_files import ImageFiles
-from workers.supervision.result_store import ResultStore
+from workers.supervision.result_store import ResultStore, StoredResult
 from workers.wire import Frame, WireError
 
 log = structlog.get_logger(__name__)
@@ -221,14 +221,14 @@ class RunLifecycle:
             error = {"name": name, "detail": frame.header["detail"]}
             await self._finish(held, error=error, computed_ms=frame.header["computed_ms"])
             return
-        manifest = await self._results.result(held, frame)
-        await self._finish(held, manifest=manifest, computed_ms=frame.header["computed_ms"])
+        stored = await self._results.result(held, frame)
+        await self._finish(held, stored=stored, computed_ms=frame.header["computed_ms"])
 
     async def _finish(
         self,
         held: ClaimedRun,
         *,
-        manifest: str | None = None,
+        stored: StoredResult | None = None,
         error: dict[str, Any] | None = None,
         computed_ms: float = 0.0,
     ) -> None:
@@ -240,12 +240,16 @@ class RunLifecycle:
                 verdict = await self._jobs.finish(
                     held.run,
                     held.epoch,
-                    manifest=manifest,
+                    manifest=None if stored is None else stored.manifest,
                     error=error,
                     computed_ms=computed_ms,
                     environment=self._environment(),
+                    granted=None if stored is None else stored.granted,
                 )
-                break
+                if stored is None or verdict is not Verdict.JOINED:
+                    break
+                stored = await self._results.grant_to_joined(held, stored)
+                continue
             except ProblemError as problem:
                 log.warning("finish_retry", run=held.run, problem=problem.name, pause_s=pause_s)
             await asyncio.sleep(pause_s)

@@ -82,7 +82,7 @@ class Supervisor:
         self._doorbell = Doorbell(redis_url)
         self._jobs = Jobs(redis, JobLimits.from_settings(settings))
         images = Images(redis, artifacts, settings.keep_images_s)
-        results = ResultStore(redis, artifacts, images, settings.store_patience_s)
+        results = ResultStore(self._jobs, artifacts, images, settings.store_patience_s)
         image_files = ImageFiles(settings.data / "worker" / "spool", artifacts)
         self._watchdog = Watchdog(config.json(), settings.stall_s, self._hear, self._engine_ended, self._counters)
         self._publisher = Publisher(CardStore(redis), config.default_model, self._watchdog.send)
