@@ -112,3 +112,17 @@ class ProblemError(Exception):
     def status(self) -> int:
         """The HTTP status that goes with the name."""
         return self.type.status
+
+
+def invalid_field(pointer: str, sentence: str, **extra: Any) -> ProblemError:
+    """The problem `invalid-request` of one wrong field; the sentence is also the problem's detail."""
+    return ProblemError("invalid-request", sentence, errors=[FieldError(pointer, sentence)], **extra)
+
+
+def invalid_request(errors: Sequence[FieldError]) -> ProblemError:
+    """The problem of a request that does not fit its schema; its detail repeats the first place."""
+    if not errors:
+        return ProblemError("invalid-request", "The request does not fit its schema.")
+    first = errors[0]
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+    return ProblemError("invalid-request", f"{first.pointer or 'The body'}: {first.detail}.{more}", errors=errors)

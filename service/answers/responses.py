@@ -14,7 +14,7 @@ from starlette.responses import Response
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.pictures import Normalize, Title, View
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.queue.jobs import Job
 from convscope.render import RenderOptions
@@ -194,7 +194,7 @@ def known_operation(name: str, place: str) -> None:
     """
     if name not in operations():
         detail = f"there is no operation {name!r}; possible: {', '.join(operations())}"
-        raise ProblemError("invalid-request", detail, errors=[FieldError(place, detail)], possible=list(operations()))
+        raise invalid_field(place, detail, possible=list(operations()))
 
 
 def operation_of(job: Job) -> Operation[Any]:

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Operation
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
 from convscope.store.images import ImageRecord
 from service.call import Call
 from service.context import Context
-from service.http.problems import from_validation, invalid_request
+from service.http.problems import from_validation
 from service.images.uploads import read_base64
 from service.intake import bodies
 from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate

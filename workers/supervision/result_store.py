@@ -13,6 +13,7 @@ import numpy as np
 import structlog
 from PIL import Image
 
+from convscope.backoff import Backoff
 from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest, Provenance, StoredArray, StoredImage, read_safetensors_header
@@ -41,17 +42,17 @@ async def persist(call: Callable[[], Awaitable[T]], *, patience_s: float, **cont
         ProblemError: what the store said last, once `patience_s` is over.
     """
     clock = asyncio.get_running_loop().time
-    until, pause_s = clock() + patience_s, FIRST_PAUSE_S
+    until, backoff = clock() + patience_s, Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         try:
             return await call()
         except ProblemError as problem:
+            pause_s = backoff.next_s()
             late = clock() + pause_s > until
             if problem.name != "queue-unavailable" and (late or problem.name != "store-unavailable"):
                 raise
             log.warning("store_retry", problem=problem.name, detail=problem.detail, pause_s=pause_s, **context)
         await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from convscope.backoff import Backoff
 from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.jobs import JobImage, JobProgress, Jobs, Verdict
 from convscope.recent import Recent
@@ -233,7 +234,7 @@ class RunLifecycle:
         computed_ms: float = 0.0,
     ) -> None:
         """Tell the queue, however long it is away: the result is stored, and only the queue can say that it is late."""
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         fault_point("before_finish")
         while True:
             try:
@@ -251,9 +252,9 @@ class RunLifecycle:
                 stored = await self._results.grant_to_joined(held, stored)
                 continue
             except ProblemError as problem:
+                pause_s = backoff.next_s()
                 log.warning("finish_retry", run=held.run, problem=problem.name, pause_s=pause_s)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         fault_point("after_finish")
         outcome = "finished" if error is None else "failed"
         self._counters.add(f"runs_{outcome if verdict is not Verdict.FENCED else 'fenced'}")
