@@ -34,7 +34,7 @@ _UPLOADED = "upload:"
 
 
 @dataclass(frozen=True)
-class Network:
+class AskedNetwork:
     """The card of the network that a request is about, and what the workers run on."""
 
     card: ModelCard
@@ -46,7 +46,7 @@ class Received:
     """A validated request, its network, and its images, stored; `image_list` is where a set's members are listed."""
 
     request: CommonRequest
-    network: Network
+    network: AskedNetwork
     images: list[JobImage]
     image_list: str | None = None
 
@@ -141,14 +141,14 @@ async def _looked_up(
             network.exception()  # an image that is refused first is what the client hears of
 
 
-async def _network(asked: CommonRequest, context: Context) -> Network:
+async def _network(asked: CommonRequest, context: Context) -> AskedNetwork:
     # The card is nearly always that of the first guess, and then there by the time that the deployment is known.
     guess = asked.model or context.settings.default_model
     (environment, default_model), card = await asyncio.gather(context.cards.deployment(), context.cards.peek(guess))
     model = asked.model or default_model or guess
     if card is None or model != guess:
         card = await context.cards.get(model, context.settings.card_wait_s)
-    return Network(card, environment)
+    return AskedNetwork(card, environment)
 
 
 async def _with_images(

@@ -26,8 +26,8 @@ from workers.engine.plan import (
     FinishTask,
     Idle,
     Lane,
-    Limits,
     RunBatch,
+    SliceLimits,
     StartTask,
     StepTile,
     Task,
@@ -71,7 +71,7 @@ class _Unit:
 class Scheduler:
     """Decides what the engine does next. Not thread-safe; one loop owns it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SliceLimits) -> None:
         self._limits = limits
         self._waiting: dict[Lane, list[Task]] = {lane: [] for lane in LANES}
         self._passed: dict[Lane, set[str]] = {lane: set() for lane in LANES}

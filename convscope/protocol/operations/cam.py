@@ -102,7 +102,7 @@ class CamFacts(BaseModel):
     notes: list[str] = Field(description="How not to read the maps.")
 
 
-class Cam(Operation[CamRequest]):
+class CamOperation(Operation[CamRequest]):
     """Class activation maps."""
 
     name = "cam"
@@ -186,4 +186,4 @@ def _class(target: int | str, card: ModelCard) -> int | str:
     return resolved
 
 
-OPERATION = Cam()
+OPERATION = CamOperation()

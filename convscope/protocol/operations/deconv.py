@@ -91,7 +91,7 @@ class DeconvFacts(BaseModel):
     caution: str | None = Field(description="How not to read the picture.")
 
 
-class Deconv(Operation[DeconvRequest]):
+class DeconvOperation(Operation[DeconvRequest]):
     """Projections of units to pixels."""
 
     name = "deconv"
@@ -172,4 +172,4 @@ def count_units(seed_unit: str, layer: LayerCard) -> int:
     return count_of(seed_unit, plane)
 
 
-OPERATION = Deconv()
+OPERATION = DeconvOperation()

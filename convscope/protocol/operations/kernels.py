@@ -49,7 +49,7 @@ class KernelsFacts(BaseModel):
     norms: list[float] = Field(description="L2 norm of each chosen filter over all its inputs.")
 
 
-class Kernels(Operation[KernelsRequest]):
+class KernelsOperation(Operation[KernelsRequest]):
     """The weights of a convolution."""
 
     name = "kernels"
@@ -134,4 +134,4 @@ def _check(wish: list[int] | str, there: int, layer: LayerCard, pointer: str, wh
         )
 
 
-OPERATION = Kernels()
+OPERATION = KernelsOperation()

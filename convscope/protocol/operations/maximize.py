@@ -153,7 +153,7 @@ class MaximizeFacts(BaseModel):
     pictures: list[PictureFacts]
 
 
-class Maximize(Operation[MaximizeRequest]):
+class MaximizeOperation(Operation[MaximizeRequest]):
     """Activation maximization."""
 
     name = "maximize"
@@ -338,4 +338,4 @@ def _invalid(pointer: str, detail: str) -> ProblemError:
     return invalid_request([FieldError(pointer, detail)])
 
 
-OPERATION = Maximize()
+OPERATION = MaximizeOperation()

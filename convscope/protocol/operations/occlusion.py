@@ -100,7 +100,7 @@ class OcclusionFacts(BaseModel):
     transform: dict[str, Any]
 
 
-class Occlusion(Operation[OcclusionRequest]):
+class OcclusionOperation(Operation[OcclusionRequest]):
     """Probability, activation and top class over the places of an occluding square."""
 
     name = "occlusion"
@@ -199,4 +199,4 @@ def _transform_of_places(facts: Mapping[str, Any]) -> dict[str, Any]:
     return transform
 
 
-OPERATION = Occlusion()
+OPERATION = OcclusionOperation()
