@@ -1,4 +1,4 @@
 """The supervisor: claims runs, feeds the engine's process, stores results, tells the queue.
 
-May import convscope.queue, convscope.store, workers.wire and workers.engine_config; no torch, nothing of workers.engine.
+May import convscope.queue, convscope.store, workers.wire and workers.engine_config; no torch, no workers.engine.
 """

@@ -17,6 +17,7 @@ from importlib.metadata import version
 import structlog
 from redis.asyncio import Redis
 
+from convscope import logs
 from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.queue.events import Doorbell
@@ -242,6 +243,7 @@ class Supervisor:
             running=len(self._claimed),
             metrics={
                 **self._counters.counts,
+                "log_lines_dropped": logs.dropped(),
                 "slices": beat.get("slices", 0),
                 "engine_resident_bytes": beat.get("rss", 0),
             },

@@ -35,6 +35,10 @@ class Small:
         self.weights_sha256 = "5ha256"
         self.random = False
 
+    def notes(self, precision: str) -> list[str]:
+        """Nothing to say."""
+        return []
+
 
 class Networks:
     """`small` and `other` load at once, `slow` in a second, `missing` never."""
