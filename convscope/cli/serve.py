@@ -53,8 +53,9 @@ def serve(chosen: Chosen) -> int:
     console = Console(file=cast(IO[str], LineWriter(STANDARD_OUTPUT, _lines_dropped)))
     try:
         _check_installed(embedded=settings.redis_url is None)
-        if settings.catalogue_trouble is not None:
-            raise StartError(settings.catalogue_trouble)
+        for trouble in (settings.catalogue_trouble, settings.exposure_trouble):
+            if trouble is not None:
+                raise StartError(trouble)
         with DataFolder(settings.data) as folder:
             port = _usable_port(settings.host, settings.port)
             address = address_of(settings.host, port)
