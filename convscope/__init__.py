@@ -1,7 +1,7 @@
 """Convscope: a REST service that shows what a convolutional network sees.
 
-This package is the language that the service and the workers share, and what a person runs.
-It imports neither of them, and no torch.
+This package is what the service and the workers share, and what a person runs. It may import neither of them, and no
+torch; the files beside its rooms (settings, logs, backoff, recent, parent) import no room.
 """
 
 __version__ = "0.1.0"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import structlog
 
+from convscope.lines import STANDARD_ERROR, LineWriter
+
 
 def configure(level: str, log_format: str) -> None:
-    """Send our lines and those of libraries to standard error.
+    """Send our lines and those of libraries to standard error, without ever waiting for whoever reads it.
 
     Args:
         level: least severe line that is written.
@@ -28,7 +33,7 @@ def configure(level: str, log_format: str) -> None:
     else:
         # Plain tracebacks: drawing boxes with every local in them would hold up the event loop for seconds.
         last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(standard_error(as_json))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
@@ -50,6 +55,27 @@ def configure(level: str, log_format: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+@cache
+def standard_error(as_json: bool) -> LineWriter:
+    """Standard error, for lines; one a process."""
+    return LineWriter(STANDARD_ERROR, _dropped_as_json if as_json else _dropped_as_text)
+
+
+def dropped() -> int:
+    """Lines of this process that nobody read in time."""
+    return sum(standard_error(as_json).dropped for as_json in (True, False))
+
+
+def _dropped_as_json(lines: int) -> str:
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    told = {"event": "log_lines_dropped", "lines": lines, "logger": __name__, "level": "warning", "timestamp": at}
+    return json.dumps(told)
+
+
+def _dropped_as_text(lines: int) -> str:
+    return f"{lines} log lines were dropped, because nobody read them in time"
 
 
 def _without_colour(_logger: Any, _method: str, event: Any) -> Any:

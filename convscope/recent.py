@@ -25,10 +25,17 @@ class Recent(Generic[K, V]):
         self._items.move_to_end(key)
         return found[0]
 
+    def pop(self, key: K) -> V | None:
+        """Take the item out."""
+        found = self._items.pop(key, None)
+        if found is None:
+            return None
+        self._held -= found[1]
+        return found[0]
+
     def put(self, key: K, item: V, size: int = 1) -> None:
         """Keep an item, if it is not larger than the whole store; the least recently used make room."""
-        if key in self._items:
-            self._held -= self._items.pop(key)[1]
+        self.pop(key)
         if size > self._limit:
             return
         self._items[key] = (item, size)

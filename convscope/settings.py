@@ -6,6 +6,7 @@ in the service, because the command line, the service and the worker share it an
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Literal
@@ -58,6 +59,14 @@ class Settings(BaseSettings):
         "",
         description="Origins whose pages may call the service, separated by commas, as `https://example.org`; `*` for "
         "all; empty for none.",
+    )
+    hosts: str = Field(
+        "",
+        description="Names under which the service answers, beside its machine's own and any address, separated by "
+        "commas; `*`: all. Empty: with API keys all, without them none but its machine's.",
+    )
+    allow_anonymous: bool = Field(
+        False, description="Listen on an address that other machines reach although there are no API keys."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
@@ -159,10 +168,38 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, origins: str) -> str:
-        for origin in filter(None, map(str.strip, origins.split(","))):
+        for origin in _listed(origins):
             if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
                 raise ValueError(f"an origin is a scheme and a host, as https://example.org:8443, not {origin!r}")
         return origins
+
+    @field_validator("hosts")
+    @classmethod
+    def _names(cls, hosts: str) -> str:
+        for host in _listed(hosts):
+            if not re.fullmatch(r"\*|[A-Za-z0-9._-]+", host):
+                raise ValueError(f"a host is a name without scheme and port, as gpu1.example.org, not {host!r}")
+        return hosts
+
+    @property
+    def origins(self) -> list[str]:
+        """Origins whose pages may call the service."""
+        return _listed(self.cors_origins)
+
+    @property
+    def host_names(self) -> list[str]:
+        """The names that the service answers to beside its machine's own; `*` where it answers to all."""
+        return _listed(self.hosts) or (["*"] if self.api_keys_file is not None else [])
+
+    @property
+    def exposure_trouble(self) -> str | None:
+        """Why the service may not listen where it is told to: others could reach it, and nobody needs a key."""
+        if self.api_keys_file is not None or self.allow_anonymous or _is_loopback(self.host):
+            return None
+        return (
+            f"--host or CONVSCOPE_HOST: other machines reach {self.host or 'every address'}, and whoever does may use "
+            "and read everything; name callers with --api-keys-file, or say --allow-anonymous true"
+        )
 
     @property
     def catalogue_trouble(self) -> str | None:
@@ -180,6 +217,20 @@ class Settings(BaseSettings):
     def weights_location(self) -> Path:
         """The folder of weights that is in force."""
         return self.weights_folder or self.data / "weights"
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def said(error: ValidationError) -> str:

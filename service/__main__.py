@@ -77,6 +77,8 @@ def main() -> int:
         return 1
     try:
         settings = Settings()
+        if settings.exposure_trouble is not None:
+            raise ValueError(settings.exposure_trouble)
         serving = server(settings)
     except ValidationError as error:
         print(f"convscope api: {said(error)}", file=sys.stderr)

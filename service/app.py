@@ -35,6 +35,7 @@ from service.http.auth import Callers
 from service.http.methods import HeadAndOptions
 from service.http.metrics import Metrics
 from service.http.request_log import RequestLog
+from service.http.strangers import Strangers
 from service.openapi import document
 from service.results.arrays import Results
 from service.results.rendering import Renderer
@@ -87,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in routers():
         app.include_router(router)
     app.add_middleware(HeadAndOptions)
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    origins = settings.origins
     if origins:
         # No credentials: a key is a header that the page itself sets, not a cookie that its visitor's browser adds.
         app.add_middleware(
@@ -98,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=READABLE,
             max_age=600,
         )
+    app.add_middleware(Strangers, hosts=settings.host_names, origins=origins)
     app.add_middleware(RequestLog, metrics=metrics)  # the last one added is the outermost
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app
@@ -117,7 +119,6 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
         stack.callback(renderer.close)
         app.state.context = Context(
             settings=settings,
-            redis=redis,
             artifacts=artifacts,
             images=Images(redis, artifacts, settings.keep_images_s),
             image_sets=ImageSets(redis, artifacts, settings.keep_images_s),

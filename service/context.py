@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
     from convscope.queue.events import ChangeFeed, Events
     from convscope.queue.jobs import Jobs
     from convscope.settings import Settings
@@ -37,7 +35,6 @@ class Context:
     """
 
     settings: Settings
-    redis: Redis
     artifacts: Artifacts
     images: Images
     image_sets: ImageSets

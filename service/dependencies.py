@@ -14,10 +14,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from convscope.protocol.problems import FieldError
+from convscope.protocol.problems import FieldError, invalid_request
 from service.call import Call
 from service.context import Context
-from service.http.problems import invalid_request
 
 
 async def context(request: Request) -> Context:

@@ -25,7 +25,10 @@ from service.http.problems import MEDIA_TYPE, ProblemDocument, documented
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary"}
-EVERYWHERE = ("unauthenticated", "forbidden", "internal-error", "queue-unavailable", "store-unavailable")
+EVERYWHERE = (
+    "bad-host", "unauthenticated", "forbidden", "cross-site", "misdirected", "internal-error", "queue-unavailable",
+    "store-unavailable",
+)  # fmt: skip
 """Problems that every address under /v1 may answer with."""
 
 

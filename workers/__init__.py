@@ -1,1 +1,4 @@
-"""The worker: a supervisor that claims work and an engine, its child process, that computes."""
+"""The worker: a supervisor that claims work and an engine, its child process, that computes.
+
+May import convscope but its pictures and its command line; never service.
+"""

@@ -26,7 +26,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 _SERVE = frozenset({"redis_mib"})
 _API = frozenset(
-    {"host", "port", "cors_origins", "api_keys_file", "body_mib", "body_timeout_s", "megapixels", "images_per_request"}
+    {"host", "port", "hosts", "cors_origins", "api_keys_file", "allow_anonymous"}
+    | {"body_mib", "body_timeout_s", "megapixels", "images_per_request"}
     | {
         "image_set_images",
         "image_set_mib",

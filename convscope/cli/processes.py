@@ -17,6 +17,7 @@ from time import monotonic
 from typing import BinaryIO
 
 from convscope import parent
+from convscope.backoff import Backoff
 
 SHIM = Path(parent.__file__)
 FIRST_BACKOFF_S = 0.5
@@ -107,7 +108,7 @@ class Child:
 
         Returns only when it was told to stop, or where the program at its first start refuses what it was told.
         """
-        backoff_s = FIRST_BACKOFF_S
+        backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
         while True:
             started = monotonic()
             await self.start()
@@ -120,12 +121,13 @@ class Child:
             if self.deaths == 1 and self.last_status == REFUSED:
                 self.refused = True
                 return
-            backoff_s = FIRST_BACKOFF_S if monotonic() - started > STEADY_S else backoff_s
+            if monotonic() - started > STEADY_S:
+                backoff.reset()
+            backoff_s = backoff.next_s()
             self._output(self.name, f"ended ({describe_status(self.last_status)}); starts again in {backoff_s:g} s")
             await asyncio.sleep(backoff_s)
             if self._stopping.is_set():
                 return
-            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
     async def stop(self, patience_s: float) -> bool:
         """Ask the program to end with SIGTERM, and kill its whole session after `patience_s`.

@@ -7,10 +7,9 @@ import importlib.util
 import os
 import signal
 import socket
-import sys
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import IO, Any, cast
 
 import httpx2
 from redis.asyncio import Redis
@@ -22,6 +21,7 @@ from convscope.cli.data_folder import DataFolder, DataFolderError, DataFolderInU
 from convscope.cli.embedded import EmbeddedServer, EmbeddedServerError
 from convscope.cli.flags import Chosen
 from convscope.cli.processes import Child, describe_status, python_module
+from convscope.lines import STANDARD_ERROR, STANDARD_OUTPUT, LineWriter
 from convscope.protocol.problems import ProblemError
 from convscope.queue.connection import connect
 from convscope.queue.stats import read_workers
@@ -31,6 +31,10 @@ STOP_WITHIN_S = 9.5
 """For everything together, with the default drain time; the promise is 10 s."""
 DEATHS_BEFORE_GIVING_UP = 3
 """Only until the first time that all is ready; a part that dies later is started again for ever."""
+
+
+def _lines_dropped(lines: int) -> str:
+    return f"{lines} lines were dropped here, because nobody read them in time"
 
 
 class StartError(Exception):
@@ -46,11 +50,12 @@ def serve(chosen: Chosen) -> int:
     # Files of the data folder are for its owner: uploads, results, the queue's file.
     os.umask(0o077)
     settings = chosen.settings
-    console = Console()
+    console = Console(file=cast(IO[str], LineWriter(STANDARD_OUTPUT, _lines_dropped)))
     try:
         _check_installed(embedded=settings.redis_url is None)
-        if settings.catalogue_trouble is not None:
-            raise StartError(settings.catalogue_trouble)
+        for trouble in (settings.catalogue_trouble, settings.exposure_trouble):
+            if trouble is not None:
+                raise StartError(trouble)
         with DataFolder(settings.data) as folder:
             port = _usable_port(settings.host, settings.port)
             address = address_of(settings.host, port)
@@ -79,6 +84,7 @@ class Launcher:
     def __init__(self, chosen: Chosen, folder: DataFolder, port: int, console: Console) -> None:
         self._settings = chosen.settings
         self._console = console
+        self._lines = LineWriter(STANDARD_ERROR, _lines_dropped)
         self._address = address_of(self._settings.host, port)
         self._data = folder.path
         self._stop = asyncio.Event()
@@ -227,7 +233,7 @@ class Launcher:
             self._console.print(Text.assemble((f"{name:>7} │ ", "dim"), Text.from_ansi(line)), soft_wrap=True)
         else:
             # Their logs are JSON; what is said of them, or in plain words, needs their name.
-            print(line if line.startswith("{") else f"{name}: {line}", file=sys.stderr, flush=True)
+            self._lines.write((line if line.startswith("{") else f"{name}: {line}") + "\n")
 
 
 def address_of(host: str, port: int) -> str:

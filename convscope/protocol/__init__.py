@@ -1,1 +1,4 @@
-"""What the service and the workers say to each other: requests, results, jobs, cards, keys."""
+"""The language: requests, results, problems, model cards, what an operation declares.
+
+May import pydantic and nothing of ours; no redis, no obstore, no torch.
+"""

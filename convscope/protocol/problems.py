@@ -28,6 +28,9 @@ class ProblemType:
 _TABLE: tuple[tuple[int, str, str, str], ...] = (
     (400, "malformed-body", "The body cannot be read", "Send multipart/form-data or application/json as the OpenAPI document describes."),
     (400, "bad-preference", "The Prefer header cannot be understood", "Send `Prefer: wait=N` with N seconds from 0 to 60, or `Prefer: respond-async`."),
+    (400, "bad-host", "The request does not name one host", "Send one Host header with the service's name, as every HTTP/1.1 client does."),
+    (421, "misdirected", "This service does not answer to that name", "Use its machine's name or address, or let the operator name yours with CONVSCOPE_HOSTS."),
+    (403, "cross-site", "A page of another site may not do that", "Send it from a program or the service's own pages, or let the operator name the site with CONVSCOPE_CORS_ORIGINS."),
     (401, "unauthenticated", "A key is needed", "Send `Authorization: Bearer KEY` with a key from the operator's key file."),
     (403, "forbidden", "This key may not do that", "Ask the operator for a key with the right."),
     (404, "not-found", "Nothing here by that name", "Check the address; jobs and images of other callers do not exist for you."),
@@ -112,3 +115,17 @@ class ProblemError(Exception):
     def status(self) -> int:
         """The HTTP status that goes with the name."""
         return self.type.status
+
+
+def invalid_field(pointer: str, sentence: str, **extra: Any) -> ProblemError:
+    """The problem `invalid-request` of one wrong field; the sentence is also the problem's detail."""
+    return ProblemError("invalid-request", sentence, errors=[FieldError(pointer, sentence)], **extra)
+
+
+def invalid_request(errors: Sequence[FieldError]) -> ProblemError:
+    """The problem of a request that does not fit its schema; its detail repeats the first place."""
+    if not errors:
+        return ProblemError("invalid-request", "The request does not fit its schema.")
+    first = errors[0]
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+    return ProblemError("invalid-request", f"{first.pointer or 'The body'}: {first.detail}.{more}", errors=errors)

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import ProblemError, invalid_field
 
 _POSITION = re.compile(r"([0-9]{1,15}):([0-9A-Za-z-]{0,100})")
 
@@ -37,8 +37,4 @@ def read_cursor(cursor: str) -> Position:
 
 def unknown_cursor() -> ProblemError:
     """The refusal of a cursor that no page gave."""
-    return ProblemError(
-        "invalid-request",
-        "The cursor is not one that a listing gave.",
-        errors=[FieldError("/query/cursor", "Take it from the `next` link of a page.")],
-    )
+    return invalid_field("/query/cursor", "The cursor is not one that a listing gave: take it from the `next` link.")

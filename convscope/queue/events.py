@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from convscope.backoff import Backoff
 from convscope.queue.connection import BLOCK_MS, connect, guarded, heed_cancellation
 from convscope.queue.keys import key
 from convscope.queue.records import ACTIVE
@@ -127,7 +127,7 @@ class _Tail(ABC):
         await self._redis.aclose()
 
     async def _follow(self) -> None:
-        pause_s = 0.05
+        backoff = Backoff(0.05, 1.0, jitter=(0.5, 1.0))
         while True:
             try:
                 # Where the stream ends now; whatever came before is covered by waking everybody.
@@ -135,7 +135,7 @@ class _Tail(ABC):
                 heed_cancellation()
                 last = str(newest[0][0]) if newest else "0-0"
                 self.connected = True
-                pause_s = 0.05
+                backoff.reset()
                 self._wake_all()
                 while True:
                     reply = await self._redis.xread({self._stream: last}, count=_READ_AT_ONCE, block=BLOCK_MS)
@@ -150,8 +150,7 @@ class _Tail(ABC):
                     log.warning("stream_lost", stream=self._stream, error=str(error) or type(error).__name__)
                 self.connected = False
                 self._wake_all()
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(1.0, 2 * pause_s)
+                await asyncio.sleep(backoff.next_s())
 
     @abstractmethod
     def _arrived(self, fields: Mapping[str, str]) -> None:

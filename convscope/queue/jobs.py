@@ -267,11 +267,15 @@ class Jobs:
         error: Mapping[str, Any] | None = None,
         computed_ms: float,
         environment: str = "",
+        granted: Collection[str] | None = None,
     ) -> Verdict:
         """The end of a run, after its artifacts are stored: a result's manifest, or an error {name, detail, extra}.
 
         A result answers later requests only where `environment`, what the worker runs on, is what its digest was made
         for: while versions or devices are mixed, a job may be computed by a worker of another kind.
+
+        `granted` are the callers whom the result's pictures were granted to, where it has pictures: the answer is
+        `JOINED`, and nothing has happened, where others have asked for it meanwhile.
         """
         if (manifest is None) == (error is None):
             raise ValueError("a run ends with either a manifest or an error")
@@ -283,10 +287,18 @@ class Jobs:
             error=_compact(dict(error)) if error else "",
             error_name=str(error["name"]) if error else "",
             environment=environment,
+            granted="*" if granted is None else " ".join(sorted(granted)),
             computed_ms=computed_ms,
             keep_ms=self._keep_ms,
         )
         return Verdict(reply)
+
+    async def callers(self, run: str) -> frozenset[str]:
+        """The callers of the unfinished jobs that share a run."""
+        async with guarded():
+            jobs = await self._redis.smembers(key("members", run))
+            found = [await self._redis.hget(key("job", str(job)), "caller") for job in sorted(jobs)]
+        return frozenset(str(caller) for caller in found if caller is not None)
 
     async def requeue(self, run: str, epoch: int, *, crashed: bool, reason: str = "") -> Verdict:
         """Let a run go unfinished: after a crash of its engine, a stop of the worker, or to confirm a cancellation."""

@@ -21,7 +21,6 @@ finished jobs (24 h by default), counted from the job's end; `none` stays.
 | computation:{digest} | string | while the run is unfinished | the run in flight for an identical request |
 | cached:{digest} | hash | kept | result manifest and its compute time, for an identical request |
 | idempotency:{caller}:{sha256 of key} | hash | kept after the end | job id and request fingerprint |
-| pictures:{job} | string | kept | written once the pictures of a job's result are images of its caller |
 | caller:{caller} | set | none | unfinished jobs of a caller, for the quota |
 | index:{caller} | sorted set | twice kept, from the last use | all jobs of a caller by creation time, ms, for listing |
 | image:{caller}:{id} | string | images kept | an upload as its caller sees it, JSON |

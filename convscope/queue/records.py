@@ -40,7 +40,8 @@ class Verdict(StrEnum):
 
     GO_ON: the report counts. CANCELLED: nobody wants the run any more; stop it and confirm with `requeue` or
     `finish`. SAVE: make a checkpoint soon; the run may be wanted back then. PARK: give it back; it goes on later from
-    the checkpoint that it has just made. FENCED: the run is not this worker's (any more); drop it and report nothing
+    the checkpoint that it has just made. JOINED: somebody asked for the same meanwhile; grant the pictures to them
+    as well and report again. FENCED: the run is not this worker's (any more); drop it and report nothing
     further.
     """
 
@@ -48,6 +49,7 @@ class Verdict(StrEnum):
     CANCELLED = "cancelled"
     SAVE = "save"
     PARK = "park"
+    JOINED = "joined"
     FENCED = "fenced"
 
 

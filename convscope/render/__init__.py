@@ -1,4 +1,7 @@
-"""Arrays → pictures, when somebody reads them."""
+"""Arrays → pictures, when somebody reads them.
+
+May import convscope.protocol, NumPy, Pillow and cmap; no queue, no store.
+"""
 
 from __future__ import annotations
 

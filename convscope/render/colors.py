@@ -10,7 +10,7 @@ import numpy as np
 from cmap import Catalog, Colormap
 from numpy.typing import NDArray
 
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import invalid_field
 
 Bytes = NDArray[np.uint8]
 
@@ -63,9 +63,7 @@ def _qualified(name: str) -> str:
         near = [names[match] for match in difflib.get_close_matches(key, sorted(names), 5)]
         possible = near or list(_COMMON)
         detail = f"There is no colour map {name!r}; {'near' if near else 'common'} names: {', '.join(possible)}."
-        raise ProblemError(
-            "invalid-request", detail, errors=[FieldError("/query/colormap", detail)], possible=possible
-        ) from None
+        raise invalid_field("/query/colormap", detail, possible=possible) from None
 
 
 def check_colormap(name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
 from convscope.protocol.pictures import Normalize, Picture, Title, View
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import invalid_field
 from convscope.render.colors import check_colormap, is_diverging
 
 MAX_SCALE = 256
@@ -19,7 +19,7 @@ SEQUENTIAL = "viridis"
 def refuse(option: str, detail: str, possible: Sequence[str] | None = None) -> NoReturn:
     """Refuse one option, saying what would be possible."""
     extra: dict[str, Any] = {} if possible is None else {"possible": list(possible)}
-    raise ProblemError("invalid-request", detail, errors=[FieldError(f"/query/{option}", detail)], **extra)
+    raise invalid_field(f"/query/{option}", detail, **extra)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import random
 import re
 import secrets
 import time
@@ -25,6 +24,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from convscope.backoff import Backoff
 from convscope.protocol.problems import ProblemError
 
 Kind = Literal["images", "results", "checkpoints", "previews", "probes"]
@@ -42,6 +42,7 @@ SMALL_BYTES = 1024 * 1024
 SECONDS_PER_BYTE = 1 / 2**20
 PROBE_TIMEOUT_S = 3.0
 RETRY_AFTER_S = 5.0
+LONGEST_BACKOFF_S = 2.0
 # A writer that died leaves its unfinished file beside the whole ones; obstore names them `<name>#<number>`.
 ORPHAN_S = 3600.0
 
@@ -312,7 +313,7 @@ class Artifacts:
         """
         transfer_s = nbytes * SECONDS_PER_BYTE
         deadline = time.monotonic() + self._patience_s + transfer_s
-        pause = self._backoff_s
+        backoff = Backoff(self._backoff_s, LONGEST_BACKOFF_S, jitter=(0.5, 1.5))
         answered: BaseException | None = None  # the last trouble that the store itself told of
         while True:
             try:
@@ -329,12 +330,11 @@ class Artifacts:
             except _STORE_TROUBLE as error:
                 if not isinstance(error, TimeoutError):
                     answered = error
-                wait = pause * random.uniform(0.5, 1.5)
-                if time.monotonic() + wait >= deadline:
+                pause_s = backoff.next_s()
+                if time.monotonic() + pause_s >= deadline:
                     # The last attempt may have been cut short by the deadline, which says less than a full disk does.
                     raise _unavailable(what, answered or error) from (answered or error)
-                await asyncio.sleep(wait)
-                pause = min(2 * pause, 2.0)
+                await asyncio.sleep(pause_s)
 
 
 def _check(key: str) -> None:

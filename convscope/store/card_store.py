@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from convscope.backoff import Backoff
 from convscope.protocol.cards import ModelCard, ModelSummary
 from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.connection import guarded
@@ -60,7 +61,7 @@ class CardStore:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         asked = False
         while True:
             card = await self.peek(model)
@@ -77,8 +78,7 @@ class CardStore:
             if left_s <= 0:
                 detail = f"No worker has described {model} within {wait_s:g} s; there may be none running."
                 raise ProblemError("queue-unavailable", detail, retry_after_s=5.0, model=model)
-            await asyncio.sleep(min(pause_s, left_s))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            await asyncio.sleep(min(backoff.next_s(), left_s))
 
     async def _check_known(self, model: str) -> None:
         """Refuse a model that the catalogue, once there is one, does not have or cannot use."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,14 +101,17 @@ class Images:
             return None
         return await self._shelf.put(caller, record)
 
-    async def add_pixels(self, caller: str, pixels: Pixels) -> ImageRecord:
-        """Keep a picture that a job made (uint8, H×W×3, sRGB); the same pixels give the same id.
+    async def grant(self, callers: Iterable[str], pixels: Pixels) -> str:
+        """Make a picture that a job made (uint8, H×W×3, sRGB) an image of these callers; its id, the same for all.
 
         Raises:
             ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`.
         """
         stored = await self.keep_pixels(pixels)
-        return await self._put(caller, stored, pixels, MADE, stored.rpartition("/")[2], ())
+        digest = stored.rpartition("/")[2]
+        for caller in callers:
+            await self._put(caller, stored, pixels, MADE, digest, ())
+        return image_id(digest)
 
     async def keep_pixels(self, pixels: Pixels) -> str:
         """Store pixels (uint8, H×W×3) without a record and return their artifact key.

@@ -1,4 +1,4 @@
-"""What is answered about a job: its view, its result, its pictures, waiting for it.
+"""What is answered about a job: its view, its result, waiting for it.
 
 May import service.intake and what stands below it.
 """

@@ -14,11 +14,10 @@ from starlette.responses import Response
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.pictures import Normalize, Title, View
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.queue.jobs import Job
 from convscope.render import RenderOptions
-from service.answers.pictures import own_pictures
 from service.answers.views import etag, failure, job_etag, job_path, job_view, retry_after_s, workers_online
 from service.call import Call
 from service.http.negotiation import JSON, PNG, SAFETENSORS
@@ -108,7 +107,6 @@ async def job_answer(
             return unchanged
     if not job.finished:
         sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
-    await own_pictures(context, job)
     view = await job_view(context, job, online)
     arrays = (view["result"] or {}).get("arrays", {}).values()
     numbers = sum(array["data"].size for array in arrays if "data" in array)
@@ -196,7 +194,7 @@ def known_operation(name: str, place: str) -> None:
     """
     if name not in operations():
         detail = f"there is no operation {name!r}; possible: {', '.join(operations())}"
-        raise ProblemError("invalid-request", detail, errors=[FieldError(place, detail)], possible=list(operations()))
+        raise invalid_field(place, detail, possible=list(operations()))
 
 
 def operation_of(job: Job) -> Operation[Any]:

@@ -8,7 +8,7 @@ The file is TOML:
     unfinished_jobs = 20                       # instead of the setting caller_jobs
     enabled = true                             # false: known, and refused
 
-Imports convscope only.
+It is read again when it has changed, without a restart.
 """
 
 from __future__ import annotations
@@ -16,17 +16,23 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from convscope.protocol.problems import ProblemError
 
+log = structlog.get_logger(__name__)
+
 ANONYMOUS = "anonymous"
 NO_QUOTA = 2**31 - 1
 """More unfinished jobs than any queue holds."""
+LOOK_EVERY_S = 1.0
+"""A file that has changed is read at the first request that comes so long after the last look."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -53,12 +59,33 @@ class Key:
     enabled: bool
 
 
-class Callers:
-    """The callers that there are."""
+_Stamp = tuple[int, int, int]
+"""What changes with a file: its number, its size, when it was written."""
 
-    def __init__(self, keys: list[Key] | None, quotas: dict[str, int] | None = None) -> None:
+
+class Callers:
+    """The callers that there are.
+
+    Args:
+        keys: theirs; None where nobody needs one.
+        quotas: most unfinished jobs, of those who have a number of their own.
+        path: the file that says so.
+        stamp: of the file when it was read.
+    """
+
+    def __init__(
+        self,
+        keys: list[Key] | None,
+        quotas: dict[str, int] | None = None,
+        path: Path | None = None,
+        stamp: _Stamp | None = None,
+    ) -> None:
         self._keys = keys
         self._quotas = quotas or {}
+        self._path = path
+        self._stamp = stamp
+        self._look_at = 0.0
+        self._trouble = ""
 
     @classmethod
     def read(cls, path: Path | None) -> Callers:
@@ -69,6 +96,7 @@ class Callers:
         """
         if path is None:
             return cls(None)
+        stamp = _stamp(path)
         try:
             entries = _KeyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).callers
         except ValidationError as error:
@@ -85,7 +113,7 @@ class Callers:
                     raise ValueError(f"{path}: key_sha256 of {name} is not a SHA-256 in hexadecimal")
                 keys.append(Key(name, bytes.fromhex(digest), entry.enabled))
         quotas = {name: entry.unfinished_jobs for name, entry in entries.items() if entry.unfinished_jobs}
-        return cls(keys, quotas)
+        return cls(keys, quotas, path, stamp)
 
     def identify(self, authorization: str | None) -> str:
         """The caller whose key the Authorization header carries.
@@ -95,6 +123,7 @@ class Callers:
         Raises:
             ProblemError: `unauthenticated`; `forbidden` for a caller that was disabled.
         """
+        self._read_again()
         if self._keys is None:
             return ANONYMOUS
         scheme, _, key = (authorization or "").partition(" ")
@@ -115,3 +144,26 @@ class Callers:
         others; then the depth of each lane is the bound.
         """
         return NO_QUOTA if self._keys is None else self._quotas.get(caller)
+
+    def _read_again(self) -> None:
+        """Read the file where it has changed; one that cannot be used leaves everything as it was."""
+        now = time.monotonic()
+        if self._path is None or now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY_S
+        try:
+            if _stamp(self._path) == self._stamp:
+                return
+            fresh = Callers.read(self._path)
+        except (OSError, ValueError) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.error("keys_not_read", reason=self._trouble)
+            return
+        self._keys, self._quotas, self._stamp, self._trouble = fresh._keys, fresh._quotas, fresh._stamp, ""
+        log.info("keys_read", keys=len(fresh._keys or ()))
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from convscope import logs
 
 _METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class _DroppedLines(Collector):
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """As many as have been dropped by now."""
+        yield CounterMetricFamily("convscope_log_lines_dropped", "Log lines that nobody read.", value=logs.dropped())
 
 
 class Metrics:
@@ -14,6 +26,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_DroppedLines())
         self._requests = Histogram(
             "convscope_http_request_seconds",
             "Time from a request to the end of its answer.",

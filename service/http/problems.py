@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from convscope.protocol.problems import PROBLEMS, FieldError, ProblemError
+from convscope.protocol.problems import PROBLEMS, FieldError, ProblemError, invalid_request
 from service.http.query_names import RENDERING, near_addresses, near_rendering, unknown_parameter
 
 MEDIA_TYPE = "application/problem+json"
@@ -204,15 +204,6 @@ def _shortened(part: object) -> str:
     """A part of a pointer; of a name that the client made very long, its beginning."""
     text = str(part)
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
-
-
-def invalid_request(errors: Sequence[FieldError]) -> ProblemError:
-    """The problem of a request that does not fit its schema; its detail repeats the first place."""
-    if not errors:
-        return ProblemError("invalid-request", "The request does not fit its schema.")
-    first = errors[0]
-    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
-    return ProblemError("invalid-request", f"{first.pointer or 'The body'}: {first.detail}.{more}", errors=errors)
 
 
 def from_validation(

@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from convscope.protocol.operations.base import Operation
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest
-from service.http.problems import from_validation, invalid_request, pointer
+from service.http.problems import from_validation, pointer
 
 IMAGE_FIELDS = frozenset({"image", "images"})
 NO_IMAGE = "an image is a file (`image=@FILE`; is the `@` missing?), an id `img-…`, or JSON with `id` or `base64`"

@@ -37,14 +37,14 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 
 
 @dataclass(frozen=True)
-class Entry:
+class UploadEntry:
     """A file of an upload: its name, and how to get its bytes (which may raise a ProblemError)."""
 
     name: str
     read: Callable[[], Awaitable[bytes]]
 
 
-async def entries_of(form: Form, settings: Settings) -> list[Entry]:
+async def entries_of(form: Form, settings: Settings) -> list[UploadEntry]:
     """The files of a form; of the one file that is a zip archive, its entries.
 
     Raises:
@@ -57,13 +57,13 @@ async def entries_of(form: Form, settings: Settings) -> list[Entry]:
             return await asyncio.to_thread(_zip_entries, form.view(part), settings)
     largest = settings.body_mib * MIB
     return [
-        Entry(_label(part.filename) or f"{part.name}-{number}", partial(_read_part, form, part, largest))
+        UploadEntry(_label(part.filename) or f"{part.name}-{number}", partial(_read_part, form, part, largest))
         for number, part in enumerate(form.files)
     ]
 
 
 async def store_entries(
-    entries: list[Entry], keep: Callable[[bytes], Awaitable[ImageRecord]], settings: Settings
+    entries: list[UploadEntry], keep: Callable[[bytes], Awaitable[ImageRecord]], settings: Settings
 ) -> tuple[list[ImageSetMember], list[RejectedEntry]]:
     """Decode and keep every entry, a few at once; what cannot be decoded is listed and costs nothing else.
 
@@ -94,7 +94,9 @@ async def store_entries(
     return members, rejected
 
 
-async def _store_entry(keep: Callable[[bytes], Awaitable[ImageRecord]], entry: Entry) -> ImageSetMember | RejectedEntry:
+async def _store_entry(
+    keep: Callable[[bytes], Awaitable[ImageRecord]], entry: UploadEntry
+) -> ImageSetMember | RejectedEntry:
     try:
         record = await keep(await entry.read())
     except ProblemError as error:
@@ -105,7 +107,7 @@ async def _store_entry(keep: Callable[[bytes], Awaitable[ImageRecord]], entry: E
 
 
 async def _in_order(
-    entries: list[Entry], work: Callable[[Entry], Awaitable[ImageSetMember | RejectedEntry]]
+    entries: list[UploadEntry], work: Callable[[UploadEntry], Awaitable[ImageSetMember | RejectedEntry]]
 ) -> AsyncIterator[ImageSetMember | RejectedEntry]:
     """The outcomes in the entries' order, with AT_ONCE entries being worked on."""
     running: list[asyncio.Task[ImageSetMember | RejectedEntry]] = []
@@ -158,7 +160,7 @@ class _Unpacked:
             )
 
 
-def _zip_entries(view: SpoolView, settings: Settings) -> list[Entry]:
+def _zip_entries(view: SpoolView, settings: Settings) -> list[UploadEntry]:
     most = settings.image_set_images
     _check_directory(view, most)
     try:
@@ -171,11 +173,11 @@ def _zip_entries(view: SpoolView, settings: Settings) -> list[Entry]:
     unpacked = _Unpacked(settings.image_set_mib * MIB)
     largest = settings.body_mib * MIB
 
-    def entry(info: zipfile.ZipInfo) -> Entry:
+    def entry(info: zipfile.ZipInfo) -> UploadEntry:
         async def read() -> bytes:
             return await asyncio.to_thread(_read_entry, archive, info, largest, unpacked)
 
-        return Entry(_label(info.filename), read)
+        return UploadEntry(_label(info.filename), read)
 
     return [entry(info) for info in infos]
 

@@ -13,16 +13,17 @@ from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Operation
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
 from convscope.store.images import ImageRecord
 from service.call import Call
 from service.context import Context
-from service.http.problems import from_validation, invalid_request
+from service.http.problems import from_validation
 from service.images.uploads import read_base64
 from service.intake import bodies
 from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
+from service.intake.grants import grant_pictures
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_cost, check_length, check_pixels
 
@@ -33,7 +34,7 @@ _UPLOADED = "upload:"
 
 
 @dataclass(frozen=True)
-class Network:
+class AskedNetwork:
     """The card of the network that a request is about, and what the workers run on."""
 
     card: ModelCard
@@ -45,7 +46,7 @@ class Received:
     """A validated request, its network, and its images, stored; `image_list` is where a set's members are listed."""
 
     request: CommonRequest
-    network: Network
+    network: AskedNetwork
     images: list[JobImage]
     image_list: str | None = None
 
@@ -140,14 +141,14 @@ async def _looked_up(
             network.exception()  # an image that is refused first is what the client hears of
 
 
-async def _network(asked: CommonRequest, context: Context) -> Network:
+async def _network(asked: CommonRequest, context: Context) -> AskedNetwork:
     # The card is nearly always that of the first guess, and then there by the time that the deployment is known.
     guess = asked.model or context.settings.default_model
     (environment, default_model), card = await asyncio.gather(context.cards.deployment(), context.cards.peek(guess))
     model = asked.model or default_model or guess
     if card is None or model != guess:
         card = await context.cards.get(model, context.settings.card_wait_s)
-    return Network(card, environment)
+    return AskedNetwork(card, environment)
 
 
 async def _with_images(
@@ -236,6 +237,8 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
         # The store lost what the queue remembers, for an identical request or under this key.
         await context.jobs.forget_result(job)
         return await context.jobs.enqueue(spec, instead_of=job.id)
+    if new and job.state == JobState.SUCCEEDED:
+        await grant_pictures(call, job)
     return job, new
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from convscope import __version__
 from convscope.protocol.operations import operations
 from convscope.protocol.pictures import Picture
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.recent import Recent
 from convscope.render import MOST_STACKED, RenderOptions, stack
@@ -111,4 +111,4 @@ def choose(manifest: Manifest, pick: str | None) -> list[Picture]:
     names = [picture.name for picture in drawable]
     near = get_close_matches(pick, names, n=5, cutoff=0.4)
     detail = f"There is no picture {pick[:100]!r}; possible: {', '.join((near or names)[:10])}."
-    raise ProblemError("invalid-request", detail, errors=[FieldError(PICK, detail)], possible=names[:256])
+    raise invalid_field(PICK, detail, possible=names[:256])

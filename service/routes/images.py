@@ -11,14 +11,14 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from convscope.protocol.problems import FieldError
+from convscope.protocol.problems import FieldError, invalid_request
 from convscope.store.images import ImageRecord, Pixels
 from service import openapi
 from service.answers.views import image_path, iso
 from service.dependencies import CallDependency
 from service.http.negotiation import JSON, PNG
 from service.http.paging import PageQuery, page_headers
-from service.http.problems import documented, invalid_request
+from service.http.problems import documented
 from service.intake.bodies import BodyLimits
 from service.intake.image_forms import BINARY, RAW_TYPES, body_of, keep_upload, only_images, read_upload
 

@@ -142,3 +142,22 @@ def test_decisions_have_one_form() -> None:
             f"{record.name}: context, decision, costs, alternatives"
         )
         assert f"({record.name})" in index, f"{record.name} is not in the index"
+
+
+def test_every_room_stands_in_the_table_of_the_house() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| room \|.*?\n\n", text, re.DOTALL)
+    named: set[str] = set()
+    for row in table.strip().splitlines()[2:]:
+        first, *siblings = re.findall(r"`([^`]+)`", row.split("|")[1])
+        named |= {first, *(f"{first.rpartition('/')[0]}/{sibling}" for sibling in siblings)}
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in (*tracked(".py"), *tracked(".lua"))}
+    rooms = {room for room in rooms if "/" in room and room.partition("/")[0] in ("convscope", "service", "workers")}
+    assert sorted(rooms - named) == [] and sorted(room for room in named if not (ROOT / room).is_dir()) == []
+
+
+def test_every_room_says_what_it_may_import() -> None:
+    rooms = [path for path in tracked(".py") if path.name == "__init__.py" and path.parent.parent != ROOT]
+    rooms = [path for path in rooms if path.relative_to(ROOT).parts[0] in ("convscope", "service", "workers")]
+    silent = [str(path.relative_to(ROOT)) for path in rooms if "May import" not in path.read_text(encoding="utf-8")]
+    assert [path for path in silent if not path.startswith("workers/networks/architectures")] == []

@@ -19,4 +19,4 @@ def test_every_test_that_is_named_exists():
 
 def test_every_row_that_concerns_us_has_a_test():
     rows = [int(number) for number in re.findall(r"^\* \*\*(\d+)\*\* ", README.read_text(), re.MULTILINE)]
-    assert rows == [number for number in range(1, 39) if number != 34]
+    assert rows == sorted(set(rows)) and set(rows) >= set(range(1, 39)) - {34}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -259,6 +261,9 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.server: Server = server(settings)
         logs.configure(settings.log_level, "json")
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(sys.stderr)  # what is said belongs to the test that runs
         self.app: Any = self.server.config.app
         self._thread = threading.Thread(target=lambda: self.server.run([self._listener]), name="test-service")
 

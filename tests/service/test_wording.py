@@ -42,8 +42,8 @@ def test_a_job_that_is_being_cancelled_says_so_and_its_result_does_not_claim_its
 def test_the_page_for_people_shows_the_address_that_it_was_asked_at(client: httpx2.Client) -> None:
     page = client.get("/docs").text
     assert f"{str(client.base_url).rstrip('/')}/v1/feature-maps -o maps.png" in page and "localhost" not in page
-    page = client.get("/docs", headers={"Host": "lab.example:81"}).text
-    assert "http://lab.example:81/v1/feature-maps" in page
+    page = client.get("/docs", headers={"Host": "lab.localhost:81"}).text
+    assert "http://lab.localhost:81/v1/feature-maps" in page
     assert "<script>" not in client.get("/docs", headers={"Host": "x<script>"}).text
 
 

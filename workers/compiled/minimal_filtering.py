@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from workers.compiled.arrays import Array, pages_of
 from workers.compiled.cook_toom import cook_toom
-from workers.compiled.tile_pages import Page, PooledPage, Slopes, Source
+from workers.compiled.tile_pages import PooledPage, Slopes, TilePage, TileSource
 from workers.compiled.tile_products import PRODUCTS, multiply_tiles
 
 OUTPUTS, TAPS = 4, 3
@@ -47,7 +47,7 @@ def can_filter() -> bool:
     return True
 
 
-class Kernels:
+class TransformedKernels:
     """The kernels of one convolution, transformed for the products when they are first needed.
 
     Args:
@@ -87,7 +87,7 @@ def _transformed(taps: Tensor) -> Tensor:
 
 def convolve(
     inputs: Tensor,
-    kernels: Kernels,
+    kernels: TransformedKernels,
     bias: Tensor | None,
     padding: int,
     *,
@@ -122,13 +122,19 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, kernels: Kernels, bias: Tensor | None, padding: int, rectified: bool, pooled: bool
+        ctx: Any,
+        inputs: Tensor,
+        kernels: TransformedKernels,
+        bias: Tensor | None,
+        padding: int,
+        rectified: bool,
+        pooled: bool,
     ) -> Tensor:
         ctx.kernels, ctx.padding = kernels, padding
         # torch's own layers before this one differentiate slowly where a gradient lies otherwise than what they gave.
         ctx.channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), torch._C.DisableTorchFunction():  # one convolution to whoever watches
-            page = Page(inputs)
+            page = TilePage(inputs)
             ctx.sides, ctx.places = _sides(page, padding), None
             if pooled:
                 found, ctx.places = _filtered_and_pooled(page, kernels.forward, bias, padding)
@@ -145,18 +151,20 @@ class _Convolution(torch.autograd.Function):
             return None, None, None, None, None, None
         with torch.no_grad(), torch._C.DisableTorchFunction():
             gate = ctx.saved_tensors[0] if ctx.saved_tensors else None
-            page = Page(slopes, gate) if ctx.places is None else PooledPage(slopes, ctx.places, ctx.sides)
+            page = TilePage(slopes, gate) if ctx.places is None else PooledPage(slopes, ctx.places, ctx.sides)
             found = _turned(page, ctx.kernels, ctx.padding)
         return found if ctx.channels_last else found.contiguous(), None, None, None, None, None
 
 
-def _sides(source: Source, padding: int) -> tuple[int, int]:
+def _sides(source: TileSource, padding: int) -> tuple[int, int]:
     """Height and width of the outputs."""
     height, width = source.sides
     return height + 2 * padding - TAPS + 1, width + 2 * padding - TAPS + 1
 
 
-def _filtered(source: Source, kernels: Tensor, bias: Tensor | None, padding: int, *, rectified: bool = False) -> Tensor:
+def _filtered(
+    source: TileSource, kernels: Tensor, bias: Tensor | None, padding: int, *, rectified: bool = False
+) -> Tensor:
     """N×C×H×W → N×K×H′×W′ in channels_last, by kernels of 36×C×K."""
     # Not where `can_filter` is false.
     from workers.compiled.tile_transforms import lay_tiles
@@ -171,7 +179,9 @@ def _filtered(source: Source, kernels: Tensor, bias: Tensor | None, padding: int
     return found
 
 
-def _filtered_and_pooled(source: Source, kernels: Tensor, bias: Tensor | None, padding: int) -> tuple[Tensor, Tensor]:
+def _filtered_and_pooled(
+    source: TileSource, kernels: Tensor, bias: Tensor | None, padding: int
+) -> tuple[Tensor, Tensor]:
     """As `_filtered`, rectified and pooled; and the places of the largest, as `PooledPage` takes them."""
     from workers.compiled.tile_transforms import lay_pooled_tiles
 
@@ -187,7 +197,7 @@ def _filtered_and_pooled(source: Source, kernels: Tensor, bias: Tensor | None, p
     return found, places
 
 
-def _maps(source: Source, kernels: Tensor, sides: tuple[int, int]) -> Tensor:
+def _maps(source: TileSource, kernels: Tensor, sides: tuple[int, int]) -> Tensor:
     """Room for what is found: no view, so that an in-place ReLU may follow."""
     shape = (source.images, kernels.shape[2], *sides)
     return torch.empty(shape, dtype=source.dtype, memory_format=torch.channels_last)
@@ -197,7 +207,7 @@ def _as_added(bias: Tensor | None, kernels: Tensor) -> Any:
     return (torch.zeros(kernels.shape[2]) if bias is None else bias.float()).numpy()
 
 
-def _multiply(source: Source, kernels: Tensor, padding: int, lay: Callable[..., None]) -> None:
+def _multiply(source: TileSource, kernels: Tensor, padding: int, lay: Callable[..., None]) -> None:
     """All tiles of a convolution, from its source to where `lay` puts them."""
     rows, columns = (-(-side // OUTPUTS) for side in _sides(source, padding))
 
@@ -207,7 +217,7 @@ def _multiply(source: Source, kernels: Tensor, padding: int, lay: Callable[..., 
     multiply_tiles(take, kernels, partial(lay, columns=columns), source.images, rows * columns)
 
 
-def _turned(slopes: Slopes, kernels: Kernels, padding: int) -> Tensor:
+def _turned(slopes: Slopes, kernels: TransformedKernels, padding: int) -> Tensor:
     """The gradient with respect to the inputs, N×C×H×W in channels_last.
 
     One channel's objective leaves an image slopes in a few channels only, and these are convolved by the definition.

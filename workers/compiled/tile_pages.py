@@ -15,7 +15,7 @@ EVERY = 499
 """Pixels from one to the next of those that a first look sees."""
 
 
-class Source(Protocol):
+class TileSource(Protocol):
     """Images whose tiles are taken.
 
     Attributes:
@@ -32,7 +32,7 @@ class Source(Protocol):
         """See `tile_transforms.take_tiles`."""
 
 
-class Slopes(Source, Protocol):
+class Slopes(TileSource, Protocol):
     """The slopes of a convolution's outputs."""
 
     def alive(self, few: int) -> Tensor:
@@ -48,7 +48,7 @@ class Slopes(Source, Protocol):
         ...
 
 
-class Page:
+class TilePage:
     """Pixels as they are, or slopes where the outputs that they belong to were rectified.
 
     Args:
@@ -65,7 +65,7 @@ class Page:
         self._gates = pages_of(self._inputs[:, :, :0] if self._gate is None else self._gate)
 
     def take(self, image: int, begin: int, end: int, columns: int, padding: int, taken: Array, place: int) -> None:
-        """See `Source`."""
+        """See `TileSource`."""
         # Not where nothing can be compiled.
         from workers.compiled.tile_transforms import take_tiles
 
@@ -75,9 +75,9 @@ class Page:
         """See `Slopes`."""
         return _alive(self._pages, self._gates, few)
 
-    def some(self, images: Tensor) -> Page:
+    def some(self, images: Tensor) -> TilePage:
         """See `Slopes`."""
-        return Page(self._inputs[images], None if self._gate is None else self._gate[images])
+        return TilePage(self._inputs[images], None if self._gate is None else self._gate[images])
 
     def planes(self, image: int, channels: Tensor) -> Tensor:
         """See `Slopes`."""
@@ -101,7 +101,7 @@ class PooledPage:
         self._pages, self._windows = pages_of(self._slopes), self._places.permute(0, 2, 3, 1).numpy()
 
     def take(self, image: int, begin: int, end: int, columns: int, padding: int, taken: Array, place: int) -> None:
-        """See `Source`."""
+        """See `TileSource`."""
         from workers.compiled.tile_transforms import take_pooled_tiles
 
         take_pooled_tiles(self._pages[image], self._windows[image], begin, end, columns, padding, taken, place)

@@ -6,9 +6,10 @@ depthwise convolutions on a CPU takes half as long again for each of eight rows 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+
+from convscope.recent import Recent
 
 MOST_ROWS = 64
 GROUPS_KEPT = 1024
@@ -40,7 +41,7 @@ class FastTiles:
     def __init__(self, slice_s: float, first: int) -> None:
         self._slice_s = slice_s
         self._first = first
-        self._groups: OrderedDict[Hashable, _Group] = OrderedDict()
+        self._groups: Recent[Hashable, _Group] = Recent(GROUPS_KEPT)
 
     def rows(self, key: Hashable) -> int:
         """Rows of the next step."""
@@ -75,8 +76,8 @@ class FastTiles:
         return group.tile
 
     def _group(self, key: Hashable) -> _Group:
-        group = self._groups.setdefault(key, _Group(self._first))
-        self._groups.move_to_end(key)
-        while len(self._groups) > GROUPS_KEPT:
-            self._groups.popitem(last=False)
+        group = self._groups.get(key)
+        if group is None:
+            group = _Group(self._first)
+            self._groups.put(key, group)
         return group

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
+from convscope.recent import Recent
 from workers.contract import Grant, IterativeMethod, MethodError, Outcome, Progress
 from workers.engine import checkpoints
 from workers.engine.device import see_that_it_answers
@@ -64,7 +64,7 @@ class Iteratives:
         self._config = config
         self._leave = leave
         self._grant = grant
-        self._pads: OrderedDict[int, list[Any]] = OrderedDict()
+        self._pads: Recent[int, list[Any]] = Recent(PADS_KEPT)
 
     def slice(self, decision: StartTask | StepTile | FinishTask, runs: dict[str, Run]) -> None:
         """One slice of a group."""
@@ -212,7 +212,8 @@ class Iteratives:
             errors = _method(run).step(run.network, [*states, *pads], grant)
         if pads:
             kept = zip(pads, errors[len(states) :], strict=True)
-            self._pads[decision.unit] = [pad for pad, error in kept if error is None and not _method(run).done(pad)]
+            left = [pad for pad, error in kept if error is None and not _method(run).done(pad)]
+            self._pads.put(decision.unit, left)
         failed = {}
         for (task, _), error in zip(decision.states, errors, strict=False):
             if error is not None:
@@ -225,18 +226,16 @@ class Iteratives:
         """States that nobody wants, so that the tile has its one shape. Rows do not see each other."""
         if count <= 0:
             return []
-        pads = self._pads.pop(unit, [])
+        pads = self._pads.pop(unit) or []
         if len(pads) < count:
             pads = [*pads, *clones(run, state, count - len(pads), grant)]
-        self._pads[unit] = pads
-        while len(self._pads) > PADS_KEPT:
-            self._pads.popitem(last=False)
+        self._pads.put(unit, pads)
         return pads[:count]
 
     def _contain(self, decision: StepTile, involved: dict[str, Run], error: Exception) -> dict[str, MethodError]:
         """A tile failed as a whole: smaller next time, or run by run now; who fails alone fails."""
         run = next(iter(involved.values()))
-        self._pads.pop(decision.unit, None)
+        self._pads.pop(decision.unit)
         see_that_it_answers()
         if is_out_of_memory(error):
             release_memory(error)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 THREADS = 4
 
 
-class Catalogue(Protocol):
+class NetworkCatalogue(Protocol):
     """What the engine asks of `workers.networks.Networks`; called from several threads at once."""
 
     def catalogue(self) -> Sequence[Mapping[str, Any]]:
@@ -44,15 +44,15 @@ class Catalogue(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class NetworkSource:
     """The networks and what their module says of itself: digest of the sources, versions of the libraries."""
 
-    networks: Catalogue
+    networks: NetworkCatalogue
     code: str
     libraries: Mapping[str, str]
 
 
-def open_networks(config: EngineConfig, device: str) -> Source:
+def open_networks(config: EngineConfig, device: str) -> NetworkSource:
     """The class that the configuration names, made with its plain arguments, and the facts of its module."""
     name, _, attribute = config.networks.partition(":")
     module = importlib.import_module(name)
@@ -65,7 +65,7 @@ def open_networks(config: EngineConfig, device: str) -> Source:
         memory_mib=config.networks_mib,
         default_model=config.default_model,
     )
-    return Source(networks, str(module.code_digest()), dict(module.libraries()))
+    return NetworkSource(networks, str(module.code_digest()), dict(module.libraries()))
 
 
 class Loader:
@@ -80,7 +80,7 @@ class Loader:
             a thread of the loader, or in the caller's.
     """
 
-    def __init__(self, networks: Catalogue, arrived: Callable[[str, str, Any], None]) -> None:
+    def __init__(self, networks: NetworkCatalogue, arrived: Callable[[str, str, Any], None]) -> None:
         self._networks = networks
         self._arrived = arrived
         self._loads = ThreadPoolExecutor(THREADS, thread_name_prefix="load")

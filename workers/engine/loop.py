@@ -16,11 +16,11 @@ import torch
 from workers.contract import Grant, IterativeMethod, Method, MethodError, Network
 from workers.engine import checkpoints
 from workers.engine.iterative import Iteratives
-from workers.engine.loader import Loader, Source
+from workers.engine.loader import Loader, NetworkSource
 from workers.engine.memory import Meter, estimate_row_bytes
 from workers.engine.oneshot import OneShots
 from workers.engine.outbox import Outbox
-from workers.engine.plan import Idle, Limits, RunBatch, Task
+from workers.engine.plan import Idle, RunBatch, SliceLimits, Task
 from workers.engine.reports import Reports
 from workers.engine.runs import Run, read_run
 from workers.engine.scheduler import Scheduler
@@ -49,14 +49,19 @@ class Engine:
     """
 
     def __init__(
-        self, config: EngineConfig, device: torch.device, source: Source, methods: dict[str, Method], outbox: Outbox
+        self,
+        config: EngineConfig,
+        device: torch.device,
+        source: NetworkSource,
+        methods: dict[str, Method],
+        outbox: Outbox,
     ) -> None:
         total = config.memory_mib * 1024**2
         reserved = int(total * INTERACTIVE_SHARE)
         self._config = config
         self._methods = methods
         self._outbox = outbox
-        self._limits = Limits(
+        self._limits = SliceLimits(
             memory={"interactive": reserved, "batch": total - reserved},
             slice_s=config.slice_s,
             window_s=config.window_s,

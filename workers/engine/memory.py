@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
 
 import torch
 
+from convscope.recent import Recent
 from workers.contract import Network
 from workers.passes.replay import drop_replays
 
@@ -63,7 +63,7 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._row_bytes: OrderedDict[Hashable, float] = OrderedDict()
+        self._row_bytes: Recent[Hashable, float] = Recent(MEASURED_KEPT)
         self._before: int | None = None
 
     def begin(self) -> None:
@@ -87,10 +87,7 @@ class Meter:
         else:
             peak = _resident("VmHWM")
         measured = max(0, peak - self._before) / max(1, rows)
-        self._row_bytes[key] = max(measured, 0.9 * self._row_bytes.get(key, 0.0))
-        self._row_bytes.move_to_end(key)
-        while len(self._row_bytes) > MEASURED_KEPT:
-            self._row_bytes.popitem(last=False)
+        self._row_bytes.put(key, max(measured, 0.9 * (self._row_bytes.get(key) or 0.0)))
 
     def row_bytes(self, key: Hashable, estimate: int) -> int:
         """Bytes to admit a row with: a fifth more than measured, or the estimate before anything was.

@@ -11,7 +11,7 @@ LANES: tuple[Lane, ...] = ("interactive", "batch")
 
 
 @dataclass(frozen=True)
-class Limits:
+class SliceLimits:
     """Settings of the scheduler: bytes of each lane's pool, seconds, and rows of one batch."""
 
     memory: dict[Lane, int]

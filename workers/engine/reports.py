@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.contract import MethodError, Outcome, Progress
 from workers.engine import checkpoints
-from workers.engine.loader import Source
+from workers.engine.loader import NetworkSource
 from workers.engine.outbox import Outbox
 from workers.engine.randomness import seed_of
 from workers.engine.runs import Run
@@ -42,7 +42,7 @@ class Reports:
         device: named in results.
     """
 
-    def __init__(self, outbox: Outbox, source: Source, config: EngineConfig, device: torch.device) -> None:
+    def __init__(self, outbox: Outbox, source: NetworkSource, config: EngineConfig, device: torch.device) -> None:
         self._outbox = outbox
         self._source = source
         self._config = config

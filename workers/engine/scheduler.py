@@ -15,26 +15,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal
 
+from convscope.recent import Recent
 from workers.engine.plan import (
     LANES,
     Decision,
     FinishTask,
     Idle,
     Lane,
-    Limits,
     RunBatch,
+    SliceLimits,
     StartTask,
     StepTile,
     Task,
     Work,
 )
-
-V = TypeVar("V")
 
 PATIENCE = 2
 """Slices of batch work an interactive task may see while it is here."""
@@ -73,16 +71,16 @@ class _Unit:
 class Scheduler:
     """Decides what the engine does next. Not thread-safe; one loop owns it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: SliceLimits) -> None:
         self._limits = limits
         self._waiting: dict[Lane, list[Task]] = {lane: [] for lane in LANES}
         self._passed: dict[Lane, set[str]] = {lane: set() for lane in LANES}
         self._units: dict[int, _Unit] = {}
         self._unit_of: dict[str, int] = {}
         self._numbers = itertools.count(1)
-        self._row_seconds: OrderedDict[Hashable, float] = OrderedDict()
-        self._rows_cap: OrderedDict[Hashable, int] = OrderedDict()
-        self._tiles: OrderedDict[Hashable, int] = OrderedDict()
+        self._row_seconds: Recent[Hashable, float] = Recent(KEYS_KEPT)
+        self._rows_cap: Recent[Hashable, int] = Recent(KEYS_KEPT)
+        self._tiles: Recent[Hashable, int] = Recent(KEYS_KEPT)
         self._streak = 0
         self._batch_starved_since: float | None = None
         self._last_was_batch = False
@@ -139,7 +137,7 @@ class Scheduler:
                 task.bytes = max(task.bytes, min(share, self._limits.memory[gone.lane]))
             self._waiting[gone.lane].insert(0, task)
         if out_of_memory:
-            self._remember(self._rows_cap, gone.key, max(rows, 1))
+            self._rows_cap.put(gone.key, max(rows, 1))
 
     def started(self, task_id: str, states: int) -> None:
         """An iterative task has its states, numbered from 0."""
@@ -156,11 +154,11 @@ class Scheduler:
 
     def set_tile(self, key: Hashable, rows: int) -> None:
         """How many states of a group are stepped together."""
-        self._remember(self._tiles, key, max(rows, 1))
+        self._tiles.put(key, max(rows, 1))
 
     def tile(self, key: Hashable) -> int:
         """How many states of a group are stepped together; 1 until set."""
-        return self._tiles.get(key, 1)
+        return self._tiles.get(key) or 1
 
     # What to do.
 
@@ -188,8 +186,8 @@ class Scheduler:
             if isinstance(work, RunBatch):
                 unit.begun = True
                 rows = max(1, sum(task.rows for task in unit.tasks.values()))
-                before = self._row_seconds.get(unit.key, 0.0)
-                self._remember(self._row_seconds, unit.key, max(seconds / rows, 0.7 * before))
+                before = self._row_seconds.get(unit.key) or 0.0
+                self._row_seconds.put(unit.key, max(seconds / rows, 0.7 * before))
         self._account(self._lane_before, now)
 
     def finished(self, unit: int) -> None:
@@ -287,10 +285,10 @@ class Scheduler:
     def _rows_limit(self, key: Hashable) -> int:
         """Rows of one batch: by setting, by what memory has shown, and so that a slice takes about `slice_s`."""
         by_time = self._limits.batch_rows
-        seconds = self._row_seconds.get(key, 0.0)
+        seconds = self._row_seconds.get(key) or 0.0
         if seconds > 0:
             by_time = max(1, int(self._limits.slice_s / seconds))
-        return min(self._limits.batch_rows, by_time, self._rows_cap.get(key, self._limits.batch_rows))
+        return min(self._limits.batch_rows, by_time, self._rows_cap.get(key) or self._limits.batch_rows)
 
     def _start_batch(self, tasks: list[Task]) -> None:
         unit = self._new_unit(tasks[0])
@@ -386,10 +384,3 @@ class Scheduler:
             yield from waiting
         for unit in self._units.values():
             yield from unit.tasks.values()
-
-    @staticmethod
-    def _remember(table: OrderedDict[Hashable, V], key: Hashable, value: V) -> None:
-        table[key] = value
-        table.move_to_end(key)
-        while len(table) > KEYS_KEPT:
-            table.popitem(last=False)

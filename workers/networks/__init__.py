@@ -1,4 +1,7 @@
-"""Networks of the catalogue: architectures, weights, preprocessing, layer tables, cards."""
+"""Networks of the catalogue: architectures, weights, preprocessing, layer tables, cards.
+
+May import torch, timm, torchvision, convscope.settings, workers.contract, workers.passes and workers.compiled.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.compiled.max_pooling import pool
-from workers.compiled.minimal_filtering import LEAST_CHANNELS, TAPS, Kernels, can_filter, convolve
+from workers.compiled.minimal_filtering import LEAST_CHANNELS, TAPS, TransformedKernels, can_filter, convolve
 from workers.compiled.thin_convolution import MOST_CHANNELS, convolve_thin
 
 LEAST_MULTIPLICATIONS = 200_000_000
@@ -135,7 +135,7 @@ class _LeanConv2d(nn.Conv2d):
 
     is_plain_convolution = True
     gives_contiguous = False
-    kernels: Kernels | None = None
+    kernels: TransformedKernels | None = None
 
     def forward(self, inputs: Tensor, rectified: bool = False, pooled: bool = False) -> Tensor:
         """N×C×H×W → N×K×H′×W′; with the ReLU that follows where `rectified`, and the pooling where `pooled`."""
@@ -143,7 +143,7 @@ class _LeanConv2d(nn.Conv2d):
         sides = [side + 2 * padding - TAPS + 1 for side in inputs.shape[2:]]
         if inputs.dim() == 4 and _pays(self, *sides) and min(sides) > 1:
             if self.kernels is None:
-                self.kernels = Kernels(self.weight)
+                self.kernels = TransformedKernels(self.weight)
             made = convolve(inputs, self.kernels, self.bias, padding, rectified=rectified, pooled=pooled)
             return made.contiguous() if self.gives_contiguous else made
         found = super().forward(inputs)

@@ -1,1 +1,4 @@
-"""The supervisor's parts: the engine's process, the runs it holds, the storing of results, what it publishes."""
+"""The supervisor: claims runs, feeds the engine's process, stores results, tells the queue.
+
+May import convscope.queue, convscope.store, workers.wire and workers.engine_config; no torch, no workers.engine.
+"""

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 from PIL import Image
-from redis.asyncio import Redis
 
+from convscope.backoff import Backoff
 from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import Manifest, Provenance, StoredArray, StoredImage, read_safetensors_header
-from convscope.queue.connection import guarded
-from convscope.queue.keys import key
+from convscope.queue.jobs import Jobs
 from convscope.store.artifacts import Artifacts, Blob
-from convscope.store.images import Images
+from convscope.store.images import Images, Pixels
 from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.fault_points import FaultPoint, fault_point
 from workers.wire import Frame
@@ -42,39 +42,54 @@ async def persist(call: Callable[[], Awaitable[T]], *, patience_s: float, **cont
         ProblemError: what the store said last, once `patience_s` is over.
     """
     clock = asyncio.get_running_loop().time
-    until, pause_s = clock() + patience_s, FIRST_PAUSE_S
+    until, backoff = clock() + patience_s, Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         try:
             return await call()
         except ProblemError as problem:
+            pause_s = backoff.next_s()
             late = clock() + pause_s > until
             if problem.name != "queue-unavailable" and (late or problem.name != "store-unavailable"):
                 raise
             log.warning("store_retry", problem=problem.name, detail=problem.detail, pause_s=pause_s, **context)
         await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A result that is stored.
+
+    Args:
+        manifest: its manifest's artifact key.
+        pictures: those of it that are images of its callers, each uint8 H×W×3.
+        granted: these callers; None where it has no such pictures, or they could not be granted.
+    """
+
+    manifest: str
+    pictures: tuple[Pixels, ...] = ()
+    granted: frozenset[str] | None = None
 
 
 class ResultStore:
     """Stores results and previews.
 
     Args:
-        redis: tells whose jobs share a run.
+        jobs: tells whose jobs share a run.
         artifacts: where bytes go.
         images: where pictures become images.
         patience_s: how long to try.
     """
 
-    def __init__(self, redis: Redis, artifacts: Artifacts, images: Images, patience_s: float) -> None:
-        self._redis = redis
+    def __init__(self, jobs: Jobs, artifacts: Artifacts, images: Images, patience_s: float) -> None:
+        self._jobs = jobs
         self._artifacts = artifacts
         self._images = images
         self._patience_s = patience_s
 
-    async def result(self, held: ClaimedRun, frame: Frame) -> str:
-        """Store pictures, then arrays and manifest at the same time; the manifest's artifact key.
+    async def result(self, held: ClaimedRun, frame: Frame) -> StoredResult:
+        """Store pictures, then arrays and manifest at the same time.
 
-        Nobody knows that key before the queue is told of it, after both.
+        Nobody knows the manifest's key before the queue is told of it, after both.
 
         Raises:
             ProblemError: `store-unavailable`, `queue-unavailable`.
@@ -83,11 +98,13 @@ class ResultStore:
         arrays_key: str | None = None
         blobs: list[tuple[Blob, FaultPoint, str | None]] = []
         facts = dict(frame.header["facts"])
+        pictures: tuple[Pixels, ...] = ()
+        granted: frozenset[str] | None = None
         if frame.blobs:
             data = memoryview(frame.blobs[0])
             arrays = read_safetensors_header(data)
             arrays_key = await self._artifacts.key_of("results", data)
-            await self._register_pictures(held, facts, arrays, data)
+            pictures, granted = await self._grant_pictures(held, facts, arrays, data)
             fault_point("after_pictures_put")
             blobs.append((data, "after_arrays_put", arrays_key))
         manifest = Manifest(
@@ -107,7 +124,18 @@ class ResultStore:
         for key_or_error in stored:
             if isinstance(key_or_error, BaseException):
                 raise key_or_error
-        return str(stored[-1])
+        return StoredResult(str(stored[-1]), pictures, granted)
+
+    async def grant_to_joined(self, held: ClaimedRun, stored: StoredResult) -> StoredResult:
+        """Grant a stored result's pictures to those who asked for it since they were granted.
+
+        Raises:
+            ProblemError: `store-unavailable`, `queue-unavailable`.
+        """
+        callers = await self._persist(held, lambda: self._jobs.callers(held.run))
+        new = callers - (stored.granted or frozenset())
+        granted = [await self._grant(held, new, picture) is not None for picture in stored.pictures]
+        return replace(stored, granted=callers if all(granted) else None)
 
     async def _put(self, held: ClaimedRun, data: Blob, point: FaultPoint, key: str | None = None) -> str:
         stored = await self._persist(held, lambda: self._artifacts.put("results", data, key))
@@ -124,37 +152,37 @@ class ResultStore:
         pixels = np.frombuffer(frame.blobs[0], np.uint8).reshape(height, width, channels)
         return await self._artifacts.put("previews", await asyncio.to_thread(encode_png, pixels))
 
-    async def _register_pictures(
+    async def _grant_pictures(
         self, held: ClaimedRun, facts: dict[str, Any], arrays: dict[str, StoredArray], data: memoryview
-    ) -> None:
+    ) -> tuple[tuple[Pixels, ...], frozenset[str] | None]:
         """Make each picture of a result an image of everybody who asked for it, with its id in the facts."""
         operation = operations().get(held.claim.operation)
         name = operation.image_array if operation is not None else None
         where = arrays.get(name) if name is not None else None
         if where is None:
-            return
+            return (), None
         pixels = np.frombuffer(data, np.uint8, where.nbytes, where.offset).reshape(where.shape)
-        callers = await self._persist(held, lambda: self._callers(held.run))
+        callers = await self._persist(held, lambda: self._jobs.callers(held.run))
         facts["pictures"] = [dict(picture) for picture in facts["pictures"]]
+        shown = [each for each in zip(pixels, facts["pictures"], strict=True) if not each[1].get("withheld")]
+        for picture, told in shown:
+            told["image_id"] = await self._grant(held, callers, picture)
+            if told["image_id"] is None:
+                return (), None
+        return tuple(picture for picture, _ in shown), callers
+
+    async def _grant(self, held: ClaimedRun, callers: Collection[str], picture: Pixels) -> str | None:
+        """Make a picture an image of these callers; its id, None where the queue is full.
+
+        Records of images do not count among what a full queue still takes; the picture is in the result anyway.
+        """
         try:
-            for picture, told in zip(pixels, facts["pictures"], strict=True):
-                if told.get("withheld"):
-                    continue
-                for caller in callers:
-                    record = await self._persist(held, partial(self._images.add_pixels, caller, picture))
-                    told["image_id"] = record.id
+            return await self._persist(held, partial(self._images.grant, callers, picture))
         except ProblemError as problem:
             if problem.name != "queue-full":
                 raise
-            # Records of images do not count among what a full queue still takes; the pictures are in the result anyway.
             log.warning("pictures_not_kept", run=held.run, detail=problem.detail)
-
-    async def _callers(self, run: str) -> list[str]:
-        """The callers of the jobs that share a run."""
-        async with guarded():
-            jobs = await self._redis.smembers(key("members", run))
-            found = [await self._redis.hget(key("job", str(job)), "caller") for job in sorted(jobs)]
-        return sorted({str(caller) for caller in found if caller is not None})
+            return None
 
     async def _persist(self, held: ClaimedRun, call: Callable[[], Awaitable[T]]) -> T:
         return await persist(call, patience_s=self._patience_s, run=held.run)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from convscope.backoff import Backoff
 from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.jobs import JobImage, JobProgress, Jobs, Verdict
 from convscope.recent import Recent
@@ -18,7 +19,7 @@ from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.counters import Counters
 from workers.supervision.fault_points import fault_point
 from workers.supervision.image_files import ImageFiles
-from workers.supervision.result_store import ResultStore
+from workers.supervision.result_store import ResultStore, StoredResult
 from workers.wire import Frame, WireError
 
 log = structlog.get_logger(__name__)
@@ -221,35 +222,39 @@ class RunLifecycle:
             error = {"name": name, "detail": frame.header["detail"]}
             await self._finish(held, error=error, computed_ms=frame.header["computed_ms"])
             return
-        manifest = await self._results.result(held, frame)
-        await self._finish(held, manifest=manifest, computed_ms=frame.header["computed_ms"])
+        stored = await self._results.result(held, frame)
+        await self._finish(held, stored=stored, computed_ms=frame.header["computed_ms"])
 
     async def _finish(
         self,
         held: ClaimedRun,
         *,
-        manifest: str | None = None,
+        stored: StoredResult | None = None,
         error: dict[str, Any] | None = None,
         computed_ms: float = 0.0,
     ) -> None:
         """Tell the queue, however long it is away: the result is stored, and only the queue can say that it is late."""
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         fault_point("before_finish")
         while True:
             try:
                 verdict = await self._jobs.finish(
                     held.run,
                     held.epoch,
-                    manifest=manifest,
+                    manifest=None if stored is None else stored.manifest,
                     error=error,
                     computed_ms=computed_ms,
                     environment=self._environment(),
+                    granted=None if stored is None else stored.granted,
                 )
-                break
+                if stored is None or verdict is not Verdict.JOINED:
+                    break
+                stored = await self._results.grant_to_joined(held, stored)
+                continue
             except ProblemError as problem:
+                pause_s = backoff.next_s()
                 log.warning("finish_retry", run=held.run, problem=problem.name, pause_s=pause_s)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         fault_point("after_finish")
         outcome = "finished" if error is None else "failed"
         self._counters.add(f"runs_{outcome if verdict is not Verdict.FENCED else 'fenced'}")

@@ -17,6 +17,7 @@ from importlib.metadata import version
 import structlog
 from redis.asyncio import Redis
 
+from convscope import logs
 from convscope.protocol.operations import operations
 from convscope.protocol.problems import ProblemError
 from convscope.queue.events import Doorbell
@@ -82,7 +83,7 @@ class Supervisor:
         self._doorbell = Doorbell(redis_url)
         self._jobs = Jobs(redis, JobLimits.from_settings(settings))
         images = Images(redis, artifacts, settings.keep_images_s)
-        results = ResultStore(redis, artifacts, images, settings.store_patience_s)
+        results = ResultStore(self._jobs, artifacts, images, settings.store_patience_s)
         image_files = ImageFiles(settings.data / "worker" / "spool", artifacts)
         self._watchdog = Watchdog(config.json(), settings.stall_s, self._hear, self._engine_ended, self._counters)
         self._publisher = Publisher(CardStore(redis), config.default_model, self._watchdog.send)
@@ -242,6 +243,7 @@ class Supervisor:
             running=len(self._claimed),
             metrics={
                 **self._counters.counts,
+                "log_lines_dropped": logs.dropped(),
                 "slices": beat.get("slices", 0),
                 "engine_resident_bytes": beat.get("rss", 0),
             },

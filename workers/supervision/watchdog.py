@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from convscope.backoff import Backoff
 from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.counters import Counters
 from workers.supervision.engine_process import EngineProcess
@@ -96,15 +97,14 @@ class Watchdog:
 
     async def keep(self) -> None:
         """Start an engine, and another one whenever it ends."""
-        backoff_s = FIRST_BACKOFF_S
+        backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
         while True:
             lived_s = await self._live_and_die()
             if lived_s is not None:
-                backoff_s = FIRST_BACKOFF_S
+                backoff.reset()
                 await asyncio.sleep(0 if lived_s >= SOON_S else FIRST_BACKOFF_S)
             else:
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+                await asyncio.sleep(backoff.next_s())
 
     async def _live_and_die(self) -> float | None:
         """One engine from its start to its end; for how long it was ready, None where it never was."""

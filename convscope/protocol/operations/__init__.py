@@ -1,4 +1,7 @@
-"""The registry: every module of this package that defines `OPERATION` is an operation. Nothing else lists them."""
+"""The registry: every module of this package that defines `OPERATION` is an operation. Nothing else lists them.
+
+May import convscope.protocol.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.pictures import ArrayInfo, Picture
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import CommonRequest, Preprocess
+from convscope.protocol.selections import count_of
 
 R = TypeVar("R", bound=CommonRequest)
 
@@ -99,13 +100,7 @@ def check_channels(channels: list[int] | str, layer: LayerCard, pointer: str = "
 
 def count_channels(channels: list[int] | str, layer: LayerCard) -> int:
     """How many channels a selection gives at that layer."""
-    if isinstance(channels, list):
-        return len(channels)
-    if channels == "all":
-        return layer.channels
-    if channels == "strongest":
-        return 1
-    return min(int(channels.partition(":")[2]), layer.channels)
+    return count_of(channels, layer.channels)
 
 
 def check_applicable(operation: str, layer: LayerCard, card: ModelCard) -> None:

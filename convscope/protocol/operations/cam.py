@@ -11,10 +11,12 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Cost, Operation, check_applicable
+from convscope.protocol.operations.rules import BENT_GATES
 from convscope.protocol.operations.targets import resolve_target
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import ImagesRequest, LayerName, split_commas
+from convscope.protocol.selections import count_of
 
 Method = Literal[
     "cam", "gradcam", "gradcam++", "hirescam", "elementwise", "xgradcam", "layercam", "eigencam", "eigengradcam",
@@ -24,8 +26,10 @@ Method = Literal[
 INPUT_SIZED = frozenset({"fullgrad", "guided-gradcam"})
 """Methods whose map has the size of the network's input rather than of the layer."""
 
+MOST_TOP = 32
+"""Largest K of a target `top:K`."""
+
 RULED = frozenset({"guided-gradcam"})
-BENT_GATES = frozenset({"silu", "gelu", "hardswish", "mish", "elu", "selu", "celu", "softplus"})
 
 
 def _targets(value: object) -> object:
@@ -61,8 +65,8 @@ class CamRequest(ImagesRequest):
     def _targets_are_words(self) -> Self:
         for target in self.targets:
             word = str(target)
-            if word.startswith("top:") and not (word[4:].isdecimal() and 1 <= int(word[4:]) <= 32):
-                raise ValueError("top:K takes K from 1 to 32")
+            if word.startswith("top:") and not (word[4:].isdecimal() and 1 <= int(word[4:]) <= MOST_TOP):
+                raise ValueError(f"top:K takes K from 1 to {MOST_TOP}")
         return self
 
 
@@ -98,7 +102,7 @@ class CamFacts(BaseModel):
     notes: list[str] = Field(description="How not to read the maps.")
 
 
-class Cam(Operation[CamRequest]):
+class CamOperation(Operation[CamRequest]):
     """Class activation maps."""
 
     name = "cam"
@@ -135,7 +139,7 @@ class Cam(Operation[CamRequest]):
         channels, height, width = layer.shape
         size = request.preprocess.size if request.preprocess and request.preprocess.size else card.preprocess.size
         pixels = size[0] * size[1]
-        targets = sum(int(str(t)[4:]) if str(t).startswith("top:") else 1 for t in request.targets)
+        targets = sum(count_of(str(t), MOST_TOP) for t in request.targets)
         numbers, forwards = 0, images * (1.0 + 2.0 * targets)
         for method in request.methods:
             own = {"guided-gradcam": card.preprocess.channels * pixels, "fullgrad": pixels}.get(method, height * width)
@@ -182,4 +186,4 @@ def _class(target: int | str, card: ModelCard) -> int | str:
     return resolved
 
 
-OPERATION = Cam()
+OPERATION = CamOperation()

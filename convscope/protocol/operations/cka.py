@@ -105,7 +105,7 @@ class CkaFacts(BaseModel):
     matrices: list[MatrixFacts]
 
 
-class Cka(Operation[CkaRequest]):
+class CkaOperation(Operation[CkaRequest]):
     """Centered kernel alignment between channels, layers or networks."""
 
     name = "cka"
@@ -230,4 +230,4 @@ def _default(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-OPERATION = Cka()
+OPERATION = CkaOperation()

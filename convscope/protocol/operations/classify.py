@@ -38,7 +38,7 @@ class ClassifyFacts(BaseModel):
     )
 
 
-class Classify(Operation[ClassifyRequest]):
+class ClassifyOperation(Operation[ClassifyRequest]):
     """The strongest classes of each image."""
 
     name = "classify"
@@ -75,4 +75,4 @@ def output_count(card: ModelCard) -> int:
     return max(card.layers[-1].channels, 1) if card.layers else 1
 
 
-OPERATION = Classify()
+OPERATION = ClassifyOperation()

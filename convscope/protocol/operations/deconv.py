@@ -14,6 +14,7 @@ from convscope.protocol.operations.base import Cost, Operation, check_channels, 
 from convscope.protocol.operations.rules import Rule, check_rule
 from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
+from convscope.protocol.selections import count_of
 
 _SEED_UNIT = r"^(max|channel|top:[1-9][0-9]{0,3})$"
 
@@ -90,7 +91,7 @@ class DeconvFacts(BaseModel):
     caution: str | None = Field(description="How not to read the picture.")
 
 
-class Deconv(Operation[DeconvRequest]):
+class DeconvOperation(Operation[DeconvRequest]):
     """Projections of units to pixels."""
 
     name = "deconv"
@@ -168,7 +169,7 @@ def _tile(layer: str, k: int, facts: Mapping[str, Any]) -> Tile:
 def count_units(seed_unit: str, layer: LayerCard) -> int:
     """Projections for each channel."""
     plane = layer.shape[1] * layer.shape[2] if layer.spatial else 1
-    return min(int(seed_unit.partition(":")[2]), plane) if seed_unit.startswith("top:") else 1
+    return count_of(seed_unit, plane)
 
 
-OPERATION = Deconv()
+OPERATION = DeconvOperation()

@@ -65,7 +65,7 @@ class FeatureMapsFacts(BaseModel):
     )
 
 
-class FeatureMaps(Operation[FeatureMapsRequest]):
+class FeatureMapsOperation(Operation[FeatureMapsRequest]):
     """The activations of chosen channels of chosen layers."""
 
     name = "feature-maps"
@@ -143,4 +143,4 @@ class FeatureMaps(Operation[FeatureMapsRequest]):
         return drawn
 
 
-OPERATION = FeatureMaps()
+OPERATION = FeatureMapsOperation()

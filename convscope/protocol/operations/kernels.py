@@ -13,6 +13,7 @@ from convscope.protocol.operations.base import Cost, Operation, check_applicable
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, CommonRequest, LayerName
+from convscope.protocol.selections import count_of
 
 FIRST_FILTERS = "first:64"
 MOST_TILES = 1024
@@ -48,7 +49,7 @@ class KernelsFacts(BaseModel):
     norms: list[float] = Field(description="L2 norm of each chosen filter over all its inputs.")
 
 
-class Kernels(Operation[KernelsRequest]):
+class KernelsOperation(Operation[KernelsRequest]):
     """The weights of a convolution."""
 
     name = "kernels"
@@ -71,7 +72,7 @@ class Kernels(Operation[KernelsRequest]):
 
     def cost(self, request: KernelsRequest, card: ModelCard, images: int) -> Cost:
         outputs, inputs, height, width = _kernel_shape(card.layer(request.layer or ""))
-        numbers = _count(request.filters, outputs) * _count(request.inputs, inputs) * height * width
+        numbers = count_of(request.filters, outputs) * count_of(request.inputs, inputs) * height * width
         return Cost(result_bytes=4 * numbers, forwards=0.0)
 
     def pictures(
@@ -122,14 +123,6 @@ def _kernel_shape(layer: LayerCard) -> tuple[int, int, int, int]:
     return outputs, inputs, height, width
 
 
-def _count(wish: list[int] | str, there: int) -> int:
-    if isinstance(wish, list):
-        return len(wish)
-    if wish == "all":
-        return there
-    return 1 if wish == "strongest" else min(int(wish.partition(":")[2]), there)
-
-
 def _check(wish: list[int] | str, there: int, layer: LayerCard, pointer: str, what: str) -> None:
     wrong = [channel for channel in wish if channel >= there] if isinstance(wish, list) else []
     if wrong:
@@ -141,4 +134,4 @@ def _check(wish: list[int] | str, there: int, layer: LayerCard, pointer: str, wh
         )
 
 
-OPERATION = Kernels()
+OPERATION = KernelsOperation()

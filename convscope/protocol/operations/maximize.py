@@ -20,7 +20,7 @@ from convscope.protocol.operations.objectives import (
 )
 from convscope.protocol.operations.presets import FIELDS, PRESETS
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
 
 MOST_PICTURES = 512
@@ -153,7 +153,7 @@ class MaximizeFacts(BaseModel):
     pictures: list[PictureFacts]
 
 
-class Maximize(Operation[MaximizeRequest]):
+class MaximizeOperation(Operation[MaximizeRequest]):
     """Activation maximization."""
 
     name = "maximize"
@@ -335,7 +335,7 @@ def _check_preprocess(request: MaximizeRequest) -> None:
 
 
 def _invalid(pointer: str, detail: str) -> ProblemError:
-    return ProblemError("invalid-request", f"{pointer}: {detail}.", errors=[FieldError(pointer, detail)])
+    return invalid_request([FieldError(pointer, detail)])
 
 
-OPERATION = Maximize()
+OPERATION = MaximizeOperation()

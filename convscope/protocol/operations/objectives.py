@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import check_applicable, check_channels
 from convscope.protocol.operations.targets import resolve_target, resolve_unit, target_text
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import MOST_CHANNELS, LayerName, StrictModel, UnitTarget
 
 Reduce = Literal["mean", "max", "center"]
@@ -168,4 +168,4 @@ def _applicable(name: str, card: ModelCard, pointer: str) -> LayerCard:
 
 
 def _refuse(pointer: str, detail: str) -> ProblemError:
-    return ProblemError("invalid-request", f"{pointer}: {detail}.", errors=[FieldError(pointer, detail)])
+    return invalid_request([FieldError(pointer, detail)])

@@ -12,7 +12,7 @@ from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Cost, Operation, check_applicable
 from convscope.protocol.operations.targets import PREDICTED, resolve_target, resolve_unit, target_text
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import invalid_field
 from convscope.protocol.requests import ImagesRequest, LayerName, StrictModel, Target, UnitTarget
 
 WINDOW_SHARE, STRIDE_SHARE = 4, 16
@@ -100,7 +100,7 @@ class OcclusionFacts(BaseModel):
     transform: dict[str, Any]
 
 
-class Occlusion(Operation[OcclusionRequest]):
+class OcclusionOperation(Operation[OcclusionRequest]):
     """Probability, activation and top class over the places of an occluding square."""
 
     name = "occlusion"
@@ -117,13 +117,13 @@ class Occlusion(Operation[OcclusionRequest]):
         if isinstance(target, UnitTarget):
             if unit != WatchedUnit.model_validate({}):
                 detail = "Give the unit to watch as target or as unit, not both."
-                raise ProblemError("invalid-request", detail, errors=[FieldError("/unit", detail)])
+                raise invalid_field("/unit", detail)
             unit, target = WatchedUnit.model_validate(target.model_dump()), PREDICTED
         layer = card.layer(unit.layer or card.default_layers[self.name][0], "/unit/layer")
         check_applicable(self.name, layer, card)
         if unit.channel is None and unit.y is not None:
             detail = "A position needs a channel."
-            raise ProblemError("invalid-request", detail, errors=[FieldError("/unit/channel", detail)])
+            raise invalid_field("/unit/channel", detail)
         if unit.channel is not None:
             whole = UnitTarget(layer=layer.name, channel=unit.channel, y=unit.y, x=unit.x)
             resolve_unit(whole, card, "/unit")
@@ -133,7 +133,7 @@ class Occlusion(Operation[OcclusionRequest]):
                 f"A window of {window[0]}×{window[1]} does not fit into the input of {card.id}, {size[0]}×{size[1]} "
                 f"pixels (/window). Possible: up to {size[0]},{size[1]}; without it a quarter of each side."
             )
-            raise ProblemError("invalid-request", detail, errors=[FieldError("/window", detail)])
+            raise invalid_field("/window", detail)
         return request.model_copy(
             update={
                 "model": card.id,
@@ -199,4 +199,4 @@ def _transform_of_places(facts: Mapping[str, Any]) -> dict[str, Any]:
     return transform
 
 
-OPERATION = Occlusion()
+OPERATION = OcclusionOperation()

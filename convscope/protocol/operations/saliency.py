@@ -80,7 +80,7 @@ class SaliencyFacts(BaseModel):
     images: list[SaliencyImageFacts]
 
 
-class Saliency(Operation[SaliencyRequest]):
+class SaliencyOperation(Operation[SaliencyRequest]):
     """Attributions of a target to the input."""
 
     name = "saliency"
@@ -164,4 +164,4 @@ def _check_guided(name: str, card: ModelCard, nonstandard_gate: bool) -> None:
     check_rule("saliency", layer.model_copy(update={"methods": {}}), card, "guided", nonstandard_gate)
 
 
-OPERATION = Saliency()
+OPERATION = SaliencyOperation()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.requests import UnitTarget
 
 PREDICTED = "predicted"
@@ -34,7 +34,7 @@ def resolve_target(target: int | str | UnitTarget, card: ModelCard, pointer: str
     count = class_count(card)
     if isinstance(target, int) and not 0 <= target < count:
         detail = f"{card.id} has {count} classes, 0 to {count - 1}; {pointer} asks for {target}."
-        raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+        raise invalid_field(pointer, detail)
     return target
 
 
@@ -55,12 +55,12 @@ def resolve_unit(unit: UnitTarget, card: ModelCard, pointer: str = "/target") ->
         )
     if (unit.y is None) != (unit.x is None):
         detail = f"{pointer} needs both y and x, or neither for the mean of the map."
-        raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+        raise invalid_field(pointer, detail)
     if unit.y is not None and unit.x is not None:
         height, width = layer.shape[1:] if layer.spatial else (1, 1)
         if unit.y >= height or unit.x >= width:
             detail = f"The map of {layer.name} is {height}×{width}; {pointer} asks for position ({unit.y}, {unit.x})."
-            raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+            raise invalid_field(pointer, detail)
     return unit.model_copy(update={"layer": layer.name})
 
 
@@ -80,7 +80,7 @@ def _class_index(name: str, card: ModelCard, pointer: str) -> int:
         near = _near(name.casefold(), folded)
         hint = f" Near names: {', '.join(card.classes[folded[one]] for one in near)}." if near else ""
         detail = f"{card.id} has no class {name!r}.{hint} GET /v1/models/{card.id} lists the classes."
-        raise ProblemError("invalid-request", detail, errors=[FieldError(pointer, detail)])
+        raise invalid_field(pointer, detail)
     return found
 
 

@@ -7,6 +7,15 @@ if held and held.epoch == args.epoch and held.state == 'ended' then return held.
 held = owned(args.run, args.epoch)
 if not held then return 'fenced' end
 
+-- A result's pictures are images of everybody who asked for them, before anybody is told of it.
+if args.manifest ~= '' and args.granted ~= '*' then
+  local granted = {}
+  for caller in string.gmatch(args.granted, '%S+') do granted[caller] = true end
+  for _, job in ipairs(members(args.run)) do
+    if not granted[redis.call('HGET', key('job', job), 'caller')] then return 'joined' end
+  end
+end
+
 -- A result is worth keeping even when its jobs were cancelled meanwhile, but not where a worker of another kind
 -- computed it than its digest names.
 local meant, ran_on = held.environment or '', args.environment

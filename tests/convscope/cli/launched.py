@@ -17,6 +17,8 @@ import httpx2
 import psutil
 
 STANDINS = Path(__file__).with_name("standins")
+WITH_STANDINS = f"{STANDINS}{os.pathsep}{Path(__file__).parents[3]}"
+"""Search path on which the stand-ins come before the real parts."""
 DEADLINE_S = 60.0
 T = TypeVar("T")
 
@@ -38,7 +40,7 @@ class Launched:
     ) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVSCOPE_")}
         if standins:
-            environment["PYTHONPATH"] = str(STANDINS)
+            environment["PYTHONPATH"] = WITH_STANDINS
         command = [sys.executable, "-P", "-m", "convscope.cli", "serve", "--data", str(data), "--port", "0", *flags]
         self.process = subprocess.Popen(
             command,

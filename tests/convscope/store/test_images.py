@@ -84,14 +84,17 @@ async def test_a_file_whose_pixels_were_stored_just_before_is_known(
 
 
 async def test_a_picture_of_a_job_is_no_known_file(images: Images) -> None:
-    made = await images.add_pixels("ann", picture(7))
+    made = await images.get("ann", await images.grant(["ann"], picture(7)))
     assert await images.known("ann", made.sha256) is None
 
 
 async def test_pictures_of_jobs_are_named_by_their_pixels(images: Images) -> None:
-    first, again = await images.add_pixels("ann", picture(7)), await images.add_pixels("ann", picture(7))
-    other = await images.add_pixels("ann", picture(7, 3, 2))
-    assert first.id == again.id != other.id
+    granted = [await images.grant(["ann", "bob"], picture(7)), await images.grant(["ann"], picture(7))]
+    other = await images.get("ann", await images.grant(["ann"], picture(7, 3, 2)))
+    first = await images.get("bob", granted[0])
+    assert granted[0] == granted[1] == first.id != other.id
+    with pytest.raises(ProblemError, match="not-found"):
+        await images.get("bob", other.id)
     assert first.format == MADE
     assert first.sha256 == hashlib.sha256(npy_bytes(picture(7))).hexdigest()
     assert (await images.read_pixels(other.pixels)).shape == (3, 2, 3)
@@ -100,7 +103,7 @@ async def test_pictures_of_jobs_are_named_by_their_pixels(images: Images) -> Non
 async def test_what_is_no_picture_is_refused(images: Images) -> None:
     for wrong in (np.zeros((2, 2), np.uint8), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 0, 3), np.uint8)):
         with pytest.raises(ValueError, match="H×W×3"):
-            await images.add_pixels("ann", wrong)
+            await images.grant(["ann"], wrong)
     with pytest.raises(ValueError, match="uint8"):
         npy_bytes(np.zeros((2, 2, 3), np.float32))  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx2
@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from convscope.protocol.results import Manifest, Provenance, read_safetensors_header
 from convscope.queue.connection import connect
-from convscope.queue.jobs import Claim, JobLimits, Jobs
+from convscope.queue.jobs import Claim, JobLimits, Jobs, Verdict
 from convscope.settings import Settings
 from convscope.store.artifacts import Artifacts
 from convscope.store.images import Images
@@ -87,18 +87,18 @@ class Painter:
 
         return self._with_queue(work)
 
-    def store(self, claim: Claim, picture: np.ndarray, knows: str) -> str:
-        """Arrays, the picture as an image of the one caller that the worker knows, and the manifest; its key."""
+    def store(self, claim: Claim, picture: np.ndarray, knows: Sequence[str]) -> str:
+        """Arrays, the picture as an image of the callers that the worker knows, and the manifest; its key."""
 
         async def work(redis: Redis, jobs: Jobs) -> str:
             artifacts = Artifacts.open(self.settings.artifacts_location)
-            record = await Images(redis, artifacts, self.settings.keep_images_s).add_pixels(knows, picture)
+            image_id = await Images(redis, artifacts, self.settings.keep_images_s).grant(knows, picture)
             data = safetensors.numpy.save({"images": picture[None]})
             told = {"kind": "channel", "layer": "conv", "channel": 1, "loss_last": 1.0, "value": 1.0, "dead": False}
             manifest = Manifest(
                 operation=claim.operation,
                 request=claim.request,
-                facts={"pictures": [{**told, "image_id": record.id}]},
+                facts={"pictures": [{**told, "image_id": image_id}]},
                 arrays=read_safetensors_header(data),
                 arrays_key=await artifacts.put("results", data),
                 images=[],
@@ -109,9 +109,14 @@ class Painter:
 
         return self._with_queue(work)
 
-    def finish(self, claim: Claim, manifest: str) -> None:
-        """The end of the run."""
-        self._with_queue(lambda _, jobs: jobs.finish(claim.run, claim.epoch, manifest=manifest, computed_ms=1.0))
+    def finish(self, claim: Claim, manifest: str, granted: Sequence[str]) -> Verdict:
+        """The end of the run, of whose pictures those callers have images."""
+
+        async def work(redis: Redis, jobs: Jobs) -> Verdict:
+            return await jobs.finish(claim.run, claim.epoch, manifest=manifest, granted=granted, computed_ms=1.0)
+
+        verdict: Verdict = self._with_queue(work)
+        return verdict
 
     def _with_queue(self, work: Any) -> Any:
         async def run() -> Any:
@@ -133,9 +138,12 @@ def test_everyone_owns_the_pictures_of_a_shared_result(
     with worker.idle():
         first = ask(ann, 71)
         claim = painter.claim()
-        manifest = painter.store(claim, picture, knows="ann")
+        manifest = painter.store(claim, picture, knows=["ann"])
         late = ask(bob, 71)  # joins when the worker has already asked whose pictures these are
-        painter.finish(claim, manifest)
+        assert painter.finish(claim, manifest, ["ann"]) is Verdict.JOINED
+        assert bob.get(f"/v1/jobs/{late['id']}").json()["state"] == "running", "nobody is shown what is not theirs"
+        painter.store(claim, picture, knows=["bob"])
+        assert painter.finish(claim, manifest, ["ann", "bob"]) is Verdict.GO_ON
         cached = ask(cat, 71)
     assert cached["state"] == "succeeded", "answered from the cache"
     ids = {look(client, job) for client, job in ((ann, first), (bob, late), (cat, cached))}
@@ -143,6 +151,19 @@ def test_everyone_owns_the_pictures_of_a_shared_result(
     (image_id,) = ids
     for client in callers:
         owns(client, image_id, picture)
+
+
+def test_looking_writes_nothing(guarded: Service, callers: list[httpx2.Client], worker: Worker) -> None:
+    ann, _, _ = callers
+    painter = Painter(guarded.settings)
+    with worker.idle():
+        job = ask(ann, 73)
+        claim = painter.claim()
+        manifest = painter.store(claim, np.full((8, 8, 3), 4, np.uint8), knows=["bob"])
+        painter.finish(claim, manifest, ["ann"])  # as a worker says that could not grant it, its queue being full
+    image_id = look(ann, job)
+    problem_of(ann.get(f"/v1/images/{image_id}"), 404, "not-found")
+    assert ann.get("/v1/images").json() == {"images": []} or image_id not in ann.get("/v1/images").text
 
 
 def test_a_picture_that_was_deleted_does_not_come_back_by_looking(
@@ -153,7 +174,7 @@ def test_a_picture_that_was_deleted_does_not_come_back_by_looking(
     with worker.idle():
         first = ask(ann, 72)
         claim = painter.claim()
-        painter.finish(claim, painter.store(claim, np.full((8, 8, 3), 9, np.uint8), knows="ann"))
+        painter.finish(claim, painter.store(claim, np.full((8, 8, 3), 9, np.uint8), knows=["ann"]), ["ann"])
         cached = ask(bob, 72)
     for client, job in ((ann, first), (bob, cached)):
         image_id = look(client, job)

@@ -17,7 +17,7 @@ from tests.service.http.test_methods import submitted
 from tests.service.support import DEADLINE_S, HOLD, Service, png_bytes, wait_for
 
 LIMIT_S = 2.0
-LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def endless(line: socket.socket, what: bytes) -> None:
 
 def follow(line: socket.socket, path: str) -> None:
     """Begin to read the events of a job that goes on."""
-    line.sendall(f"GET {path}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    line.sendall(f"GET {path}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     got = b""
     while b"event: state" not in got:
         got += line.recv(65536)
@@ -89,7 +89,7 @@ def test_a_head_that_stops_is_not_waited_for(service: Service, held: str) -> Non
     """On fresh connections, after a request that was answered, and amid an answer, where the connection ends without
     another; all at once, for the time it takes.
     """
-    beginnings = [b"", b"GE", b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Half: ", LIVEZ + b"GE", LIVEZ + b"\r\n"]
+    beginnings = [b"", b"GE", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Half: ", LIVEZ + b"GE", LIVEZ + b"\r\n"]
     with ExitStack() as stack:
         lines = [stack.enter_context(closing(connected(service))) for _ in beginnings]
         for line, begun in zip(lines, beginnings, strict=True):
@@ -109,7 +109,7 @@ def test_a_head_that_stops_is_not_waited_for(service: Service, held: str) -> Non
 
 def test_a_head_without_end_amid_an_answer(line: socket.socket, held: str) -> None:
     follow(line, held)
-    line.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+    line.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n")
     endless(line, b"X-More: " + b"y" * 8000 + b"\r\n")
 
 
@@ -117,7 +117,7 @@ def test_a_head_without_end_amid_an_answer(line: socket.socket, held: str) -> No
 def test_trailers_without_end(line: socket.socket, begun: bytes) -> None:
     """What follows the last piece of a body is kept like a head, and bounded like one."""
     fields = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
-    line.sendall(b"POST /v1/kernels HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n2\r\n{}\r\n0\r\n" + begun)
+    line.sendall(b"POST /v1/kernels HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n2\r\n{}\r\n0\r\n" + begun)
     endless(line, b"y" * 8000 if begun.endswith(b" ") else b"X-More: " + b"y" * 8000 + b"\r\n")
 
 
@@ -135,7 +135,7 @@ def test_a_head_that_drips_has_no_more_time(line: socket.socket) -> None:
 
 
 def test_a_head_without_end_is_refused(line: socket.socket) -> None:
-    line.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+    line.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n")
     try:
         for _ in range(1000):
             line.sendall(b"X-More: " + b"y" * 8000 + b"\r\n")
@@ -146,7 +146,7 @@ def test_a_head_without_end_is_refused(line: socket.socket) -> None:
 
 def test_the_rest_of_a_body_that_was_refused_is_no_head(line: socket.socket) -> None:
     """It is thrown away, for as long as a head may take; there is no second answer."""
-    line.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+    line.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n")
     for _ in range(20):
         line.sendall(bytes(10_000))
     assert problem_in(rest(line))["type"] == "/problems/not-found"
@@ -155,7 +155,7 @@ def test_the_rest_of_a_body_that_was_refused_is_no_head(line: socket.socket) -> 
 def test_the_last_of_a_body_that_was_refused_is_no_head(line: socket.socket) -> None:
     """However much of it comes at once, the connection stays good."""
     for _ in range(4):
-        line.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+        line.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n")
         assert answer(line).startswith(b"HTTP/1.1 404")
         line.sendall(bytes(200_000))
         time.sleep(0.05)  # its last bytes and the next request are not to be read as one

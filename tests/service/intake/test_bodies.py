@@ -201,7 +201,7 @@ class Wire:
         return int(head.split()[1]), json.loads(body)
 
 
-HEAD = b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n%s\r\n\r\n"
+HEAD = b"POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\n%s\r\n\r\n"
 FORM = b"multipart/form-data; boundary=B"
 
 

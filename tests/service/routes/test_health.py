@@ -178,7 +178,7 @@ def test_keys_must_make_sense(tmp_path: object, service_settings: Settings) -> N
             create_app(service_settings.model_copy(update={"api_keys_file": path}))
 
 
-def test_log_lines_are_json_with_ids(capsys: pytest.CaptureFixture[str], service_settings: Settings) -> None:
+def test_log_lines_are_json_with_ids(capfd: pytest.CaptureFixture[str], service_settings: Settings) -> None:
     import structlog
 
     from convscope import logs
@@ -191,10 +191,11 @@ def test_log_lines_are_json_with_ids(capsys: pytest.CaptureFixture[str], service
         structlog.contextvars.bind_contextvars(request_id="r1", job_id="j1")
         structlog.get_logger("service").info("something", value=1)
         logging.getLogger("library").warning("said %s", "this")
+        logs.standard_error(True).end()
     finally:
         structlog.contextvars.clear_contextvars()
         root.handlers[:], root.level = handlers, level
         structlog.configure(**defaults)
-    ours, theirs = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    ours, theirs = (json.loads(line) for line in capfd.readouterr().err.splitlines())
     assert (ours["event"], ours["value"], ours["request_id"], ours["job_id"]) == ("something", 1, "r1", "j1")
     assert theirs["event"] == "said this" and theirs["level"] == "warning"

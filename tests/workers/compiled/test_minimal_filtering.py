@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from workers.compiled.cook_toom import cook_toom
 from workers.compiled.max_pooling import pool
-from workers.compiled.minimal_filtering import FEW, POINTS, Kernels, _filtered_and_pooled, convolve
+from workers.compiled.minimal_filtering import FEW, POINTS, TransformedKernels, _filtered_and_pooled, convolve
 from workers.compiled.threads import side_by_side
-from workers.compiled.tile_pages import Page
+from workers.compiled.tile_pages import TilePage
 from workers.compiled.tile_products import MOST_TILES
 from workers.compiled.tile_transforms import lay_tiles, take_tiles
 
@@ -119,7 +119,7 @@ def test_every_size_is_the_convolution_and_its_gradient(
     x = numbers(images, channels, height, width).contiguous(memory_format=layout).requires_grad_()
     exact = x.detach().double().requires_grad_()
     expected = F.conv2d(exact, weight.double(), None if bias is None else bias.double(), padding=padding)
-    found = convolve(x, Kernels(weight), bias, padding)
+    found = convolve(x, TransformedKernels(weight), bias, padding)
     assert float((found - expected).detach().abs().max() / expected.detach().abs().max()) < 1e-5
     direction = numbers(*expected.shape)
     (ours,) = torch.autograd.grad(found, x, direction)
@@ -135,7 +135,7 @@ def test_the_gradient_of_a_few_channels_is_the_convolutions(alive: int, padding:
     generator = torch.Generator().manual_seed(alive)
     weight = torch.randn(70, 64, 3, 3, generator=generator)
     x = torch.randn(2, 64, 25, 21, generator=generator).requires_grad_()
-    found = convolve(x, Kernels(weight), None, padding)
+    found = convolve(x, TransformedKernels(weight), None, padding)
     slopes = torch.zeros(found.shape)
     for image in range(2):
         chosen = torch.randperm(70, generator=generator)[:alive]
@@ -151,7 +151,7 @@ def test_the_gradient_of_a_few_channels_is_the_convolutions(alive: int, padding:
 def test_what_follows_may_work_in_place() -> None:
     x = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(1))
-    found = torch.relu_(convolve(x, Kernels(weight), None, 1))
+    found = torch.relu_(convolve(x, TransformedKernels(weight), None, 1))
     expected = torch.relu(F.conv2d(x, weight, None, padding=1))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
     (ours,), (theirs,) = torch.autograd.grad(found.sum(), x), torch.autograd.grad(expected.sum(), x)
@@ -163,7 +163,7 @@ def test_what_follows_may_work_in_place() -> None:
 def test_a_rectified_convolution_has_the_bits_of_both(kind: torch.dtype, alive: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 64, 50, 46, generator=generator).to(kind).contiguous(memory_format=torch.channels_last)
-    kernels = Kernels(torch.randn(70, 64, 3, 3, generator=generator).to(kind))
+    kernels = TransformedKernels(torch.randn(70, 64, 3, 3, generator=generator).to(kind))
     bias = torch.randn(70, generator=generator).to(kind)
     direction = torch.randn(2, 70, 50, 46, generator=generator).to(kind)
     direction[0, alive:] = 0
@@ -181,7 +181,7 @@ def test_slopes_that_its_relu_stops_do_not_choose_the_way_of_a_gradient() -> Non
     """Five channels have slopes, and the ReLU lets four through: the fewer, the quicker way, and other bits."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 64, 20, 20, generator=generator).requires_grad_()
-    kernels, bias = Kernels(torch.randn(64, 64, 3, 3, generator=generator)), torch.zeros(64)
+    kernels, bias = TransformedKernels(torch.randn(64, 64, 3, 3, generator=generator)), torch.zeros(64)
     bias[2] = -1e4
     direction = torch.zeros(1, 64, 20, 20)
     direction[:, : FEW + 1] = torch.randn(1, FEW + 1, 20, 20, generator=generator)
@@ -194,7 +194,7 @@ def test_slopes_that_its_relu_stops_do_not_choose_the_way_of_a_gradient() -> Non
 def test_a_rectified_convolution_hides_no_number_that_is_none() -> None:
     x = torch.zeros(1, 64, 8, 8)
     x[0, 0, 4, 4] = torch.nan
-    found = convolve(x, Kernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True)
+    found = convolve(x, TransformedKernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True)
     assert bool(found.isnan().any())
 
 
@@ -217,7 +217,7 @@ def test_a_pooled_convolution_has_the_bits_of_all_three(
     height, width = max(height, 4 - 2 * padding), max(width, 4 - 2 * padding)
     x = torch.randn(images, 64, height, width, generator=generator).to(kind)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    kernels = Kernels(torch.randn(70, 64, 3, 3, generator=generator).to(kind))
+    kernels = TransformedKernels(torch.randn(70, 64, 3, 3, generator=generator).to(kind))
     bias = (20 * torch.randn(70, generator=generator) - 20).to(kind)
     together = convolve(x, kernels, bias, padding, rectified=True, pooled=True)
     apart = pool(torch.relu(convolve(x, kernels, bias, padding)))
@@ -232,8 +232,8 @@ def test_a_pooled_convolution_has_the_bits_of_all_three(
 
 def test_of_equal_outputs_the_first_has_the_slope_and_of_a_shut_window_none() -> None:
     """Constant maps: channel k is k − 35 everywhere, so that every window ties."""
-    kernels, bias = Kernels(torch.zeros(70, 64, 3, 3)), torch.arange(70.0) - 35
-    page = Page(torch.zeros(1, 64, 8, 12))
+    kernels, bias = TransformedKernels(torch.zeros(70, 64, 3, 3)), torch.arange(70.0) - 35
+    page = TilePage(torch.zeros(1, 64, 8, 12))
     found, places = _filtered_and_pooled(page, kernels.forward, bias, 1)
     assert torch.equal(found, bias.clamp(min=0).view(1, 70, 1, 1).expand(1, 70, 4, 6))
     assert torch.equal(places, (bias > 0).to(torch.uint8).view(1, 70, 1, 1).expand(1, 70, 4, 6))
@@ -242,18 +242,18 @@ def test_of_equal_outputs_the_first_has_the_slope_and_of_a_shut_window_none() ->
 def test_a_pooled_convolution_hides_no_number_that_is_none() -> None:
     x = torch.zeros(1, 64, 8, 8)
     x[0, 0, 4, 4] = torch.nan
-    found = convolve(x, Kernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True, pooled=True)
+    found = convolve(x, TransformedKernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True, pooled=True)
     assert bool(found.isnan().any())
 
 
 def test_what_is_pooled_is_rectified() -> None:
     with pytest.raises(ValueError, match="rectified first"):
-        convolve(torch.zeros(1, 64, 8, 8), Kernels(torch.zeros(64, 64, 3, 3)), None, 1, pooled=True)
+        convolve(torch.zeros(1, 64, 8, 8), TransformedKernels(torch.zeros(64, 64, 3, 3)), None, 1, pooled=True)
 
 
 def test_an_output_that_was_overwritten_gives_no_wrong_gradient() -> None:
     x = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    found = convolve(x, Kernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True)
+    found = convolve(x, TransformedKernels(torch.randn(64, 64, 3, 3)), None, 1, rectified=True)
     loss = found.sum()
     found.data.zero_()
     found.mul_(2)
@@ -267,7 +267,7 @@ def test_the_number_of_threads_changes_no_bit(side: int, pooled: bool) -> None:
     assert (-(-side // 4)) ** 2 > MOST_TILES or side == 14
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 64, side, side, generator=generator)
-    kernels = Kernels(torch.randn(96, 64, 3, 3, generator=generator))
+    kernels = TransformedKernels(torch.randn(96, 64, 3, 3, generator=generator))
     before = torch.get_num_threads()
     found = []
     try:
@@ -285,7 +285,7 @@ def test_images_of_few_tiles_have_the_same_bits_in_any_company(count: int) -> No
     """Two threads take images in turn where that leaves none idle, else parts of the products."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, 64, 28, 26, generator=generator).contiguous(memory_format=torch.channels_last)
-    kernels = Kernels(torch.randn(96, 64, 3, 3, generator=generator))
+    kernels = TransformedKernels(torch.randn(96, 64, 3, 3, generator=generator))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -298,7 +298,7 @@ def test_images_of_few_tiles_have_the_same_bits_in_any_company(count: int) -> No
 
 def test_too_few_channels_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 64 channels in and out, not 3 and 64"):
-        Kernels(torch.zeros(64, 3, 3, 3))
+        TransformedKernels(torch.zeros(64, 3, 3, 3))
 
 
 def test_tasks_have_one_thread_each_and_their_errors_come_out() -> None:

@@ -33,6 +33,11 @@ class Small:
         self.layers = {"0": Layer("0", "Linear", 0, (64,)), "2": Layer("2", "Linear", 2, (16,))}
         self.input_size = (4, 4)
         self.weights_sha256 = "5ha256"
+        self.random = False
+
+    def notes(self, precision: str) -> list[str]:
+        """Nothing to say."""
+        return []
 
 
 class Networks:

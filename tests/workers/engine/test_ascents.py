@@ -17,7 +17,7 @@ import torch
 from tests.workers.engine.test_loop import Bench
 from tests.workers.methods.ascents import channel, request
 from workers.engine.fast_tiles import FastTiles
-from workers.engine.loader import Catalogue, Source
+from workers.engine.loader import NetworkCatalogue, NetworkSource
 from workers.engine.loop import Engine
 from workers.engine.registry import find_methods
 from workers.methods.maximize.method import Maximize
@@ -45,14 +45,14 @@ EARLY, LATE, UNTROUBLED = 1, 6, 4
 class Ascents(Bench):
     """An engine with the real `maximize` and the real network."""
 
-    def __init__(self, networks: Catalogue, tile: int = 0) -> None:
+    def __init__(self, networks: NetworkCatalogue, tile: int = 0) -> None:
         # The slice is long, so that no `fast` tile is halved by a machine that stands still.
         # And no checkpoint is made but where a test asks for one.
         super().__init__(
             methods="workers.methods", default_model=MODEL, tile=tile, slice_s=60.0, preview_s=0.5, checkpoint_s=3600.0
         )
         self.engine.close()
-        source = Source(networks, "code", {})
+        source = NetworkSource(networks, "code", {})
         methods = find_methods(self.config.methods)
         self.engine = Engine(self.config, torch.device("cpu"), source, methods, self.said)  # type: ignore[arg-type]
         # A `fast` group begins with all its rows in one step, whatever is quickest here: that is what is looked at.

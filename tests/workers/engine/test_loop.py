@@ -17,7 +17,7 @@ from tests.workers.engine.dummies.climb import Climb
 from tests.workers.engine.networks import Networks
 from workers.engine import reports
 from workers.engine.device import DeviceLostError
-from workers.engine.loader import Source
+from workers.engine.loader import NetworkSource
 from workers.engine.loop import Engine
 from workers.engine.memory import estimate_row_bytes
 from workers.engine.registry import find_methods
@@ -51,7 +51,7 @@ class Bench:
             **{"methods": "tests.workers.engine.dummies", "progress_s": 0.0, "preview_s": 0.0, **config}
         )
         self.said = Recorder()
-        source = Source(Networks(), "code", {})
+        source = NetworkSource(Networks(), "code", {})
         self.engine = Engine(self.config, torch.device("cpu"), source, find_methods(self.config.methods), self.said)
         Bench.made.append(self)
         self._names = (f"run{number}" for number in itertools.count())

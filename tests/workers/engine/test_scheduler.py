@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.engine.plan import FinishTask, Idle, Limits, RunBatch, StartTask, StepTile, Task
+from workers.engine.plan import FinishTask, Idle, RunBatch, SliceLimits, StartTask, StepTile, Task
 from workers.engine.scheduler import COMPANY_S, PATIENCE, STREAK, Scheduler
 
-LIMITS = Limits(memory={"interactive": 100, "batch": 100}, share_s=5.0)
+LIMITS = SliceLimits(memory={"interactive": 100, "batch": 100}, share_s=5.0)
 
 
 @dataclass

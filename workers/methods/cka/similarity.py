@@ -96,7 +96,7 @@ def _check_finite(power: Tensor) -> None:
         raise MethodError("numerical-error", "some activations are not finite, so nothing can be compared")
 
 
-class _Side:
+class _Axis:
     """Rows or columns: what is remembered of them over all batches."""
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -118,10 +118,10 @@ class _Side:
         self.dominant = torch.maximum(self.dominant, shares.amax(dim=1).double().cpu())
 
 
-class _Batch:
+class _PreparedBatch:
     """One side of one batch, ready for HSIC: as features where that is cheaper, else as Grams of the kernel."""
 
-    def __init__(self, samples: Samples, side: _Side, options: Options) -> None:
+    def __init__(self, samples: Samples, side: _Axis, options: Options) -> None:
         side.look(samples)
         self.estimator = options.estimator
         self.varies = samples.varies
@@ -144,7 +144,7 @@ class _Batch:
             self.raw = hsic.gram_rbf(squared, torch.where(side.sigma > 0, side.sigma, 1.0) / scale)
             self._power = torch.ones_like(samples.power)
 
-    def cross(self, other: _Batch, order: Tensor | None = None) -> Tensor:
+    def cross(self, other: _PreparedBatch, order: Tensor | None = None) -> Tensor:
         """HSIC with every row of `other`, whose samples are taken in `order`: float64 (P, Q)."""
         if self.features is not None and other.features is not None:
             theirs = other.features if order is None else other.features[:, order]
@@ -182,9 +182,9 @@ class _Batch:
             found = hsic.center_gram(self.grams(), "biased").diagonal(dim1=-2, dim2=-1).double().sum(dim=1)
         return found * self._power
 
-    def take(self, rows: int, samples: Tensor | None = None) -> _Batch:
+    def take(self, rows: int, samples: Tensor | None = None) -> _PreparedBatch:
         """The first `rows` rows, on some of the samples."""
-        part = object.__new__(_Batch)
+        part = object.__new__(_PreparedBatch)
         part.estimator, part.features, part.raw = self.estimator, None, None
         part._power, part.varies = self._power[:rows], self.varies[:rows]
         part.n = self.n if samples is None else len(samples)
@@ -224,8 +224,8 @@ class Comparison:
     """
 
     def __init__(self, rows: Sequence[str], columns: Sequence[str] | None, options: Options) -> None:
-        self._rows = _Side(rows)
-        self._columns = None if columns is None else _Side(columns)
+        self._rows = _Axis(rows)
+        self._columns = None if columns is None else _Axis(columns)
         self._options = options
         self._generator = torch.Generator().manual_seed(options.seed)
         self._sums = _Sums()
@@ -239,8 +239,10 @@ class Comparison:
 
     def add(self, rows: Samples, columns: Samples | None = None) -> None:
         """One batch: the features of the rows, and of the columns, over the same n ≥ 4 samples."""
-        left = _Batch(rows, self._rows, self._options)
-        right = left if columns is None or self._columns is None else _Batch(columns, self._columns, self._options)
+        left = _PreparedBatch(rows, self._rows, self._options)
+        right = (
+            left if columns is None or self._columns is None else _PreparedBatch(columns, self._columns, self._options)
+        )
         self._samples.append(left.n)
         cross = left.cross(right)
         if right is left:
@@ -259,7 +261,7 @@ class Comparison:
         elif left.n >= 2 * FEWEST_SAMPLES:
             self._add_halves(left, right)
 
-    def _add_pairings(self, left: _Batch, right: _Batch) -> None:
+    def _add_pairings(self, left: _PreparedBatch, right: _PreparedBatch) -> None:
         if not self._pairings:
             return
         selves = left.selves(), right.selves()
@@ -267,7 +269,7 @@ class Comparison:
             order = torch.randperm(left.n, generator=self._generator)
             pairing.add(left.cross(right, order), *selves)
 
-    def _add_halves(self, left: _Batch, right: _Batch) -> None:
+    def _add_halves(self, left: _PreparedBatch, right: _PreparedBatch) -> None:
         for resample in self._resamples:
             half = torch.randperm(left.n, generator=self._generator)[: left.n // 2]
             ours = left.take(len(self._rows.labels), half)
