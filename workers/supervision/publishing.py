@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
 
@@ -12,6 +13,9 @@ from pydantic import ValidationError
 from convscope.protocol.cards import ModelCard, ModelSummary
 from convscope.store.card_store import CardStore
 from workers.wire import Frame
+
+_MOST_DEATHS = 3
+"""Engines that may end while they describe one network before it is refused."""
 
 RELIST_S = 5.0
 """How soon a change of the operator's catalogue, or a file that came into the folder of weights, is published."""
@@ -43,6 +47,8 @@ class Publisher:
         self._catalogue: list[ModelSummary] | None = None
         self._seen = False
         self._asked: set[str] = set()
+        self._deaths: Counter[str] = Counter()
+        """Engines that ended while they described a network, by network."""
         self._warned: set[str] = set()
         self._listed_at = 0.0
         self._answers: list[Frame] = []
@@ -54,6 +60,20 @@ class Publisher:
         self.environment = environment
         self._asked.clear()
         await self._list()
+
+    def engine_ended(self, how: str) -> None:
+        """An engine has ended; a network that it described alone, or one of several, may be the reason.
+
+        After the first such end networks are described one at a time, so that who dies three times is to blame.
+        """
+        self._deaths.update(self._asked)
+        if len(self._asked) != 1:
+            return
+        (model,) = self._asked
+        if self._deaths[model] >= _MOST_DEATHS:
+            detail = f"{self._deaths[model]} engines ended while they described {model}, the last with {how}"
+            problem = {"problem": "network-does-not-run", "detail": detail}
+            self._answers.append(Frame({"type": "card", "model": model, **problem}))
 
     async def _list(self) -> None:
         self._listed_at = time.monotonic()
@@ -104,6 +124,7 @@ class Publisher:
             else:
                 await self._cards.publish(ModelCard.model_validate(header["card"]))
                 self._asked.discard(header["model"])
+                self._deaths.pop(header["model"], None)
                 log.info("card_published", model=header["model"])
         except ValidationError as error:
             log.error("card_invalid", model=header["model"], error=str(error))
@@ -135,6 +156,7 @@ class Publisher:
             await self._ask(self._default_model)
 
     async def _ask(self, model: str) -> None:
-        if model not in self._asked:
+        one_at_a_time = bool(self._deaths) and bool(self._asked)
+        if model not in self._asked and not one_at_a_time:
             self._asked.add(model)
             await self._send(Frame({"type": "describe", "model": model}))
