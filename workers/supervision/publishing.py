@@ -47,6 +47,8 @@ class Publisher:
         self._catalogue: list[ModelSummary] | None = None
         self._seen = False
         self._asked: set[str] = set()
+        self._problems: dict[str, tuple[str | None, str, str]] = {}
+        """Why operators' entries cannot be used, as the engine found when it described them: digest, detail, problem."""
         self._deaths: Counter[str] = Counter()
         """Engines that ended while they described a network, by network."""
         self._warned: set[str] = set()
@@ -109,6 +111,7 @@ class Publisher:
             log.warning("network_unusable", model=header["model"], problem=header["problem"], detail=header["detail"])
             self._asked.discard(header["model"])
             if header["model"]:
+                self._remember(header["model"], header["detail"], header["problem"])
                 await self._cards.publish_problem(header["model"], header["detail"], header["problem"])
             return
         try:
@@ -150,10 +153,24 @@ class Publisher:
                 log.warning("catalogue_entry_unusable", model=summary.id, problem=summary.problem)
 
     async def _publish_catalogue(self) -> None:
-        await self._cards.publish_catalogue(self._catalogue or [], self.environment, self._default_model)
+        # What was found when a network was described is not forgotten because another entry changed.
+        lines = [self._with_problem(summary) for summary in self._catalogue or []]
+        await self._cards.publish_catalogue(lines, self.environment, self._default_model)
         log.info("catalogue_published", networks=len(self._catalogue or []))
         if await self._cards.peek(self._default_model) is None:
             await self._ask(self._default_model)
+
+    def _remember(self, model: str, detail: str, problem: str) -> None:
+        """Keep why an operator's entry cannot be used, as long as it reads as it does."""
+        summary = next((summary for summary in self._catalogue or [] if summary.id == model), None)
+        if summary is not None and summary.entry_digest is not None:
+            self._problems[model] = (summary.entry_digest, detail, problem)
+
+    def _with_problem(self, summary: ModelSummary) -> ModelSummary:
+        digest, detail, problem = self._problems.get(summary.id, (None, "", ""))
+        if summary.problem is not None or digest is None or digest != summary.entry_digest:
+            return summary
+        return summary.model_copy(update={"problem": detail, "problem_type": problem})
 
     async def _ask(self, model: str) -> None:
         one_at_a_time = bool(self._deaths) and bool(self._asked)
