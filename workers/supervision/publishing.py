@@ -48,7 +48,7 @@ class Publisher:
         self._seen = False
         self._asked: set[str] = set()
         self._problems: dict[str, tuple[str | None, str, str]] = {}
-        """Why operators' entries cannot be used, as the engine found when it described them: digest, detail, problem."""
+        """Why entries of operators' cannot be used, as was found when they were described: digest, detail, problem."""
         self._deaths: Counter[str] = Counter()
         """Engines that ended while they described a network, by network."""
         self._warned: set[str] = set()
