@@ -253,7 +253,7 @@ def _adaptive(before: Field, args: tuple[Any, ...]) -> Callable[[Tensor], Field 
 def _adaptive_window(have: int, want: int) -> tuple[int, int] | None:
     """Length and stride of adaptive pooling's windows along one side; None where they are not all alike.
 
-    Window i is floor(i · have / want) … ceil((i + 1) · have / want), so that windows overlap where `want` is no divisor.
+    Window i is floor(i · have / want) … ceil((i + 1) · have / want): windows overlap where `want` is no divisor.
     """
     starts = [i * have // want for i in range(want)]
     lengths = {-(-(i + 1) * have // want) - start for i, start in enumerate(starts)}
