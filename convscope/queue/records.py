@@ -85,12 +85,17 @@ class JobLimits(_Record):
 
 
 class JobImage(_Record):
-    """An image of a request: `pixels` is the artifact key of its decoded form, a uint8 H×W×3 .npy file."""
+    """An image of a request: `pixels` is the artifact key of its decoded form, a uint8 H×W×3 .npy file.
+
+    `planes` is that of a float32 H×W×C .npy file where it came as an array; a network takes that.
+    """
 
     id: str | None = None
     pixels: str
     width: int
     height: int
+    planes: str | None = None
+    channels: int = 3
 
 
 class JobSpec(_Record):

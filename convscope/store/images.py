@@ -18,6 +18,7 @@ from convscope.store.artifacts import Artifacts
 from convscope.store.shelf import Shelf, ShelfRecord
 
 Pixels = npt.NDArray[np.uint8]
+Planes = npt.NDArray[np.float32]
 
 # The format of a picture that a job made; it never was a file.
 MADE = "pixels"
@@ -30,16 +31,18 @@ class DecodedImage:
     """An uploaded file after decoding.
 
     Args:
-        pixels: uint8, H×W×3, sRGB.
+        pixels: uint8, H×W×3, sRGB; of an array, what is drawn of it.
         format: name of the file format, PNG, JPEG, ….
         sha256: of the file's bytes, hex.
         notes: what was done to the pixels on the way, one short sentence each.
+        planes: float32, H×W×C in [0, 1], where the file was an array.
     """
 
     pixels: Pixels
     format: str
     sha256: str
     notes: tuple[str, ...] = ()
+    planes: Planes | None = None
 
     @property
     def height(self) -> int:
@@ -53,7 +56,10 @@ class DecodedImage:
 
 
 class ImageRecord(ShelfRecord):
-    """What is known of an image; `pixels` is the artifact key of a uint8 H×W×3 .npy file."""
+    """What is known of an image; `pixels` is the artifact key of a uint8 H×W×3 .npy file.
+
+    Where it came as an array, `planes` is the key of a float32 H×W×C .npy file, and `channels` is C.
+    """
 
     width: int
     height: int
@@ -61,6 +67,8 @@ class ImageRecord(ShelfRecord):
     sha256: str
     pixels: str
     notes: tuple[str, ...] = ()
+    planes: str | None = None
+    channels: int = 3
 
 
 class Images:
@@ -83,7 +91,10 @@ class Images:
             ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`.
         """
         pixels = await self.keep_pixels(image.pixels)
-        return await self._put(caller, pixels, image.pixels, image.format, image.sha256, image.notes)
+        planes = None
+        if image.planes is not None:
+            planes = await self._artifacts.put("images", await asyncio.to_thread(planes_bytes, image.planes))
+        return await self._put(caller, pixels, image, planes)
 
     async def known(self, caller: str, sha256: str) -> ImageRecord | None:
         """The caller's image of a file with that SHA-256, kept for longer now; None unless it was stored just before.
@@ -97,8 +108,9 @@ class Images:
         # A job's picture is named by its pixels, and these, sent as a file, would be of no known format.
         if record is None or record.sha256 != sha256 or record.format == MADE:
             return None
-        if not await self._artifacts.is_fresh(record.pixels):
-            return None
+        for kept in (record.pixels, record.planes):
+            if kept is not None and not await self._artifacts.is_fresh(kept):
+                return None
         return await self._shelf.put(caller, record)
 
     async def grant(self, callers: Iterable[str], pixels: Pixels) -> str:
@@ -108,10 +120,10 @@ class Images:
             ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`.
         """
         stored = await self.keep_pixels(pixels)
-        digest = stored.rpartition("/")[2]
+        image = DecodedImage(pixels, MADE, stored.rpartition("/")[2])
         for caller in callers:
-            await self._put(caller, stored, pixels, MADE, digest, ())
-        return image_id(digest)
+            await self._put(caller, stored, image, None)
+        return image_id(image.sha256)
 
     async def keep_pixels(self, pixels: Pixels) -> str:
         """Store pixels (uint8, H×W×3) without a record and return their artifact key.
@@ -130,6 +142,14 @@ class Images:
             ProblemError: `gone`, `store-unavailable`.
         """
         return npy_pixels(await self._artifacts.get(pixels))
+
+    async def read_planes(self, planes: str) -> Planes:
+        """The planes behind an artifact key, float32 H×W×C.
+
+        Raises:
+            ProblemError: `gone`, `store-unavailable`.
+        """
+        return npy_planes(await self._artifacts.get(planes))
 
     async def get(self, caller: str, image_id: str) -> ImageRecord:
         """The caller's image of that id.
@@ -157,18 +177,17 @@ class Images:
         """
         await self._shelf.delete(caller, image_id)
 
-    async def _put(
-        self, caller: str, stored: str, pixels: Pixels, file_format: str, sha256: str, notes: tuple[str, ...]
-    ) -> ImageRecord:
-        height, width, _ = pixels.shape
+    async def _put(self, caller: str, stored: str, image: DecodedImage, planes: str | None) -> ImageRecord:
         record = ImageRecord(
-            id=image_id(sha256),
-            width=width,
-            height=height,
-            format=file_format,
-            sha256=sha256,
+            id=image_id(image.sha256),
+            width=image.width,
+            height=image.height,
+            format=image.format,
+            sha256=image.sha256,
             pixels=stored,
-            notes=notes,
+            notes=image.notes,
+            planes=planes,
+            channels=3 if image.planes is None else int(image.planes.shape[2]),
         )
         return await self._shelf.put(caller, record)
 
@@ -197,3 +216,18 @@ def npy_pixels(data: bytes) -> Pixels:
     np.lib.format.read_magic(buffer)
     shape, _, _ = np.lib.format.read_array_header_1_0(buffer)
     return np.frombuffer(data, np.uint8, offset=buffer.tell()).reshape(shape)
+
+
+def planes_bytes(planes: Planes) -> bytes:
+    """Planes (float32, H×W×C) as a .npy file."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(planes, "<f4"), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npy_planes(data: bytes) -> Planes:
+    """The planes in a .npy file that `planes_bytes` wrote; a view of the bytes, not to be written to."""
+    buffer = io.BytesIO(data)
+    np.lib.format.read_magic(buffer)
+    shape, _, _ = np.lib.format.read_array_header_1_0(buffer)
+    return np.frombuffer(data, np.float32, offset=buffer.tell()).reshape(shape)

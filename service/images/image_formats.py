@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from convscope.protocol.problems import ProblemError
 
-ACCEPTED = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+ACCEPTED = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "NPY", "SAFETENSORS")
 PROFILE_BYTES = 4 << 20
 
 # Real files have ten scans or fewer; each may cost as much time as the whole picture and takes but a few bytes.

@@ -29,8 +29,14 @@ BLOCK_PIXELS = 1 << 20
 Mask = npt.NDArray[np.bool_]
 
 
-def to_srgb(image: Image.Image, file: ImageFile) -> tuple[Pixels, list[str]]:
+def to_srgb(
+    image: Image.Image, file: ImageFile, value_range: tuple[float, float] | None = None
+) -> tuple[Pixels, list[str]]:
     """The pixels of an opened file as uint8 H×W×3 sRGB, and notes of what was done to them.
+
+    Args:
+        image, file: the opened file.
+        value_range: which numbers of more than 8 bits become black and white; None goes by the file.
 
     Raises:
         ProblemError: `unsupported-format` for colours without a rule.
@@ -39,9 +45,9 @@ def to_srgb(image: Image.Image, file: ImageFile) -> tuple[Pixels, list[str]]:
     notes: list[str] = []
     profile = file.profile or image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
-        grey, clear = _deep_grey(image, notes)
+        grey, clear = _deep_grey(image, notes, value_range)
         colour, alpha = Image.fromarray(grey), None if clear is None else _alpha_where(~clear)
-    elif file.format in ("PNG", "TIFF") and (deep := _deep_colour(image, file, notes)) is not None:
+    elif file.format in ("PNG", "TIFF") and (deep := _deep_colour(image, file, notes, value_range)) is not None:
         colour, alpha = deep
     else:
         colour, alpha = _split(image, file)
@@ -85,8 +91,13 @@ def _split(image: Image.Image, file: ImageFile) -> tuple[Image.Image, Pixels | N
     return image, _alpha_where(~(clear.all(axis=2) if clear.ndim == 3 else clear))
 
 
-def _deep_grey(image: Image.Image, notes: list[str]) -> tuple[Pixels, Mask | None]:
+def _deep_grey(
+    image: Image.Image, notes: list[str], value_range: tuple[float, float] | None
+) -> tuple[Pixels, Mask | None]:
     values = np.asarray(image)
+    if value_range is not None:
+        transparency = image.info.get("transparency") if image.mode.startswith("I;16") else None
+        return _ranged(values, value_range, notes), None if transparency is None else values == transparency
     if not image.mode.startswith("I;16"):
         return _stretch(values, notes), None
     transparency = image.info.get("transparency")
@@ -94,14 +105,35 @@ def _deep_grey(image: Image.Image, notes: list[str]) -> tuple[Pixels, Mask | Non
     tags: Any = getattr(image, "tag_v2", {})
     if tags.get(258) == (12,):
         grey = _by_blocks(values, lambda block: (block.astype(np.uint32) * 255 + 2047) // 4095)
-        notes.append("12 bits scaled to 8")
+        notes.append(f"12 bits scaled to 8{_found(values)}")
     else:
         wide = values.astype(np.uint16, copy=False)
         grey = _round_16((wide >> 8).astype(np.uint8), (wide & 255).astype(np.uint8))
-        notes.append("16 bits scaled to 8")
+        notes.append(f"16 bits scaled to 8{_found(wide)}")
     if tags.get(262) == 0:  # white is zero, which Pillow leaves as it is at this depth
         grey = 255 - grey
     return grey, clear
+
+
+def _found(values: npt.NDArray[Any]) -> str:
+    """Which numbers there are, so that a range can be wished where they are few."""
+    return f"; values from {int(values.min())} to {int(values.max())} found"
+
+
+def _ranged(values: npt.NDArray[Any], value_range: tuple[float, float], notes: list[str]) -> Pixels:
+    """Numbers as 8 bits, black and white where the caller wishes."""
+    low, high = value_range
+    notes.append(
+        f"{low:g} to {high:g} scaled to 8 bits{_found(values)}"
+        if values.dtype.kind in "ui"
+        else f"{low:g} to {high:g} scaled to 8 bits"
+    )
+
+    def scale(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        scaled = (block.astype(np.float64) - low) / (high - low) * 255
+        return np.floor(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255) + 0.5)
+
+    return _by_blocks(values, scale)
 
 
 def _stretch(values: npt.NDArray[Any], notes: list[str]) -> Pixels:
@@ -127,7 +159,9 @@ def _stretch(values: npt.NDArray[Any], notes: list[str]) -> Pixels:
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B"}
 
 
-def _deep_colour(image: Image.Image, file: ImageFile, notes: list[str]) -> tuple[Image.Image, Pixels | None] | None:
+def _deep_colour(
+    image: Image.Image, file: ImageFile, notes: list[str], value_range: tuple[float, float] | None
+) -> tuple[Image.Image, Pixels | None] | None:
     """Colour and opacity of 16-bit colour files; None for any other.
 
     Pillow has no mode of 16 bits a channel and drops the lower byte. So the file is decoded once for the upper bytes
@@ -139,7 +173,7 @@ def _deep_colour(image: Image.Image, file: ImageFile, notes: list[str]) -> tuple
         both = np.asarray(image)
         high, low = both[..., 0::2], both[..., 1::2]
         grey, alpha = _round_16(high, low)[..., 0], _round_16(high, low)[..., 1]
-        notes.append("16 bits scaled to 8")
+        grey = _of_16(high[..., 0], low[..., 0], value_range, notes)
         return Image.fromarray(np.ascontiguousarray(grey)), np.ascontiguousarray(alpha)
     if raw not in ("RGB;16B", "RGB;16L", "RGB;16N", "RGBA;16B", "RGBA;16L", "RGBA;16N"):
         return None
@@ -147,15 +181,24 @@ def _deep_colour(image: Image.Image, file: ImageFile, notes: list[str]) -> tuple
     second = Image.open(io.BytesIO(file.data), formats=(file.format,))
     _set_raw_mode(second, raw[:-1] + _OTHER_BYTE[raw[-1]])
     high, low = np.asarray(image), np.asarray(second)
-    notes.append("16 bits scaled to 8")
-    eight = _round_16(high, low)
     if raw.startswith("RGBA"):
-        return Image.fromarray(np.ascontiguousarray(eight[..., :3])), np.ascontiguousarray(eight[..., 3])
+        colour = _of_16(high[..., :3], low[..., :3], value_range, notes)
+        return Image.fromarray(np.ascontiguousarray(colour)), np.ascontiguousarray(_round_16(high, low)[..., 3])
+    eight = _of_16(high, low, value_range, notes)
     if transparency is None:
         return Image.fromarray(eight), None
     key = np.asarray(transparency)
     clear = ((high == key >> 8) & (low == (key & 255))).all(axis=2)
     return Image.fromarray(eight), _alpha_where(~clear)
+
+
+def _of_16(high: Pixels, low: Pixels, value_range: tuple[float, float] | None, notes: list[str]) -> Pixels:
+    """16-bit samples, from their upper and lower bytes, as 8 bits."""
+    wide = (high.astype(np.uint16) << 8) | low
+    if value_range is not None:
+        return _ranged(wide, value_range, notes)
+    notes.append(f"16 bits scaled to 8{_found(wide)}")
+    return _round_16(np.ascontiguousarray(high), np.ascontiguousarray(low))
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -16,12 +16,14 @@ import string
 import struct
 import warnings
 import zlib
+from functools import partial
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from convscope.protocol.problems import ProblemError
 from convscope.store.images import INLINE_BYTES, DecodedImage, ImageRecord, Images
+from service.images.arrays import Range, draw, is_array, read_array, to_planes
 from service.images.decoders import decoders
 from service.images.image_formats import exif_orientation, inspect, unreadable, unsupported
 from service.images.pixels import orient, to_srgb
@@ -46,18 +48,20 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-async def decode_image(data: bytes, *, megapixels: float) -> DecodedImage:
+async def decode_image(data: bytes, *, megapixels: float, value_range: Range | None = None) -> DecodedImage:
     """Decode a file outside the event loop.
 
     Args:
-        data: the file's bytes: PNG, JPEG, WEBP, GIF, BMP or TIFF; of several frames the first is taken.
+        data: the file's bytes: PNG, JPEG, WEBP, GIF, BMP or TIFF; of several frames the first is taken. Or an array,
+            .npy or safetensors.
         megapixels: most pixels, in millions.
+        value_range: which numbers of more than 8 bits become black and white; None goes by the file.
 
     Raises:
         ProblemError: `unsupported-format`, `unreadable-image`, `too-many-pixels`; `queue-full` where too many are
             being decoded.
     """
-    return await decoders().run(lambda: decode(data, megapixels))
+    return await decoders().run(lambda: decode(data, megapixels, value_range))
 
 
 async def read_base64(text: str) -> bytes:
@@ -69,33 +73,53 @@ async def read_base64(text: str) -> bytes:
     return await decoders().run(lambda: _from_base64(text))
 
 
-async def keep_image(images: Images, caller: str, data: bytes, *, megapixels: float) -> ImageRecord:
+async def keep_image(
+    images: Images, caller: str, data: bytes, *, megapixels: float, value_range: Range | None = None
+) -> ImageRecord:
     """The image of a file, decoded and kept; one that the caller sent a moment ago is not decoded again.
 
     Args:
         images: where it is kept.
         caller: whose it is.
-        data, megapixels: see `decode_image`.
+        data, megapixels, value_range: see `decode_image`.
 
     Raises:
         ProblemError: as `decode_image` and `Images.add`.
     """
-    digest = sha256(data) if len(data) < INLINE_BYTES else await asyncio.to_thread(sha256, data)
+    name = partial(sha256, data, value_range)
+    digest = name() if len(data) < INLINE_BYTES else await asyncio.to_thread(name)
     known = await images.known(caller, digest)
-    return known or await images.add(caller, await decode_image(data, megapixels=megapixels))
+    decoding = partial(decode_image, data, megapixels=megapixels, value_range=value_range)
+    return known or await images.add(caller, await decoding())
 
 
-def sha256(data: bytes) -> str:
-    """What a file is known by, hex."""
-    return hashlib.sha256(data).hexdigest()
+def sha256(data: bytes, value_range: Range | None = None) -> str:
+    """What a file is known by, hex; with a range, which makes other pixels of it, another name."""
+    digest = hashlib.sha256(data)
+    if value_range is not None:
+        digest.update(f" range {value_range[0]!r},{value_range[1]!r}".encode())
+    return digest.hexdigest()
 
 
-def decode(data: bytes, megapixels: float) -> DecodedImage:
+def _decode_array(data: bytes, kind: str, megapixels: float, value_range: Range | None) -> DecodedImage:
+    file = read_array(data, kind)
+    height, width, _ = file.values.shape
+    check_size(width, height, megapixels)
+    planes, notes = to_planes(file, value_range)
+    pixels, drawn = draw(planes)
+    for array in (pixels, planes):
+        array.flags.writeable = False
+    return DecodedImage(pixels, kind, sha256(data, value_range), (*notes, drawn), planes)
+
+
+def decode(data: bytes, megapixels: float, value_range: Range | None = None) -> DecodedImage:
     """Decode a file here and now; see `decode_image`.
 
     Raises:
         ProblemError: `unsupported-format`, `unreadable-image`, `too-many-pixels`.
     """
+    if (kind := is_array(data)) is not None:
+        return _decode_array(data, kind, megapixels, value_range)
     file = inspect(data)
     if file.size is not None:
         check_size(*file.size, megapixels)
@@ -104,7 +128,7 @@ def decode(data: bytes, megapixels: float) -> DecodedImage:
             check_size(*image.size, megapixels)
             if file.format == "TIFF":
                 _check_tiff(image, megapixels)
-            pixels, notes = to_srgb(image, file)
+            pixels, notes = to_srgb(image, file, value_range)
             orientation = file.orientation
             if file.format == "WEBP":
                 orientation = exif_orientation(image.info.get("exif", b""))
@@ -118,7 +142,7 @@ def decode(data: bytes, megapixels: float) -> DecodedImage:
         pixels = orient(pixels, orientation)
         notes.append(f"turned by EXIF orientation {orientation}")
     pixels.flags.writeable = False
-    return DecodedImage(pixels, file.format, sha256(data), (*file.notes, *notes))
+    return DecodedImage(pixels, file.format, sha256(data, value_range), (*file.notes, *notes))
 
 
 def check_size(width: int, height: int, megapixels: float) -> None:

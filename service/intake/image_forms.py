@@ -7,6 +7,7 @@ from typing import Any
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.store.images import ImageRecord
 from service.call import Call
+from service.images.arrays import Range
 from service.images.uploads import keep_image
 from service.intake.bodies import BodyLimits, Form, read_form, read_raw
 
@@ -18,6 +19,8 @@ RAW_TYPES = (
     "image/gif",
     "image/bmp",
     "image/tiff",
+    "application/x-npy",
+    "application/vnd.safetensors",
 )
 
 
@@ -60,11 +63,12 @@ def only_images(form: Form) -> None:
         )
 
 
-async def keep_upload(call: Call, data: bytes) -> ImageRecord:
+async def keep_upload(call: Call, data: bytes, value_range: Range | None = None) -> ImageRecord:
     """The image of a file that the caller sent, decoded and kept.
 
     Raises:
         ProblemError: as `keep_image`.
     """
     context = call.context
-    return await keep_image(context.images, call.caller, data, megapixels=context.settings.megapixels)
+    limits = context.settings.megapixels
+    return await keep_image(context.images, call.caller, data, megapixels=limits, value_range=value_range)

@@ -103,6 +103,9 @@ async def _store_entry(
         if error.status >= 500 or error.name == "body-too-large":
             raise
         return RejectedEntry(name=entry.name, problem=error.name, detail=error.detail)
+    if record.planes is not None:
+        detail = "A set is of pictures of 8 bits; arrays are sent one by one."
+        return RejectedEntry(name=entry.name, problem="unsupported-format", detail=detail)
     return ImageSetMember.of(entry.name, record)
 
 

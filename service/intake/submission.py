@@ -168,7 +168,15 @@ async def _with_images(
     if refs:
         asked = asked.model_copy(update={"image": None, "images": [ImageRef(id=record.id) for record in records]})
     images = [
-        JobImage(id=record.id, pixels=record.pixels, width=record.width, height=record.height) for record in records
+        JobImage(
+            id=record.id,
+            pixels=record.pixels,
+            width=record.width,
+            height=record.height,
+            planes=record.planes,
+            channels=record.channels,
+        )
+        for record in records
     ]
     return asked, images
 
@@ -203,6 +211,7 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
     """
     context, card = call.context, received.network.card
     resolved, others = await _resolve(received.request, operation, card, context)
+    _check_planes(received.images, [card, *others])
     check_cost(resolved, operation, card, len(received.images), context.settings)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
     if plain.get("images"):
@@ -222,7 +231,7 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
             [card.entry_digest, *(other.entry_digest for other in others)],
             operation.name,
             plain,
-            [image.pixels for image in received.images],
+            [image.planes or image.pixels for image in received.images],
         ),
         environment=received.network.environment,
         deadline_s=received.request.deadline_s,
@@ -254,6 +263,25 @@ async def _resolve(
     except ValidationError as error:
         raise from_validation(error, asked.model_dump(mode="json")) from error
     return resolved, list(others)
+
+
+def _check_planes(images: Sequence[JobImage], cards: Sequence[ModelCard]) -> None:
+    """Refuse images of other planes than the networks take; grey counts for all colours, colours make one grey.
+
+    Raises:
+        ProblemError: `not-applicable`, with what would be right.
+    """
+    for card in cards:
+        wanted = card.preprocess.channels
+        for image in images:
+            if image.channels != wanted and {image.channels, wanted} != {1, 3}:
+                has = "an image in colour" if image.planes is None else f"an array of {image.channels} planes"
+                raise ProblemError(
+                    "not-applicable",
+                    f"{card.id} takes {wanted} planes, and {image.id} is {has}. Send a .npy or safetensors file with "
+                    f"an array of H×W×{wanted} or {wanted}×H×W.",
+                    planes=wanted,
+                )
 
 
 def _is_random(cards: Sequence[ModelCard]) -> bool:
@@ -288,7 +316,7 @@ def computation_digest(
 def _fingerprint(received: Received, operation: str) -> str:
     """What a client asked for, by which a repeated idempotency key is checked; the same after a deployment."""
     plain = received.request.model_dump(mode="json", exclude=set(IMAGE_FIELDS))
-    return _digest([operation, plain, [image.pixels for image in received.images]])
+    return _digest([operation, plain, [image.planes or image.pixels for image in received.images]])
 
 
 def _digest(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import Response
 
 from convscope.protocol.problems import FieldError, invalid_request
@@ -19,6 +19,7 @@ from service.dependencies import CallDependency
 from service.http.negotiation import JSON, PNG
 from service.http.paging import PageQuery, page_headers
 from service.http.problems import documented
+from service.images.arrays import Range, parse_range
 from service.intake.bodies import BodyLimits
 from service.intake.image_forms import BINARY, RAW_TYPES, body_of, keep_upload, only_images, read_upload
 
@@ -38,7 +39,10 @@ class ImageView(BaseModel):
     id: str = Field(description="For `image.id` in requests.")
     width: int = Field(description="Pixels, after turning by EXIF.")
     height: int
-    format: str = Field(description="PNG, JPEG, WEBP, GIF, BMP or TIFF; `pixels` for a picture that a job made.")
+    format: str = Field(
+        description="PNG, JPEG, WEBP, GIF, BMP, TIFF, NPY or SAFETENSORS; `pixels` for one that a job made."
+    )
+    planes: int = Field(description="Planes that a network gets: 3 of a picture, those of an array.")
     sha256: str = Field(description="Of the uploaded bytes, hex.")
     notes: list[str] = Field(description="What was done to make it 8-bit sRGB, as laying transparency on white.")
     created_at: str | None
@@ -53,12 +57,37 @@ class ImageView(BaseModel):
             width=record.width,
             height=record.height,
             format=record.format,
+            planes=record.channels,
             sha256=record.sha256,
             notes=list(record.notes),
             created_at=iso(record.created_ms),
             expires_at=iso(record.expires_ms),
             href=image_path(record.id),
         )
+
+
+class UploadQuery(BaseModel):
+    """How an upload of more than 8 bits is read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    range: str | None = Field(
+        None,
+        description="`LOW,HIGH`: the numbers that are read as black and white (0 and 1), for files of more than 8 bits "
+        "and for arrays; without it the range of the element type, or of safetensors metadata `range`.",
+    )
+
+    @field_validator("range")
+    @classmethod
+    def _check(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_range(value)
+        return value
+
+    @property
+    def values(self) -> Range | None:
+        """The range as numbers."""
+        return None if self.range is None else parse_range(self.range)
 
 
 class ImageList(BaseModel):
@@ -90,17 +119,19 @@ class ImageList(BaseModel):
         )
     },
 )  # fmt: skip
-async def upload_image(call: CallDependency) -> Response:
+async def upload_image(call: CallDependency, query: Annotated[UploadQuery, Query()]) -> Response:
     """Keep an image: a form with one file part `image`, or the file as the body.
 
-    It is decoded to 8-bit sRGB at once; of an animation the first frame is kept, transparency lies on white.
+    It is decoded to 8-bit sRGB at once; of an animation the first frame is kept, transparency lies on white. An array
+    (.npy, or safetensors with one array), H×W, H×W×C or C×H×W, keeps all its planes and bits for the networks that take
+    it, and is drawn where a picture is needed; `notes` say how.
     """
     async with await read_upload(call, BodyLimits.of(call.context.settings), RAW_TYPES) as form:
         only_images(form)
         if len(form.files) != 1:
             raise invalid_request([FieldError("/image", "one file is needed, with a file name")])
         data = await form.read(form.files[0])
-    view = ImageView.of(await keep_upload(call, data))
+    view = ImageView.of(await keep_upload(call, data, query.values))
     return Response(view.model_dump_json(), 201, {"Location": view.href, "Cache-Control": "no-cache"}, media_type=JSON)
 
 

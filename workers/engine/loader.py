@@ -38,6 +38,10 @@ class NetworkCatalogue(Protocol):
         """The network, loaded and warm; MethodError `weights-unavailable`, `unknown-model`."""
         ...
 
+    def use_builder(self, builder: Any) -> None:
+        """Try networks of the operator's own code by it before they are built here."""
+        ...
+
     def environment(self) -> str:
         """Digest of everything else that decides a result: sources, torch, device kind."""
         ...
@@ -84,7 +88,7 @@ class Loader:
         self._networks = networks
         self._arrived = arrived
         self._loads = ThreadPoolExecutor(THREADS, thread_name_prefix="load")
-        self._describes = ThreadPoolExecutor(1, thread_name_prefix="describe")
+        self._describes = ThreadPoolExecutor(THREADS, thread_name_prefix="describe")
         self._lock = threading.Lock()
         self._loading: dict[str, bool] = {}
         """Models that are in the hands of a thread, with whether somebody waits for them."""

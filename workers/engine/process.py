@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -54,10 +55,11 @@ def run_engine(config: EngineConfig, sock: socket.socket) -> None:
         config: of the engine.
         sock: this engine's own stream to its supervisor.
     """
+    builder = _fork_builder(config)  # while there is one thread
     channel = Channel(sock)
     outbox = Outbox(channel)
     try:
-        engine, card = _start(config, outbox)
+        engine, card = _start(config, outbox, builder)
     except Exception as error:
         log.exception("the engine cannot start")
         outbox.say("unready", reason=f"{type(error).__name__}: {error}")
@@ -72,7 +74,15 @@ def run_engine(config: EngineConfig, sock: socket.socket) -> None:
     os._exit(4)
 
 
-def _start(config: EngineConfig, outbox: Outbox) -> tuple[Engine, dict[str, Any]]:
+def _fork_builder(config: EngineConfig) -> Any:
+    """What tries networks of the operator's own code apart, where the networks are of a kind that has any."""
+    if config.catalogue is None:
+        return None
+    kind = getattr(importlib.import_module(config.networks.partition(":")[0]), "Builder", None)
+    return None if kind is None else kind.fork()
+
+
+def _start(config: EngineConfig, outbox: Outbox, builder: Any) -> tuple[Engine, dict[str, Any]]:
     """The engine, ready to work, and what it says of itself."""
     began = time.monotonic()
     device = choose_device(config.device)
@@ -81,6 +91,8 @@ def _start(config: EngineConfig, outbox: Outbox) -> tuple[Engine, dict[str, Any]
         torch.cuda.set_device(device)  # streams and graphs are made on the current one
     choose_arithmetic()
     source = open_networks(config, str(device))
+    if builder is not None:
+        source.networks.use_builder(builder)
     methods = find_methods(config.methods)
     engine = Engine(config, device, source, methods, outbox)
     card = {

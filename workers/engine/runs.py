@@ -107,11 +107,19 @@ class Run:
         return size[0] * size[1] if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
+def _image(size: Sequence[int], blob: bytes | bytearray | memoryview) -> Tensor:
+    """An image of a frame: uint8 H×W×3, or float32 H×W×C where its size tells its planes, too."""
+    if len(size) == 3:
+        return torch.frombuffer(bytearray(blob), dtype=torch.float32).reshape(*size)
+    return torch.frombuffer(bytearray(blob), dtype=torch.uint8).reshape(size[0], size[1], 3)
+
+
 def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: float) -> Run:
     """The run that a frame of type `run` describes.
 
     Its header has `run`, `operation`, `request`, `lane`, `deadline_s` (or null), `alone`, `images` (height and width of
-    each) and `checkpoint` (whether the last blob is one); its blobs are the pixels, uint8 H×W×3, and the checkpoint.
+    each, and planes where they are floats) and `checkpoint` (whether the last blob is one); its blobs are the pixels,
+    uint8 H×W×3 or float32 H×W×C, and the checkpoint.
     The images of a set come as `files`, paths of .npy files, and then no blob is an image.
 
     Raises:
@@ -126,10 +134,7 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
     images: Sequence[Tensor] = (
         FileImages(header["files"])
         if header.get("files")
-        else [
-            torch.frombuffer(bytearray(blob), dtype=torch.uint8).reshape(height, width, 3)
-            for (height, width), blob in zip(sizes, frame.blobs, strict=False)
-        ]
+        else [_image(size, blob) for size, blob in zip(sizes, frame.blobs, strict=False)]
     )
     request = dict(header["request"])
     row = Row(params(request), images)

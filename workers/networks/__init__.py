@@ -5,7 +5,8 @@ May import torch, timm, torchvision, convscope.settings, workers.contract, worke
 
 from __future__ import annotations
 
+from workers.networks.apart import Builder
 from workers.networks.build import LoadedNetwork, load
 from workers.networks.warm import Networks, code_digest, libraries
 
-__all__ = ["LoadedNetwork", "Networks", "code_digest", "libraries", "load"]
+__all__ = ["Builder", "LoadedNetwork", "Networks", "code_digest", "libraries", "load"]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ class Field:
     """What the units of a tensor depend on: unit (y, x) sees rows low[0] + y * jump[0] … high[0] + y * jump[0].
 
     `dims` are the tensor's vertical and horizontal dimensions. `everywhere`: it has such dimensions, but its units see
-    the whole input or an unknown part of it.
+    the whole input or an unknown part of it. `mirrored`: rows and columns at each edge that repeat others of the map,
+    whose box is not theirs; a window that reaches as far over the edge as into the map takes them in.
     """
 
     dims: tuple[int, int]
@@ -39,10 +41,11 @@ class Field:
     high: Pair = (0.0, 0.0)
     jump: Pair = (1.0, 1.0)
     everywhere: bool = False
+    mirrored: tuple[int, int] = (0, 0)
 
     def box(self) -> Box | None:
         """As receptive field geometry; None where there is none."""
-        if self.everywhere:
+        if self.everywhere or any(self.mirrored):
             return None
         size = (round(self.high[0] - self.low[0]) + 1, round(self.high[1] - self.low[1]) + 1)
         return Box(size, self.jump, self.low)
@@ -58,7 +61,10 @@ class Field:
             low.append(self.low[axis] + first * self.jump[axis])
             high.append(self.high[axis] + last * self.jump[axis])
             jump.append(self.jump[axis] * stride[axis])
-        return replace(self, low=_pair(low), high=_pair(high), jump=_pair(jump))
+        covered = all((kernel[k] - 1) * dilation[k] >= 2 * self.mirrored[k] for k in range(2))
+        beyond = not covered or (any(self.mirrored) and any(padding))
+        everywhere = self.everywhere or beyond
+        return replace(self, low=_pair(low), high=_pair(high), jump=_pair(jump), everywhere=everywhere, mirrored=(0, 0))
 
     def shifted(self, axis: int, units: float, stride: int = 1) -> Field:
         """With unit 0 where unit `units` was, taking every `stride`-th, along one axis."""
@@ -176,7 +182,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _union(fields: Sequence[Field]) -> Field:
     """What a unit depends on that depends on each of these at its own place."""
     first = fields[0]
-    if any(field.everywhere or field.jump != first.jump or field.dims != first.dims for field in fields):
+    alike = (first.jump, first.dims, first.mirrored)
+    if any(field.everywhere or (field.jump, field.dims, field.mirrored) != alike for field in fields):
         return replace(first, everywhere=True)
     low = [min(field.low[axis] for field in fields) for axis in range(2)]
     high = [max(field.high[axis] for field in fields) for axis in range(2)]
@@ -232,12 +239,40 @@ def _adaptive(before: Field, args: tuple[Any, ...]) -> Callable[[Tensor], Field 
 
     def of(result: Tensor) -> Field | None:
         wanted = [result.shape[dim] for dim in before.dims]
-        if any(have % want for have, want in zip(sides, wanted, strict=True)) or wanted == [1, 1]:
-            return before if sides == wanted else replace(before, everywhere=True)
-        kernel = _two([have // want for have, want in zip(sides, wanted, strict=True)])
-        return before.window(kernel, kernel, (0, 0), (1, 1))
+        if sides == wanted:
+            return before
+        windows = [_adaptive_window(have, want) for have, want in zip(sides, wanted, strict=True)]
+        if wanted == [1, 1] or None in windows:
+            return replace(before, everywhere=True)
+        (tall, down), (wide, right) = (window or (1, 1) for window in windows)
+        return before.window((tall, wide), (down, right), (0, 0), (1, 1))
 
     return of
+
+
+def _adaptive_window(have: int, want: int) -> tuple[int, int] | None:
+    """Length and stride of adaptive pooling's windows along one side; None where they are not all alike.
+
+    Window i is floor(i · have / want) … ceil((i + 1) · have / want): windows overlap where `want` is no divisor.
+    """
+    starts = [i * have // want for i in range(want)]
+    lengths = {-(-(i + 1) * have // want) - start for i, start in enumerate(starts)}
+    strides = {after - before for before, after in pairwise(starts)}
+    if len(lengths) > 1 or len(strides) > 1:
+        return None
+    return lengths.pop(), strides.pop() if strides else have
+
+
+def _mirror(before: Field, args: tuple[Any, ...]) -> Field | None:
+    """reflection_pad2d and replication_pad2d (input, [left, right, top, bottom]): rows and columns said again."""
+    left, right, top, bottom = args[1]
+    if before.dims != (args[0].dim() - 2, args[0].dim() - 1):
+        return LOST
+    moved = before.shifted(0, -top).shifted(1, -left)
+    edges = (max(top, bottom), max(left, right))
+    # A map whose first unit sees nothing of the edge would be said to see more than it does.
+    inside = any(before.mirrored) or any(low > 0 for low, edge in zip(before.low, edges, strict=True) if edge)
+    return replace(moved, mirrored=edges, everywhere=before.everywhere or inside)
 
 
 def _pad(before: Field, args: tuple[Any, ...]) -> Field | None:
@@ -338,7 +373,7 @@ _RULES: dict[str, Callable[[Field, tuple[Any, ...]], Any]] = {
     "convolution": _convolution,
     "max_pool2d_with_indices": _pool, "max_pool2d": _pool, "avg_pool2d": _pool,
     "_adaptive_avg_pool2d": _adaptive, "adaptive_max_pool2d": _adaptive,
-    "constant_pad_nd": _pad, "slice": _slice,
+    "constant_pad_nd": _pad, "reflection_pad2d": _mirror, "replication_pad2d": _mirror, "slice": _slice,
     "split": _split, "split_with_sizes": _split, "chunk": _split,
     "select": _remove, "unbind": _remove, "unsqueeze": _unsqueeze,
     "permute": _permute, "transpose": _transpose,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from workers.contract import MethodError
+from workers.networks.apart import TRIES, Builder, Deaths, Order, memory_allowed
 from workers.networks.build import LoadedNetwork, load_entry, parameter_count
 from workers.networks.card import CardFolder, make_card
 from workers.networks.catalogue import Catalogue, Entry, as_summary
@@ -25,6 +26,8 @@ from workers.networks.weights import published_path
 
 _LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
 _FLOAT_BYTES = 4
+_LIBRARIES_OF_NETWORKS = ("torchvision", "timm", "zfnet", "alexnet_2012", "digits")
+"""Sources that run no code of the operator's."""
 _MOST_TRIED_BYTES = 512 * 1024**2
 """Of weights, up to which a network is loaded to try what it can bear when it is described."""
 
@@ -59,6 +62,8 @@ class Networks:
         self._budget = memory_mib * 1024**2
         self._default = default_model
         self._cards = CardFolder(Path(cards_folder) if cards_folder else self._folder / "cards", self.environment())
+        self._deaths = Deaths(Path(cards_folder) if cards_folder else self._folder / "cards", self.environment())
+        self._builder: Builder | None = None
         self._warm: OrderedDict[str, tuple[str, LoadedNetwork]] = OrderedDict()
         # Also those that had to leave, as long as somebody computes with them.
         self._alive: weakref.WeakValueDictionary[tuple[str, str], LoadedNetwork] = weakref.WeakValueDictionary()
@@ -67,12 +72,30 @@ class Networks:
         self._lock = threading.RLock()
         self._loading: dict[str, threading.Lock] = {}
 
+    def use_builder(self, builder: Builder) -> None:
+        """Try networks of the operator's own code in its processes before they are built in this one."""
+        self._builder = builder
+
+    def _see_that_it_lives(self, entry: Entry, digest: str) -> None:
+        """Refuse a network that died when it was tried apart; try it where it was not.
+
+        Raises:
+            MethodError: `network-does-not-run`, with how it died.
+        """
+        if not entry.operator or entry.source.partition(":")[0] in _LIBRARIES_OF_NETWORKS or self._builder is None:
+            return
+        kept = self._cards.get(digest)
+        if (kept is None or kept["id"] != entry.id) and not self._deaths.tried(digest):
+            path = str(self._catalogue.path)
+            order = Order(entry.id, path, str(self._folder), memory_allowed(self._budget))
+            self._deaths.note(digest, self._builder.died(order))
+        reason = self._deaths.of(digest)
+        if reason is not None:
+            raise MethodError("network-does-not-run", _died(entry, reason))
+
     def catalogue(self) -> list[dict[str, Any]]:
         """Every entry as JSON (`ModelSummary`), the operator's first, bad ones with their reason."""
-        lines = [
-            dict(as_summary(entry, self._default, self._available(entry), self._digest(entry), self._trouble(entry)))
-            for entry in self._catalogue.entries()
-        ]
+        lines = [self._line(entry) for entry in self._catalogue.entries()]
         if self._catalogue.problem is not None and self._catalogue.path is not None:
             lines.insert(0, _file_problem(self._catalogue.path.name, self._catalogue.problem))
         return lines
@@ -85,6 +108,7 @@ class Networks:
         """
         entry = self._catalogue.entry(model)
         digest = entry.digest(self._folder)
+        self._see_that_it_lives(entry, digest)
         kept = self._cards.get(digest)
         if kept is None or kept["id"] != entry.id:
             kept = make_card(entry, digest, self._tried(entry))
@@ -127,6 +151,7 @@ class Networks:
             held = self._touch(model, digest)
             if held is not None:
                 return held
+            self._see_that_it_lives(entry, digest)
             needed = parameter_count(entry) * _FLOAT_BYTES
             if needed > self._budget:
                 raise MethodError(
@@ -199,6 +224,14 @@ class Networks:
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
 
+    def _line(self, entry: Entry) -> dict[str, Any]:
+        """The entry as JSON of `ModelSummary`."""
+        digest = self._digest(entry)
+        line = dict(as_summary(entry, self._default, self._available(entry), digest, self._trouble(entry)))
+        if digest is not None and self._deaths.of(digest) is not None:
+            line["problem_type"] = "network-does-not-run"
+        return line
+
     def _digest(self, entry: Entry) -> str | None:
         """What an operator's entry says, as a digest; the built-in ones change with the code only."""
         if not entry.operator or entry.problem is not None:
@@ -215,6 +248,10 @@ class Networks:
                 entry.local_file(self._folder)
             except MethodError as error:
                 return error.detail.rstrip(".")
+        if entry.problem is None and entry.operator and self._builder is not None:
+            digest = self._digest(entry)
+            reason = self._deaths.of(digest) if digest is not None else None
+            return None if reason is None else _died(entry, reason)
         return entry.problem
 
     def _available(self, entry: Entry) -> bool | None:
@@ -228,6 +265,10 @@ class Networks:
             return path is not None and path.is_file()
         published = {item.name: item.url for item in entry.source_or_raise().published}
         return entry.weights in published and published_path(published[entry.weights], self._folder).is_file()
+
+
+def _died(entry: Entry, reason: str) -> str:
+    return f"{entry.id} was built in a process apart, and {reason}; {TRIES} tries at most are made. Mend {entry.source}"
 
 
 def _file_problem(name: str, problem: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
 
@@ -12,6 +13,9 @@ from pydantic import ValidationError
 from convscope.protocol.cards import ModelCard, ModelSummary
 from convscope.store.card_store import CardStore
 from workers.wire import Frame
+
+_MOST_DEATHS = 3
+"""Engines that may end while they describe one network before it is refused."""
 
 RELIST_S = 5.0
 """How soon a change of the operator's catalogue, or a file that came into the folder of weights, is published."""
@@ -43,6 +47,10 @@ class Publisher:
         self._catalogue: list[ModelSummary] | None = None
         self._seen = False
         self._asked: set[str] = set()
+        self._problems: dict[str, tuple[str | None, str, str]] = {}
+        """Why entries of operators' cannot be used, as was found when they were described: digest, detail, problem."""
+        self._deaths: Counter[str] = Counter()
+        """Engines that ended while they described a network, by network."""
         self._warned: set[str] = set()
         self._listed_at = 0.0
         self._answers: list[Frame] = []
@@ -54,6 +62,20 @@ class Publisher:
         self.environment = environment
         self._asked.clear()
         await self._list()
+
+    def engine_ended(self, how: str) -> None:
+        """An engine has ended; a network that it described alone, or one of several, may be the reason.
+
+        After the first such end networks are described one at a time, so that who dies three times is to blame.
+        """
+        self._deaths.update(self._asked)
+        if len(self._asked) != 1:
+            return
+        (model,) = self._asked
+        if self._deaths[model] >= _MOST_DEATHS:
+            detail = f"{self._deaths[model]} engines ended while they described {model}, the last with {how}"
+            problem = {"problem": "network-does-not-run", "detail": detail}
+            self._answers.append(Frame({"type": "card", "model": model, **problem}))
 
     async def _list(self) -> None:
         self._listed_at = time.monotonic()
@@ -89,6 +111,7 @@ class Publisher:
             log.warning("network_unusable", model=header["model"], problem=header["problem"], detail=header["detail"])
             self._asked.discard(header["model"])
             if header["model"]:
+                self._remember(header["model"], header["detail"], header["problem"])
                 await self._cards.publish_problem(header["model"], header["detail"], header["problem"])
             return
         try:
@@ -104,6 +127,7 @@ class Publisher:
             else:
                 await self._cards.publish(ModelCard.model_validate(header["card"]))
                 self._asked.discard(header["model"])
+                self._deaths.pop(header["model"], None)
                 log.info("card_published", model=header["model"])
         except ValidationError as error:
             log.error("card_invalid", model=header["model"], error=str(error))
@@ -129,12 +153,27 @@ class Publisher:
                 log.warning("catalogue_entry_unusable", model=summary.id, problem=summary.problem)
 
     async def _publish_catalogue(self) -> None:
-        await self._cards.publish_catalogue(self._catalogue or [], self.environment, self._default_model)
+        # What was found when a network was described is not forgotten because another entry changed.
+        lines = [self._with_problem(summary) for summary in self._catalogue or []]
+        await self._cards.publish_catalogue(lines, self.environment, self._default_model)
         log.info("catalogue_published", networks=len(self._catalogue or []))
         if await self._cards.peek(self._default_model) is None:
             await self._ask(self._default_model)
 
+    def _remember(self, model: str, detail: str, problem: str) -> None:
+        """Keep why an operator's entry cannot be used, as long as it reads as it does."""
+        summary = next((summary for summary in self._catalogue or [] if summary.id == model), None)
+        if summary is not None and summary.entry_digest is not None:
+            self._problems[model] = (summary.entry_digest, detail, problem)
+
+    def _with_problem(self, summary: ModelSummary) -> ModelSummary:
+        digest, detail, problem = self._problems.get(summary.id, (None, "", ""))
+        if summary.problem is not None or digest is None or digest != summary.entry_digest:
+            return summary
+        return summary.model_copy(update={"problem": detail, "problem_type": problem})
+
     async def _ask(self, model: str) -> None:
-        if model not in self._asked:
+        one_at_a_time = bool(self._deaths) and bool(self._asked)
+        if model not in self._asked and not one_at_a_time:
             self._asked.add(model)
             await self._send(Frame({"type": "describe", "model": model}))

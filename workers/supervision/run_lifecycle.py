@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.jobs import JobImage, JobProgress, Jobs, Verdict
 from convscope.recent import Recent
 from convscope.store.artifacts import Artifacts
-from convscope.store.images import Images, Pixels
+from convscope.store.images import Images, Pixels, Planes
 from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.counters import Counters
 from workers.supervision.fault_points import fault_point
@@ -69,7 +69,7 @@ class RunLifecycle:
         self._results = results
         self._send = send
         self._counters = counters
-        self._recent: Recent[str, Pixels] = Recent(RECENT_PIXELS_BYTES)
+        self._recent: Recent[str, Pixels | Planes] = Recent(RECENT_PIXELS_BYTES)
         self._fetching = asyncio.Semaphore(FETCHES)
         self._fetching_sets = asyncio.Semaphore(1)
 
@@ -118,11 +118,11 @@ class RunLifecycle:
         # A set of thousands must not keep single pictures waiting, nor must an engine that is still starting.
         async with self._fetching_sets if claim.image_list else self._fetching:
             # An image that is named many times is fetched once.
-            distinct = {image.pixels: image for image in claim.images}
+            distinct = {image.planes or image.pixels: image for image in claim.images}
             fetched = await asyncio.gather(*(self._pixels(image) for image in distinct.values()))
             found = dict(zip(distinct, fetched, strict=True))
-            pixels = [found[image.pixels] for image in claim.images]
-            sizes = [(picture.shape[0], picture.shape[1]) for picture in pixels]
+            pixels = [found[image.planes or image.pixels] for image in claim.images]
+            sizes: Sequence[tuple[int, ...]] = [_size(picture) for picture in pixels]
             if claim.image_list:
                 files, sizes = await self._image_files.fill(held.token, claim.image_list)
             checkpoint = await self._checkpoint(held)
@@ -144,14 +144,16 @@ class RunLifecycle:
         fault_point("before_send")
         await self._send(held, Frame(header, blobs))
 
-    async def _pixels(self, image: JobImage) -> Pixels:
-        pixels = self._recent.get(image.pixels)
+    async def _pixels(self, image: JobImage) -> Pixels | Planes:
+        kept = image.planes or image.pixels
+        pixels = self._recent.get(kept)
         if pixels is None:
             try:
-                pixels = await self._images.read_pixels(image.pixels)
+                reading = self._images.read_planes if image.planes is not None else self._images.read_pixels
+                pixels = await reading(kept)
             except ValueError as error:
                 raise ProblemError("gone", f"The image {image.id or image.pixels} is damaged in the store.") from error
-            self._recent.put(image.pixels, pixels, pixels.nbytes)
+            self._recent.put(kept, pixels, pixels.nbytes)
         return pixels
 
     async def _checkpoint(self, held: ClaimedRun) -> bytes | None:
@@ -274,6 +276,11 @@ class RunLifecycle:
 def _heed(verdict: Verdict) -> None:
     if verdict is not Verdict.GO_ON:
         raise Withdrawn(verdict)
+
+
+def _size(picture: Pixels | Planes) -> tuple[int, ...]:
+    """Height and width of pixels, and the planes of floats."""
+    return tuple(picture.shape) if picture.dtype == np.float32 else (picture.shape[0], picture.shape[1])
 
 
 def _error(problem: ProblemError) -> dict[str, Any]:

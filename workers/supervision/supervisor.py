@@ -158,6 +158,7 @@ class Supervisor:
             self._claimed.hear(frame)
 
     async def _engine_ended(self, how: str) -> None:
+        self._publisher.engine_ended(how)
         await self._claimed.requeue_all(crashed=True, reason=how)
 
     # The queue.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from workers.contract import Box, Layer
 from workers.networks import validity
 from workers.networks.build import table_of
 from workers.networks.catalogue import find_entry
-from workers.networks.layers import describe
+from workers.networks.geometry import _adaptive_window
+from workers.networks.layers import describe, meta_copy
 from workers.passes.calls import capture
 
 
@@ -49,6 +51,8 @@ def average_everything(network: nn.Module) -> nn.Module:
     if hasattr(network, "transform_input"):
         network.transform_input = False  # it subtracts the mean, after which nothing stays positive
     for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            module.weight.data.fill_(1.0)  # some begin with 0 at the end of a block, which then hides what it sees
         if isinstance(module, nn.Conv2d):
             weight = torch.rand(module.weight.shape, generator=generator, dtype=torch.float64) + 0.1
             module.weight.data = weight / weight.sum(dim=(1, 2, 3), keepdim=True)
@@ -74,6 +78,16 @@ def chosen_layers(model_id: str, size: tuple[int, int], count: int) -> list[Laye
     return list({layer.name: layer for layer in [*(boxed[k] for k in sorted(steps)), *validity.stages(table)]}.values())
 
 
+THIRTY = (
+    "convnext_atto", "cspdarknet53", "cspresnet50", "darknet53", "dla34", "dla46_c", "dpn68", "edgenext_xx_small",
+    "fbnetc_100", "hrnet_w18_small", "inception_v4", "legacy_xception", "mnasnet_small", "mobilenetv1_100",
+    "mobilenetv2_035", "mobileone_s0", "regnetx_002", "repvgg_a0", "res2net50_26w_4s", "resnest14d", "resnet10t",
+    "resnet26d", "resnetaa50", "resnext50_32x4d", "selecsls42b", "spnasnet_100", "tf_efficientnet_lite0", "vovnet39a",
+    "wide_resnet50_2", "xception41",
+)  # fmt: skip
+"""Of thirty families of timm; the first stages of the attentive ones, up to their first attention."""
+
+
 @pytest.mark.parametrize(
     ("model_id", "size"),
     [
@@ -85,7 +99,9 @@ def chosen_layers(model_id: str, size: tuple[int, int], count: int) -> list[Laye
         ("vgg11", (64, 48)),
         ("shufflenet_v2_x0_5", (80, 80)),
         ("alexnet", (127, 111)),
+        ("timm:resnetblur50", (96, 96)),
         pytest.param("inception_v3", (107, 107), marks=pytest.mark.slow),
+        *(pytest.param(f"timm:{name}", (96, 96), marks=pytest.mark.slow) for name in THIRTY),
         pytest.param("resnet50", (96, 96), marks=pytest.mark.slow),
         pytest.param("squeezenet1_1", (95, 95), marks=pytest.mark.slow),
         ("digits", (32, 32)),
@@ -171,3 +187,59 @@ def test_oddities_by_hand() -> None:
     assert layers["gated"].box is None
     assert layers["grouped"].box is None
     assert layers["gated"].shape == (8, 11, 27)
+
+
+class Mirrored(nn.Module):
+    """A reflected edge before a convolution, then a pool whose windows overlap: 9 rows to 4."""
+
+    def __init__(self, edge: int, kernel: int, mode: str = "reflect") -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.pad = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}[mode](edge)
+        self.second = nn.Conv2d(4, 4, kernel)
+        self.pool = nn.AdaptiveAvgPool2d((4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.second(self.pad(self.first(x))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("mode", "edge", "kernel"), [("reflect", 1, 3), ("reflect", 2, 5), ("replicate", 1, 3)])
+def test_mirrored_edges_and_overlapping_windows_are_followed(mode: str, edge: int, kernel: int) -> None:
+    network = average_everything(Mirrored(edge, kernel, mode).double())
+    found = {layer.name: layer for layer in describe(meta_copy(lambda: Mirrored(edge, kernel, mode)), (18, 18)).layers}
+    assert found["pad"].box is None  # its edge repeats what lies further in
+    x = torch.rand(1, 3, 18, 18, dtype=torch.float64, requires_grad=True)
+    for name in ("second", "pool"):
+        layer = found[name]
+        assert layer.box is not None
+        seen, _ = capture(network, x, [name])
+        for row in range(layer.shape[1]):
+            for column in range(layer.shape[2]):
+                (gradient,) = torch.autograd.grad(seen[name][0, :, row, column].sum(), x, retain_graph=True)
+                assert support(gradient) == layer.box.of(row, column, 18, 18), (name, row, column)
+
+
+def test_what_a_mirrored_edge_hides_is_unknown() -> None:
+    """A window of three cannot take in an edge of two: unit 0 would be said to see what it does not."""
+    found = {layer.name: layer for layer in describe(Mirrored(2, 3), (18, 18)).layers}
+    assert found["second"].box is None and found["pool"].box is None
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "window"),
+    [(7, 6, (2, 1)), (13, 6, (3, 2)), (12, 6, (2, 2)), (7, 3, (3, 2)), (9, 4, (3, 2)), (5, 3, None), (6, 7, None)],
+)
+def test_windows_of_adaptive_pools(have: int, want: int, window: tuple[int, int] | None) -> None:
+    """By torch's own gradient; None where the windows are not all alike."""
+    x = torch.zeros(1, 1, have, 1, requires_grad=True)
+    pooled = F.adaptive_avg_pool2d(x, (want, 1))
+    spans = []
+    for place in range(want):
+        (gradient,) = torch.autograd.grad(pooled[0, 0, place, 0], x, retain_graph=True)
+        rows = gradient[0, 0, :, 0].nonzero().flatten().tolist()
+        spans.append((rows[0], len(rows)))
+    alike = len({length for _, length in spans}) == 1 and len({b - a for (a, _), (b, _) in pairwise(spans)}) == 1
+    assert alike is (window is not None)
+    assert _adaptive_window(have, want) == window
+    if window is not None:
+        assert spans[0][1] == window[0] and spans[1][0] - spans[0][0] == window[1]

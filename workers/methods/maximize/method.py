@@ -295,10 +295,17 @@ def montage(pictures: Sequence[Tensor], side: int) -> Tensor:
 
 def _start_image(network: Network, row: Row, size: tuple[int, int]) -> Tensor:
     """The picture to start from, C×H×W in [0, 1]."""
-    if network.planes not in (1, 3):
-        raise MethodError("not-applicable", f"start=image takes colours or grey, {network.id} {network.planes} planes")
-    colours = covered(row.images[0], size)
-    return as_grey(colours) if network.planes == 1 else colours
+    planes = covered(row.images[0], size)
+    given = len(planes)
+    if (given, network.planes) == (3, 1):
+        return as_grey(planes)
+    if (given, network.planes) == (1, 3):
+        return planes.expand(3, -1, -1).contiguous()
+    if given != network.planes:
+        raise MethodError(
+            "not-applicable", f"{network.id} takes {network.planes} planes and the start image has {given}"
+        )
+    return planes
 
 
 METHOD = Maximize()

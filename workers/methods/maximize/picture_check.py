@@ -125,11 +125,15 @@ def _look(network: Network, inputs: Tensor, layers: Sequence[str]) -> dict[str, 
 
 
 def covered(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The largest centred part of an upload (uint8 H×W×3) with the proportions of `size`, resized: 3×h×w in [0, 1]."""
+    """The largest centred part of an upload with the proportions of `size`, resized: C×h×w in [0, 1].
+
+    The upload is uint8 H×W×3, or float32 H×W×C in [0, 1].
+    """
     height, width = int(image.shape[0]), int(image.shape[1])
     share = min(height / size[0], width / size[1])
     tall, wide = max(1, round(size[0] * share)), max(1, round(size[1] * share))
     top, left = (height - tall) // 2, (width - wide) // 2
-    part = image[top : top + tall, left : left + wide].permute(2, 0, 1)[None].float() / 255.0
+    part = image[top : top + tall, left : left + wide].permute(2, 0, 1)[None].float()
+    part = part / 255.0 if image.dtype == torch.uint8 else part
     resized = F.interpolate(part, size, mode="bicubic", antialias=True, align_corners=False)
     return resized[0].clamp(0.0, 1.0)
