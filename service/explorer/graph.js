@@ -77,7 +77,7 @@ class NetworkGraph extends Part {
     if (node.id === '@input') {
       return html`<div class="node input" .style=${style}><b>image</b><small>${sides(row.shape)}</small></div>`;
     }
-    const chosen = row.name === this.layer && (!node.children.length || node.own || node.stage);
+    const chosen = row.name === this.layer && Boolean(!node.children.length || node.own || node.stage);
     const family = node.children.length ? 'block' : FAMILY.find(([pattern]) => pattern.test(row.kind))?.[1] ?? 'other';
     const field = row.receptive_field ? html`<small>sees ${sides(row.receptive_field.size)} px</small>` : nothing;
     const opened = node.parent && this.open.has(node.parent.id);

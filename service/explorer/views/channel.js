@@ -97,7 +97,7 @@ class ChannelView extends Part {
   _projection() {
     const refusal = this.row.methods.deconv;
     const bent = refusal?.includes('nonstandard_gate');
-    if (refusal && !bent) return html`<div class="card"><h3>What drove it</h3><p class="notice">Not possible here: ${refusal}.</p></div>`;
+    if (refusal && !bent) return html`<div class="card"><h2 class="title">What drove it</h2><p class="notice">Not possible here: ${refusal}.</p></div>`;
     const body = this._body(bent ? { nonstandard_gate: true } : {});
     const told = bent ? { ...READING.projection, caution: `The rule is not defined for this network’s activations and is applied as if they were ReLUs. ${READING.projection.caution}` } : READING.projection;
     return html`<cs-figure heading="What drove it" .wish=${{ operation: 'deconv', body, query: {} }} .reading=${told}
@@ -107,7 +107,7 @@ class ChannelView extends Part {
   _maximize() {
     const { at } = this.told;
     return html`<section class="card maximize" aria-labelledby="maximize-title">
-      <h3 id="maximize-title">What it looks for</h3>
+      <h2 class="title" id="maximize-title">What it looks for</h2>
       ${this.row.methods.maximize !== null ? html`<p class="notice">Not possible here: ${this.row.methods.maximize}.</p>` : html`
       <div class="row">
         <label>Recipe <select @change=${(event) => { this.preset = event.target.value; }}>${(this.presets ?? []).map((name) => html`<option ?selected=${name === this.preset}>${name}</option>`)}</select></label>
