@@ -120,7 +120,7 @@ def test_a_finished_picture_by_its_address(visit: Visitor, client: httpx2.Client
     losses = job["result"]["arrays"]["loss"]["data"][0]
     label = page.locator(".live .curve").get_attribute("aria-label") or ""
     assert f"from {float(f'{losses[0]:.3g}'):g} to {float(f'{losses[-1]:.3g}'):g} " in label
-    assert job["id"] in page.locator(".live .as-curl").inner_text()
+    assert job["id"] in (page.locator(".live .as-curl").text_content() or "")
 
 
 def test_the_graph_opens_down_to_calls(visit: Visitor, cat: str) -> None:
@@ -202,7 +202,7 @@ def _told(probability: np.ndarray, row: int, column: int) -> str:
 
 def test_similarity_names_the_pair_under_the_pointer(visit: Visitor, client: httpx2.Client, cat: str) -> None:
     page = visit().go(f"#/similarity?image={cat}&layer=blocks.1")
-    page.get_by_label("Channels", exact=True).select_option("12")
+    page.get_by_role("combobox", name="Channels").select_option("12")
     page.get_by_role("button", name="Compare").click()
     matrix = page.locator("cs-heat .cells")
     expect(matrix).to_be_visible()
