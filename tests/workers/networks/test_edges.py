@@ -26,10 +26,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "shufflenet": torchvision.models.shufflenet_v2_x0_5,
     "mobilenet_v3": torchvision.models.mobilenet_v3_small,
     "efficientnet_lite0": lambda: timm.create_model("tf_efficientnet_lite0"),
-    "densenet": lambda: timm.create_model("densenet121", memory_efficient=False),
 }
 
-LONG = ("shufflenet", "densenet")
+LONG = ("shufflenet",)
 
 
 class Oracle:
