@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser import PATIENCE_MS
+from tests.contract.trees import ROOT
 from tests.end_to_end.explorer.conftest import Visitor
 
 FIRST_VIEW_BYTES = 300 * 1024
@@ -123,6 +124,17 @@ def test_a_finished_picture_by_its_address(visit: Visitor, client: httpx2.Client
     assert job["id"] in (page.locator(".live .as-curl").text_content() or "")
 
 
+def test_what_excites_a_channel_in_a_set(visit: Visitor, cat: str, chelsea: bytes, coffee: bytes) -> None:
+    page = visit().go(f"#/channel?image={cat}&layer=blocks.1&channel=3")
+    with page.expect_file_chooser() as chosen:
+        page.get_by_text("Upload a set").click()
+    images = {"cat.png": chelsea, "coffee.png": coffee}
+    chosen.value.set_files([{"name": name, "mimeType": "image/png", "buffer": data} for name, data in images.items()])
+    page.get_by_role("button", name="Look through it").click()
+    shown(page.locator("cs-strongest img"))
+    assert "sweep=" in page.url
+
+
 def test_the_graph_opens_down_to_calls(visit: Visitor, cat: str) -> None:
     page = visit().go(f"#/layer?image={cat}&layer=blocks.1")
     expect(page.locator(".node")).to_have_count(7)  # the image and six stages
@@ -130,11 +142,11 @@ def test_the_graph_opens_down_to_calls(visit: Visitor, cat: str) -> None:
     page.get_by_role("button", name="Open 1", exact=True).click()
     expect(page.locator('.node[data-id="blocks.1.1"]')).to_be_visible()
     page.locator('.node[data-id="blocks.1.1"]').get_by_role("button", name="Open 1").click()
-    joined = page.locator('.node[data-id="blocks.1.1"]')
-    expect(joined).to_contain_text("joined")
-    # One call more than a chain: the shortcut beside the convolutions.
+    added = page.locator('.node[data-id="blocks.1.1.@add"]')
+    expect(added).to_contain_text("24 × 56 × 56")
+    # One line more than a chain of so many nodes has: the shortcut beside the convolutions.
     nodes, lines = page.locator(".node").count(), page.locator(".graph path").count()
-    assert lines == nodes, "a shortcut is a second way"
+    assert lines == nodes
     page.locator('.node[data-id="blocks.1.1.conv_dw"] .pick').click()
     expect(page.get_by_role("heading", level=1)).to_have_text("blocks.1.1.conv_dw")
     expect(page.locator(".facts")).to_contain_text("144 channels of 56 × 56")
@@ -239,3 +251,23 @@ def test_what_cannot_be_done_is_said_with_a_way_on(visit: Visitor, cat: str) -> 
     page = visitor.go("#/layer?image=img-00000000000000000000000000000000")
     expect(page.get_by_role("alert").first).to_contain_text("img-0000")
     visitor.troubles.clear()  # the browser's own word for the answer 404
+
+
+def test_it_looks_as_its_documentation_shows(visit: Visitor, client: httpx2.Client) -> None:
+    """Coarsely, so that other fonts do not matter: the mean of each 16 by 16 pixels."""
+    photograph = (ROOT / "service/explorer/samples/cat.jpg").read_bytes()
+    made = client.post("/v1/images", files={"image": ("cat.jpg", photograph, "image/jpeg")})
+    page = visit().go(f"#/layer?image={made.json()['id']}&layer=blocks.1.1")
+    expect(page.locator(".maps canvas")).to_have_count(24)
+    expect(page.locator(".node.chosen")).to_be_visible()
+    expect(page.locator(".waiting")).to_have_count(0)
+    page.wait_for_timeout(300)  # the graph comes to rest
+    seen = coarse(page.screenshot())
+    shown_there = coarse((ROOT / "docs/images/explorer.png").read_bytes())
+    assert np.abs(seen - shown_there).mean() < 6
+    assert np.abs(seen - coarse(page.locator("aside").screenshot())).mean() > 12, "another picture is told apart"
+
+
+def coarse(picture: bytes) -> np.ndarray:
+    """80 by 50 mean colours of a picture."""
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB").resize((80, 50), Image.Resampling.BOX), float)
