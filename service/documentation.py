@@ -128,7 +128,7 @@ class _Page:
             f"<p>{said}</p>" if said else "",
             markdown(described or summary),
             self._examples(path, method, operation) if path.startswith("/v1/") else "",
-            self._fields("Fields of the request", schema),
+            self._fields("Fields of the request", schema, operation["operationId"]),
             self._parameters(operation, "query", "Query"),
             self._parameters(operation, "path", "In the address"),
             self._parameters(operation, "header", "Headers"),
@@ -162,7 +162,7 @@ class _Page:
         blocks = "".join(f"<h5>{escape(title)}</h5>{_code(text)}" for title, text in shown)
         return f'<div class="examples"><h4>Examples</h4>{blocks}</div>'
 
-    def _fields(self, title: str, schema: Node) -> str:
+    def _fields(self, title: str, schema: Node, owner: str) -> str:
         properties = schema.get("properties", {})
         if not properties:
             return ""
@@ -173,7 +173,7 @@ class _Page:
             _row(name, self._type(node), self._default(node, name in required), self._meaning(node))
             for name, node in ((name, properties[name]) for name in ordered)
         )
-        return _table(title, rows)
+        return _table(title, rows, owner)
 
     def _meaning(self, node: Node) -> str:
         """What a place means: its description, else that of the object which it takes."""
@@ -193,7 +193,7 @@ class _Page:
             for one in operation.get("parameters", ())
             if one["in"] == place
         )
-        return _table(title, rows) if rows else ""
+        return _table(title, rows, operation["operationId"]) if rows else ""
 
     def _answers(self, operation: Node) -> str:
         rows = "".join(
@@ -202,14 +202,15 @@ class _Page:
             for status, answer in operation["responses"].items()
         )
         heads = "<tr><th>Status</th><th>Meaning</th><th>As</th></tr>"
-        return f"<details><summary>Answers</summary>{_scrolled('Answers', heads, rows)}</details>"
+        table = _scrolled(f"Answers: {operation['operationId']}", heads, rows)
+        return f"<details><summary>Answers</summary>{table}</details>"
 
     def _objects(self) -> str:
         done: dict[str, str] = {}
         while left := [name for name in self._mentioned if name not in done]:
             for name in left:
                 schema = self._schemas[name]
-                body = self._fields("", schema) or f"<p>{self._type(schema)}</p>"
+                body = self._fields("", schema, name) or f"<p>{self._type(schema)}</p>"
                 head = f'<section id="object-{escape(name)}"><h3>{escape(name)}</h3>'
                 done[name] = f"{head}{markdown(schema.get('description', ''))}{body}</section>"
         return f'<h2 id="objects">Objects</h2>{"".join(done[name] for name in sorted(done))}'
@@ -329,9 +330,9 @@ def _row(name: str, kind: str, default: str, description: str) -> str:
     )
 
 
-def _table(title: str, rows: str) -> str:
+def _table(title: str, rows: str, owner: str) -> str:
     heads = "<tr><th>Name</th><th>Takes</th><th>Default</th><th>Meaning</th></tr>"
-    return (f"<h4>{escape(title)}</h4>" if title else "") + _scrolled(title or "Properties", heads, rows)
+    return (f"<h4>{escape(title)}</h4>" if title else "") + _scrolled(f"{title or 'Properties'}: {owner}", heads, rows)
 
 
 def _scrolled(label: str, heads: str, rows: str) -> str:

@@ -22,7 +22,3 @@ export function beside(parts) {
 
 export const go = (address) => { location.hash = address; };
 
-/** Change parts of the place without a step to go back to. */
-export function amend(parts) {
-  history.replaceState(null, '', href({ ...place(), ...parts }));
-}

@@ -64,7 +64,7 @@ class App extends Part {
       window.scrollTo(0, 0);
       this.updateComplete.then(() => this.querySelector('main h1, main h2')?.focus());
     }
-    if (before.image !== this.at.image || before.model !== this.at.model) this._load();
+    if (before.image !== this.at.image || before.model !== this.at.model || FREE.has(before.view)) this._load();
   }
 
   async _load() {
@@ -72,6 +72,7 @@ class App extends Part {
     const { image, model } = this.at;
     this.predictions = undefined;
     this._show(image, signal);
+    if (FREE.has(this.at.view)) return;
     try {
       this.models = await readOnce('/v1/models');
       if (!image && this.at.view === '') return;

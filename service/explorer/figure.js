@@ -33,7 +33,7 @@ class Figure extends Part {
   render() {
     const what = this.error ? problem(this.error) : this.shown ? this._picture() : waiting();
     return html`<figure class=${this.bare ? 'bare' : 'card'}>
-      ${this.heading && !this.bare ? html`<h3>${this.heading}</h3>` : nothing}
+      ${this.heading && !this.bare ? html`<h2 class="title">${this.heading}</h2>` : nothing}
       <div class="picture">${what}</div>
       ${this.bare ? nothing : html`<figcaption>${reading(this.reading)}</figcaption>`}
       <cs-request .wish=${this.wish} .job=${this.shown?.job || this.job}></cs-request>

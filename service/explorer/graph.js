@@ -2,10 +2,11 @@
 
 import { beside, go } from './address.js';
 import { Part, html, nothing, sides } from './parts.js';
-import { tree, visible, wayTo } from './tree.js';
+import { parts, tree, visible, wayTo } from './tree.js';
 import { svg } from './vendor/lit/lit-element.js';
 
-const WIDTH = 218;
+const WIDTH = 188;
+const SMALLEST = 0.68;
 const HEIGHT = 62;
 
 const worker = new Worker(new URL('./layout-worker.js', import.meta.url), { type: 'module' });
@@ -30,7 +31,7 @@ const FAMILY = [
 
 /** Properties: `card` of the network, `layer` that is chosen. */
 class NetworkGraph extends Part {
-  static properties = { card: {}, layer: {}, open: { state: true }, drawn: { state: true } };
+  static properties = { card: {}, layer: {}, open: { state: true }, drawn: { state: true }, wide: { state: true }, room: { state: true } };
 
   willUpdate(changed) {
     if (changed.has('card') && this.card) {
@@ -43,13 +44,33 @@ class NetworkGraph extends Part {
     if ((changed.has('card') || changed.has('open')) && this._stages) this._place();
   }
 
-  updated() {
+  firstUpdated() {
+    this._watch = new ResizeObserver(() => { this.room = this.querySelector('.graph')?.clientWidth; });
+    this._watch.observe(this.parentElement);
+  }
+
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    this._watch?.disconnect();
+  }
+
+  updated(changed) {
+    this.closest('.network')?.classList.toggle('wide', Boolean(this.wide));
+    if (!changed.has('drawn')) return;
+    const opened = this._opened && this.querySelector(`[data-parent="${CSS.escape(this._opened)}"]`);
+    if (opened) opened.querySelector('.pick').focus({ preventScroll: true });
     const chosen = this.querySelector('.node.chosen');
-    if (chosen && chosen.dataset.id !== this._seen) {
-      this._seen = chosen.dataset.id;
-      const frame = this.querySelector('.graph');
-      frame.scrollTo({ top: chosen.offsetTop - frame.clientHeight / 2, left: chosen.offsetLeft - 20 });
-    }
+    const target = opened || (chosen && chosen.dataset.id !== this._seen && chosen);
+    this._opened = undefined;
+    if (chosen) this._seen = chosen.dataset.id;
+    if (target) this._show(target);
+  }
+
+  /** Bring a node to the middle. */
+  _show(node) {
+    const frame = this.querySelector('.graph');
+    const [inner, outer] = [node.getBoundingClientRect(), frame.getBoundingClientRect()];
+    frame.scrollBy(inner.left - outer.left - (outer.width - inner.width) / 2, inner.top - outer.top - outer.height / 2.5);
   }
 
   async _place() {
@@ -62,12 +83,14 @@ class NetworkGraph extends Part {
   render() {
     if (!this.drawn) return html`<div class="graph empty"></div>`;
     const { width, height, lines, nodes, places } = this.drawn;
-    const size = `width:${width}px;height:${height}px`;
-    return html`<div class="graph" tabindex="0" role="region" aria-label="Graph of ${this.card.title}">
-      <div class="canvas" .style=${size}>
+    const scale = Math.min(1, Math.max(SMALLEST, (this.room || width) / width));
+    const size = `width:${width}px;height:${height}px;transform:scale(${scale})`;
+    return html`<button type="button" class="small widen" aria-pressed=${Boolean(this.wide)} @click=${() => { this.wide = !this.wide; }}>${this.wide ? 'Beside the maps' : 'Widen'}</button>
+      <div class="graph" tabindex="0" role="region" aria-label="Graph of ${this.card.title}">
+      <div class="canvas-room" .style=${`width:${width * scale}px;height:${height * scale}px`}><div class="canvas" .style=${size}>
         <svg width=${width} height=${height} aria-hidden="true">${lines.map((points) => svg`<path d=${curve(points)}></path>`)}</svg>
         ${nodes.map((node) => this._node(node, places[node.id]))}
-      </div>
+      </div></div>
     </div>`;
   }
 
@@ -77,13 +100,14 @@ class NetworkGraph extends Part {
     if (node.id === '@input') {
       return html`<div class="node input" .style=${style}><b>image</b><small>${sides(row.shape)}</small></div>`;
     }
-    const chosen = row.name === this.layer && (!node.children.length || node.own || node.stage);
+    const chosen = row.name === this.layer && Boolean(!node.children.length || node.own || node.stage);
     const family = node.children.length ? 'block' : FAMILY.find(([pattern]) => pattern.test(row.kind))?.[1] ?? 'other';
     const field = row.receptive_field ? html`<small>sees ${sides(row.receptive_field.size)} px</small>` : nothing;
+    const name = node.stage || node.joined ? node.label : within(node);
     const opened = node.parent && this.open.has(node.parent.id);
-    return html`<div class="node ${family} ${chosen ? 'chosen' : ''}" data-id=${node.id} .style=${style}>
+    return html`<div class="node ${family} ${chosen ? 'chosen' : ''}" data-id=${node.id} data-parent=${node.parent?.id ?? nothing} .style=${style}>
       <button type="button" class="pick" aria-pressed=${chosen} title=${row.name} @click=${() => go(beside({ view: 'layer', layer: row.name }))}>
-        <b>${node.joined ? node.label : node.stage ? node.label : node.id}</b><small>${node.children.length ? `${node.children.length} parts` : row.kind} · ${sides(row.shape)}</small>${field}
+        <b>${name}</b><small>${node.children.length ? `${parts(node)} parts` : row.kind} · ${sides(row.shape)}</small>${field}
       </button>
       ${node.children.length
         ? html`<button type="button" class="fold" aria-label="Open ${node.label}" title="Open" @click=${() => this._toggle(node.id)}>+</button>`
@@ -96,9 +120,20 @@ class NetworkGraph extends Part {
 
   _toggle(id) {
     const open = new Set(this.open);
-    if (!open.delete(id)) open.add(id);
+    if (!open.delete(id)) {
+      open.add(id);
+      this._opened = id;
+    }
     this.open = open;
   }
+}
+
+const MOST_LETTERS = 20;
+
+/** A node's name; below the block that it stands in, where the whole is too long. */
+function within({ id, parent }) {
+  if (id.length <= MOST_LETTERS) return id;
+  return parent && id.startsWith(`${parent.id}.`) ? id.slice(parent.id.length + 1) : id;
 }
 
 function curve(points) {

@@ -51,8 +51,9 @@ class Live extends Part {
   async _listen(signal) {
     for await (const { name, data } of events(this.job, signal)) {
       this.lost = name === 'lost';
-      if (name === 'state') this.told = { ...this.told, state: data.state };
-      if (name === 'reset') { this.told = { ...this.told, ...data, result: null }; this.progress = data.progress; }
+      // The end is told with its result, once that is read.
+      if (name === 'state' && !OVER.has(data.state)) this.told = { ...this.told, state: data.state };
+      if (name === 'reset') this.progress = data.progress;
       if (name === 'progress') this._progressed(data);
       if (name === 'preview') this._preview(data.href, signal);
       if (name === 'done') break;

@@ -45,11 +45,13 @@ function units(node) {
   return node.children.length && wide ? node.children.flatMap(units) : [node];
 }
 
+/** Calls and blocks in a node that are shown when it is opened. */
+export const parts = (node) => node.children.filter((child) => child.children.length || !QUIET.test(child.row.kind)).length;
+
 /** The tree: stages of consecutive units with maps of one size. */
 export function tree(layers) {
   const stages = [];
   for (const unit of units(nested(layers))) {
-    if (unit.children.length === 0 && QUIET.test(unit.row.kind)) continue;
     const last = stages.at(-1);
     if (last && last.size === size(unit.row.shape)) last.children.push(unit);
     else stages.push({ id: `stage ${stages.length + 1}`, size: size(unit.row.shape), children: [unit] });

@@ -20,7 +20,7 @@ from tests.contract.trees import ROOT
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
 DOCUMENTS = tracked(".md")
-DRAWING = {*RenderOptions.__dataclass_fields__, "pick"}
+DRAWING = {*RenderOptions.__dataclass_fields__, "pick", "format"}
 
 
 def links(text: str) -> list[str]:

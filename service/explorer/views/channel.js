@@ -1,14 +1,15 @@
 /* A channel's page: its map over the photograph, its projection, its maximizing picture made on the spot. */
 
 import { facts, readOnce, submit } from '../api.js';
-import { amend, beside, go, place } from '../address.js';
+import { beside, go, place } from '../address.js';
 import { Part, html, nothing, number, problem, sides } from '../parts.js';
 import { READING } from '../reading.js';
 import '../figure.js';
 import '../live.js';
+import './strongest.js';
 
 class ChannelView extends Part {
-  static properties = { told: {}, problem: { state: true }, preset: { state: true }, presets: { state: true }, sets: { state: true }, stats: { state: true } };
+  static properties = { told: {}, problem: { state: true }, preset: { state: true }, presets: { state: true }, stats: { state: true } };
 
   constructor() {
     super();
@@ -19,9 +20,6 @@ class ChannelView extends Part {
     const maximize = operations.find((one) => one.name === 'maximize')?.request_schema.properties ?? {};
     this.presets = maximize.preset?.enum ?? [];
     this.preset ??= maximize.preset?.default;
-    if (operations.some((one) => one.name === 'top-activations')) {
-      readOnce('/v1/image-sets').then((found) => { this.sets = found.image_sets ?? found.sets ?? []; }).catch(() => { this.sets = []; });
-    }
   }
 
   willUpdate(changed) {
@@ -77,7 +75,7 @@ class ChannelView extends Part {
         ${row.shape.length === 3 ? this._map() : nothing}
         ${row.shape.length === 3 ? this._projection() : nothing}
         ${this._maximize()}
-        ${this.sets?.length ? this._strongest() : nothing}
+        <cs-strongest .card=${this.told.card} .row=${row} .channel=${channel} .job=${at.sweep}></cs-strongest>
       </div>`;
   }
 
@@ -97,7 +95,7 @@ class ChannelView extends Part {
   _projection() {
     const refusal = this.row.methods.deconv;
     const bent = refusal?.includes('nonstandard_gate');
-    if (refusal && !bent) return html`<div class="card"><h3>What drove it</h3><p class="notice">Not possible here: ${refusal}.</p></div>`;
+    if (refusal && !bent) return html`<div class="card"><h2 class="title">What drove it</h2><p class="notice">Not possible here: ${refusal}.</p></div>`;
     const body = this._body(bent ? { nonstandard_gate: true } : {});
     const told = bent ? { ...READING.projection, caution: `The rule is not defined for this network’s activations and is applied as if they were ReLUs. ${READING.projection.caution}` } : READING.projection;
     return html`<cs-figure heading="What drove it" .wish=${{ operation: 'deconv', body, query: {} }} .reading=${told}
@@ -107,7 +105,7 @@ class ChannelView extends Part {
   _maximize() {
     const { at } = this.told;
     return html`<section class="card maximize" aria-labelledby="maximize-title">
-      <h3 id="maximize-title">What it looks for</h3>
+      <h2 class="title" id="maximize-title">What it looks for</h2>
       ${this.row.methods.maximize !== null ? html`<p class="notice">Not possible here: ${this.row.methods.maximize}.</p>` : html`
       <div class="row">
         <label>Recipe <select @change=${(event) => { this.preset = event.target.value; }}>${(this.presets ?? []).map((name) => html`<option ?selected=${name === this.preset}>${name}</option>`)}</select></label>
@@ -129,14 +127,6 @@ class ChannelView extends Part {
     } catch (error) {
       this.problem = error;
     }
-  }
-
-  _strongest() {
-    const { at, card } = this.told;
-    const set = at.set || this.sets[0].id;
-    const body = { model: card.id, image_set: set, layer: this.row.name, channels: [this.channel], k: 9 };
-    return html`<div><label class="row">Images of <select @change=${(event) => amend({ set: event.target.value })}>${this.sets.map((one) => html`<option value=${one.id} ?selected=${one.id === set}>${one.name ?? one.id}</option>`)}</select></label>
-      <cs-figure heading="What excites it most in a set" .wish=${{ operation: 'top-activations', body, query: {} }} .reading=${READING.top}></cs-figure></div>`;
   }
 }
 

@@ -85,7 +85,7 @@ class OcclusionView extends Part {
     const name = told.target_name ?? className(this.told.card, target);
     const place = `row ${row + 1} of ${rows}, column ${column + 1} of ${columns}`;
     return html`<div class="pair">
-      <section class="card" aria-labelledby="window-title"><h3 id="window-title">Under the window</h3>
+      <section class="card" aria-labelledby="window-title"><h2 class="title" id="window-title">Under the window</h2>
         <div class="stage" tabindex="0" role="slider" aria-label="Window that hides a part; arrow keys move it" aria-valuemin="0" aria-valuemax=${rows * columns - 1}
           aria-valuenow=${row * columns + column} aria-valuetext="${place}: ${percent(value)}" @pointermove=${this._point} @pointerdown=${this._point} @keydown=${this._step}>
           <img src=${this.photograph} alt="The photograph">
@@ -94,7 +94,7 @@ class OcclusionView extends Part {
         <p class="big" role="status"><b>${percent(value)}</b> ${name} <span class=${change < 0 ? 'down' : 'up'}>${change < 0 ? '−' : '+'}${Math.abs(100 * change).toFixed(1)} points</span></p>
         <p class="quiet">Whole photograph: ${percent(told.baseline.probability)}. Move the window with the pointer or the arrow keys; here it hides ${place}.</p>
       </section>
-      <section class="card" aria-labelledby="places-title"><h3 id="places-title">At every place</h3>
+      <section class="card" aria-labelledby="places-title"><h2 class="title" id="places-title">At every place</h2>
         <div class="cells" .style=${`aspect-ratio:${columns}/${rows}`}><canvas role="img" aria-label="Probability of ${name} by the place that is hidden; lowest ${percent(told.lowest_probability.value)} at row ${told.lowest_probability.row + 1}, column ${told.lowest_probability.column + 1}" @pointermove=${this._cell} @pointerdown=${this._cell}></canvas>
           <span class="mark" .style=${`left:${100 * column / columns}%;top:${100 * row / rows}%;width:${100 / columns}%;height:${100 / rows}%`}></span></div>
         <p class="quiet">Blue: the probability falls when this place is hidden; red: it rises; white: as on the whole photograph. Lowest ${percent(told.lowest_probability.value)}.</p>
