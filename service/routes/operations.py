@@ -151,7 +151,7 @@ def _endpoint(operation: Operation[Any]) -> Callable[..., Awaitable[Response]]:
 
 
 def _responses(operation: Operation[Any]) -> dict[int | str, dict[str, Any]]:
-    content = openapi.json_content(openapi.job_of(operation))
+    content = openapi.json_content(openapi.shown(openapi.job_of(operation)))
     content |= openapi.binary_content(*((PNG, SAFETENSORS) if operation.has_picture else (SAFETENSORS,)))
     headers = ("Location", "Content-Location", "ETag", "Preference-Applied")
     return {
