@@ -156,12 +156,16 @@ def typed_dict(name: str, schema: Schema, *, sent: bool) -> str:
     return "\n".join(lines)
 
 
+ABOUT_ANSWERS = frozenset({"data", "fields", "format"})
+"""Query parameters of a result that say what is answered, not how a picture is drawn."""
+
+
 def drawing(document: Schema) -> str:
     """How a picture is drawn, as a type: the query of a result's address, as far as it is about pictures."""
     lines = ["class Drawing(TypedDict, total=False):"]
     lines += ['    """How a picture is drawn; what is left out is as the operation draws it."""', ""]
     annotations = Annotations("", sent=True)
-    names = {one["name"] for one in parameters(document, "/v1/jobs/{job_id}/pictures/{name}", "query")}
+    names = {one["name"] for one in parameters(document, "/v1/jobs/{job_id}/pictures/{name}", "query")} - ABOUT_ANSWERS
     for one in parameters(document, "/v1/jobs/{job_id}/result", "query"):
         if one["name"] in names:
             lines.append(f"    {one['name']}: {annotations.of(one['schema'])}")

@@ -98,9 +98,9 @@ class CamRequest(TypedDict):
 
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
-    images: NotRequired[Sequence[ImageRef]]
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
@@ -227,11 +227,11 @@ class CkaRequest(TypedDict):
     """biased: Kornblith 2019; debiased: U-centred Grams, unrelated features score zero."""
     features: NotRequired[Literal["flatten", "pool"]]
     """In `layers` and `models` mode: every number of the map, or each channel's mean."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
     image_set: NotRequired[str | None]
     """Id from POST /v1/image-sets, instead of images."""
-    images: NotRequired[Sequence[ImageRef]]
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     intervals: NotRequired[int | None]
     """Resamples for the 95 % interval; 0 for none. Default: 100, `channels` none."""
@@ -318,9 +318,9 @@ class ClassifyRequest(TypedDict):
 
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
-    images: NotRequired[Sequence[ImageRef]]
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
@@ -414,9 +414,9 @@ class DeconvRequest(TypedDict):
     """Which channels to project."""
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
-    images: NotRequired[Sequence[ImageRef]]
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
@@ -503,9 +503,9 @@ class FeatureMapsRequest(TypedDict):
     """Which maps; without it the first 64."""
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
-    images: NotRequired[Sequence[ImageRef]]
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
@@ -1133,9 +1133,9 @@ class OcclusionRequest(TypedDict):
     """Seconds from submission until the job expires."""
     fill: NotRequired[Literal["mean", "black", "grey", "white"] | Sequence[float]]
     """Colour of the square: the data set's mean, a name, or r, g, b of 0 to 255."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
-    images: NotRequired[Sequence[ImageRef]]
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     incremental: NotRequired[bool]
     """Recompute only what the square touches, where the network allows it."""
@@ -1440,9 +1440,9 @@ class SaliencyRequest(TypedDict):
     """integrated-gradients: black, the data set's mean colour, or the image blurred."""
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
-    images: NotRequired[Sequence[ImageRef]]
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
@@ -1547,11 +1547,11 @@ class TopActivationsRequest(TypedDict):
     """Indices, `all` or `first:K`."""
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
-    image: NotRequired[ImageRef | None]
-    """One image."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
     image_set: NotRequired[str | None]
     """Id from POST /v1/image-sets, instead of images."""
-    images: NotRequired[Sequence[ImageRef]]
+    images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     k: NotRequired[int]
     """How many of a channel's strongest units are kept."""
@@ -1642,5 +1642,3 @@ class Drawing(TypedDict, total=False):
     """Opacity of an overlay, 0 to 1."""
     pick: str | None
     """One picture, layer or item; without it all are stacked, up to 16."""
-    format: Literal["json", "png", "safetensors"] | None
-    """What to answer with, for clients that cannot say it in Accept; it goes before Accept."""

@@ -20,9 +20,9 @@ from tests.contract.trees import CLIENT, ROOT
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "openapi" / "openapi.json").read_text(encoding="utf-8"))
 PAGES = {"docs", "front", "read-problem"}
 """Operations of the document that answer people with pages."""
-OTHERWISE = {"cursor", "format", "wait"}
-"""Query parameters that the client minds itself: it turns the pages and says in Accept what it wants; `wait` is `wait_s`
-of `read_job`."""
+OTHERWISE = {"cursor", "data", "fields", "format", "wait"}
+"""Query parameters that the client minds itself: it turns the pages, says in Accept what it wants, and reads arrays by
+themselves; `wait` is `wait_s` of `read_job`."""
 HEADERS = {"Prefer", "Idempotency-Key", "Cache-Control", "Last-Event-ID"}
 """Headers for which methods have arguments: wait_s, idempotency_key, fresh, after."""
 sys.path.insert(0, str(ROOT / CLIENT))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONG_POLL_S = 20
+LEAN = {"data": "href"}
+"""Arrays are read when they are asked for, and then not as JSON."""
 STREAM_TRIES = 3
 """So many event streams may end without one event before the job is polled instead."""
 FORM_BYTES = 16 * 1024 * 1024
@@ -87,6 +89,7 @@ class AsyncJobs(AsyncResources):
             answer = await self._sender.send(
                 "POST",
                 f"/v1/{operation}",
+                params=LEAN,
                 headers=headers,
                 body=body,
                 wait_s=QUICK_WAIT_S if wait_s is None else wait_s,
@@ -137,7 +140,7 @@ class AsyncJobs(AsyncResources):
         return AsyncJob(self, await self._read(job_id, wait_s))
 
     async def _read(self, job_id: str, wait_s: float = 0) -> dict[str, Any]:
-        params = {"wait": wait_s} if wait_s > 0 else None
+        params = {**LEAN, **({"wait": wait_s} if wait_s > 0 else {})}
         return json_object(await self._sender.send("GET", job_path(job_id), params=params, wait_s=wait_s))
 
     async def cancel_job(self, job_id: str) -> AsyncJob[Any]:
@@ -258,7 +261,7 @@ class AsyncJobs(AsyncResources):
         while True:
             headers = {"If-None-Match": tag} if tag else {}
             answer = await self._sender.send(
-                "GET", job_path(job_id), params={"wait": LONG_POLL_S}, headers=headers, wait_s=LONG_POLL_S
+                "GET", job_path(job_id), params={**LEAN, "wait": LONG_POLL_S}, headers=headers, wait_s=LONG_POLL_S
             )
             if answer.status_code == 304:
                 continue
