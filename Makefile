@@ -31,10 +31,11 @@ install: $(INSTALLED) ## the environment in .venv, with the locked versions
 
 lock: $(INSTALLED) ## write requirements.lock from pyproject.toml (newer versions with ARGS=--upgrade)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+		--no-emit-package convscope-client --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
 
-openapi: $(INSTALLED) ## write openapi/openapi.json
+openapi: $(INSTALLED) ## write openapi/openapi.json, and the client after it
 	$(BIN)/python -m service.write_openapi > openapi/openapi.json
+	$(BIN)/python client/generate.py
 
 settings: $(INSTALLED) ## write docs/settings.md
 	$(BIN)/convscope settings --markdown > docs/settings.md
@@ -50,9 +51,9 @@ clean: ## remove the environment and what tools left behind
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
 
 # --no-deps: the lock names every package; the resolver has nothing to do.
-$(INSTALLED): requirements.lock pyproject.toml | $(BIN)/pip
+$(INSTALLED): requirements.lock pyproject.toml client/pyproject.toml | $(BIN)/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable . --editable client
 	@touch $@
 
 # What is compiled for this processor lies beside its source; without it the first worker would do this, and the first

@@ -4,10 +4,11 @@ FROM python:3.11-slim AS build
 WORKDIR /source
 RUN python -m venv /opt/convscope
 COPY requirements.lock pyproject.toml README.md ./
+COPY client client
 COPY convscope convscope
 COPY service service
 # The lock as constraints: its versions, and of its packages only those that the service needs.
-RUN /opt/convscope/bin/pip install --no-cache-dir --constraint requirements.lock . \
+RUN /opt/convscope/bin/pip install --no-cache-dir --constraint requirements.lock ./client . \
     && ! /opt/convscope/bin/python -c "import torch" 2> /dev/null
 
 FROM python:3.11-slim

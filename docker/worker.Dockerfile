@@ -11,9 +11,10 @@ ARG TORCH_INDEX=""
 # Torch on its own, before our source: the layer stays when only the source changes.
 RUN if [ -n "$TORCH_INDEX" ]; then index="--index-url $TORCH_INDEX"; fi; \
     /opt/convscope/bin/pip install --no-cache-dir $index $(grep -E '^(torch|torchvision)==' requirements.lock | cut -d' ' -f1)
+COPY client client
 COPY convscope convscope
 COPY workers workers
-RUN /opt/convscope/bin/pip install --no-cache-dir --constraint requirements.lock ".[worker]"
+RUN /opt/convscope/bin/pip install --no-cache-dir --constraint requirements.lock ./client ".[worker]"
 
 FROM python:3.11-slim
 ARG DEVICE=cpu

@@ -12,14 +12,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
 from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.requests import CommonRequest, ImagesRequest
-from service.answers.views import JobList, JobView
+from service.answers.views import JobList, JobView, ResultView
 from service.http.negotiation import JSON
 from service.http.problems import MEDIA_TYPE, ProblemDocument, documented
 
@@ -33,9 +33,28 @@ EVERYWHERE = (
 
 
 @cache
+def job_of(operation: Operation[Any]) -> type[BaseModel]:
+    """A job of that operation: `CamJob`, a job whose result has the operation's facts.
+
+    A schema of its own, with a name, instead of a job and something more: generators of clients take the name for their
+    class, and some drop an answer whose schema is put together.
+    """
+    name = "".join(word.capitalize() for word in operation.name.split("-"))
+    result = create_model(
+        f"{name}Result",
+        __base__=ResultView,
+        __doc__=f"The result of a job of {operation.name} that succeeded.",
+        facts=(operation.facts, Field(description="Numbers that matter without opening an array.")),
+    )
+    return create_model(
+        f"{name}Job", __base__=JobView, __doc__=f"A job of {operation.name}.", result=(result | None, ...)
+    )
+
+
+@cache
 def _schemas() -> tuple[dict[tuple[type[BaseModel], str], dict[str, Any]], dict[str, Any]]:
     shown: list[type[BaseModel]] = [JobView, JobList, ProblemDocument, ModelCard, ModelSummary, LayerCard]
-    shown += [operation.facts for operation in operations().values()]
+    shown += [job_of(operation) for operation in operations().values()]
     asked: list[type[BaseModel]] = [operation.request for operation in operations().values()]
     inputs = [*((model, "serialization") for model in shown), *((model, "validation") for model in asked)]
     refs, definitions = models_json_schema(inputs, ref_template=_REF)  # type: ignore[arg-type]
@@ -99,15 +118,11 @@ def header(name: str, description: str, example: str) -> dict[str, Any]:
     }
 
 
-def job_of(operation: Operation[Any]) -> dict[str, Any]:
-    """Schema of a job of that operation that succeeded."""
-    facts = {"type": "object", "properties": {"facts": shown(operation.facts)}}
-    return {"allOf": [shown(JobView), {"type": "object", "properties": {"result": facts}}]}
-
-
 def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
     """The bodies of an operation: the JSON object, and forms with the same properties, with files or without."""
     properties = dict(_schemas()[1][asked(operation.request)["$ref"].rpartition("/")[2]]["properties"])
+    # Spelled out: where two bodies have one schema, generated clients cannot tell in which of them to send it.
+    fields = {"type": "object", "properties": dict(properties), "additionalProperties": False}
     encoding = {}
     if operation.max_images:
         properties.pop("images", None)
@@ -124,7 +139,7 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
         "required": bool(operation.max_images),
         "content": {
             "multipart/form-data": {"schema": form, "encoding": encoding},
-            "application/x-www-form-urlencoded": {"schema": asked(operation.request)},
+            "application/x-www-form-urlencoded": {"schema": fields},
             JSON: {"schema": asked(operation.request), "example": {**image, **operation.example}},
         },
     }

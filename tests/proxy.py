@@ -1,4 +1,4 @@
-"""A small TCP proxy before a server, to lose its answers, delay them, or cut everything off."""
+"""A small TCP proxy before a server, to lose its answers, delay them, cut everything off, or lead to another server."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Self
 
 
 class FaultyProxy:
-    """Forwards connections from a port of 127.0.0.1 to a unix socket.
+    """Forwards connections from a port of 127.0.0.1 to a unix socket, or to a port of 127.0.0.1.
 
     Attributes:
+        target: where to; connections that are made from now on go there.
         lose_answers: so many of the next answers are thrown away, each with its connection.
         delay_s: every answer is held back for so long.
         lost: answers thrown away so far.
     """
 
-    def __init__(self, target: str) -> None:
-        self._target = target
+    def __init__(self, target: str | int) -> None:
+        self.target = target
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.lose_answers = 0
@@ -34,10 +35,16 @@ class FaultyProxy:
             self._open.set()
 
     @property
-    def url(self) -> str:
-        """Where a client connects to."""
+    def port(self) -> int:
+        """Where it listens."""
         assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        found: int = self._server.sockets[0].getsockname()[1]
+        return found
+
+    @property
+    def url(self) -> str:
+        """Where a client of the queue connects to."""
+        return f"redis://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -56,7 +63,12 @@ class FaultyProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+        try:
+            server_reader, server_writer = await self._connect()
+        except ConnectionError:
+            writer.close()
+            self._tasks.discard(task)
+            return
         both = [
             asyncio.create_task(self._forward(reader, server_writer, answers=False)),
             asyncio.create_task(self._forward(server_reader, writer, answers=True)),
@@ -70,6 +82,11 @@ class FaultyProxy:
             writer.close()
             server_writer.close()
             self._tasks.discard(task)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self.target, int):
+            return await asyncio.open_connection("127.0.0.1", self.target)
+        return await asyncio.open_unix_connection(self.target)
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         while data := await source.read(1 << 16):

@@ -12,10 +12,11 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from convscope.cli.client import ServiceClient, ServiceProblemError, UnreachableError
+from convscope.cli.client import client_of, lines_of
 from convscope.cli.flags import Chosen
 from convscope.cli.listing import show
 from convscope.cli.processes import python_module
+from convscope_client import ConvscopeError
 
 
 def become(module: str, chosen: Chosen) -> None:
@@ -54,11 +55,8 @@ def list_models(chosen: Chosen, as_json: bool) -> int:
     screen = Console(stderr=True)
     try:
         models = _models_of_service(chosen) if chosen.settings.url else _models_of_machine(chosen)
-    except ServiceProblemError as problem:
-        screen.print("\n".join(problem.lines()), markup=False, highlight=False)
-        return 1
-    except UnreachableError as error:
-        screen.print(str(error), markup=False, highlight=False)
+    except ConvscopeError as error:
+        screen.print("\n".join(lines_of(error)), markup=False, highlight=False)
         return 1
     if as_json:
         print(json.dumps(models, indent=2, ensure_ascii=False))
@@ -73,9 +71,8 @@ def list_models(chosen: Chosen, as_json: bool) -> int:
 
 
 def _models_of_service(chosen: Chosen) -> Sequence[dict[str, Any]]:
-    with ServiceClient(str(chosen.settings.url), chosen.settings.api_key) as service:
-        models: list[dict[str, Any]] = service.models()["models"]
-        return models
+    with client_of(chosen) as service:
+        return [dict(model) for model in service.list_models()["models"]]
 
 
 def _models_of_machine(chosen: Chosen) -> Sequence[dict[str, Any]]:

@@ -13,24 +13,23 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from convscope.cli.client import Job, Part, ServiceClient, ServiceProblemError, UnreachableError, finished
-from convscope.cli.client import Progress as JobProgress
+from convscope.cli.client import client_of, lines_of
 from convscope.cli.facts import facts_tables
 from convscope.cli.flags import Chosen, flag, with_settings
-from convscope.cli.serve import address_of
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.queue.jobs import JobState
 from convscope.render.options import RenderOptions
+from convscope_client import Client, ConvscopeError, Job, Upload, schemas
+from convscope_client.results import SUFFIXES, media_of
 
-MEDIA = {".png": "image/png", ".json": "application/json", ".safetensors": "application/vnd.safetensors"}
 INTERRUPTED = 130
 _IMAGE_FIELDS = ("image", "images")
 _OWN = ("output", "fresh", "as_json")
@@ -41,7 +40,8 @@ class Order:
     """What a command line asks for."""
 
     operation: str
-    parts: list[Part]
+    images: list[Upload | dict[str, str]]
+    fields: list[tuple[str, str]]
     outputs: list[Path]
     query: dict[str, str]
     fresh: bool
@@ -66,10 +66,8 @@ def _command(operation: Operation[Any]) -> Callable[..., None]:
         try:
             order = Order(
                 operation=operation.name,
-                parts=[
-                    *_image_parts(values.get("image") or []),
-                    *_field_parts({name: values[name] for name in properties}),
-                ],
+                images=_images(values.get("image") or []),
+                fields=_fields({name: values[name] for name in properties}),
                 outputs=values["output"] or [],
                 query={name: values[given] for name, given in draw_names.items() if values[given] is not None},
                 fresh=values["fresh"],
@@ -98,109 +96,102 @@ def carry_out(order: Order, chosen: Chosen) -> int:
     Returns:
         The exit status.
     """
-    settings = chosen.settings
     screen = Console(stderr=True)
-    url = settings.url or address_of(settings.host, settings.port)
-    job: Job | None = None
-    with ServiceClient(url, settings.api_key) as service:
+    job: Job[Any] | None = None
+    with client_of(chosen) as service:
         try:
-            job = service.submit(order.operation, order.parts, fresh=order.fresh)
-            job = _follow(service, job, screen)
-            for output in order.outputs:
-                output.write_bytes(service.result(str(job["id"]), MEDIA[output.suffix.lower()], order.query))
-                screen.print(f"saved {output}", markup=False, highlight=False)
-            return _show(job, service, order, Console())
-        except ServiceProblemError as problem:
-            screen.print("\n".join(problem.lines()), markup=False, highlight=False)
-        except UnreachableError as error:
-            screen.print(str(error), markup=False, highlight=False)
+            job = service.submit(order.operation, order.images, fields=order.fields, wait_s=0, fresh=order.fresh)
+            _follow(job, screen)
+            _save(service, job, order, screen)
+            return _show(job, order, Console())
+        except ConvscopeError as error:
+            screen.print("\n".join(lines_of(error)), markup=False, highlight=False)
         except OSError as error:
             screen.print(f"{error.filename}: {error.strerror}", markup=False, highlight=False)
         except KeyboardInterrupt:
-            _cancel(service, job, screen)
+            _cancel(job, screen)
             return INTERRUPTED
     return 1
 
 
-def _follow(service: ServiceClient, job: Job, screen: Console) -> Job:
+def _save(service: Client, job: Job[Any], order: Order, screen: Console) -> None:
+    # The words of the command line go as they are; the service alone reads them.
+    drawing = cast(schemas.Drawing, order.query)
+    for output in order.outputs:
+        service.save_result(job.id, output, media_of(output), **drawing)
+        screen.print(f"saved {output}", markup=False, highlight=False)
+
+
+def _follow(job: Job[Any], screen: Console) -> None:
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=screen, transient=True) as bars:
-        bar = bars.add_task(str(job["operation"]), total=None)
-
-        def moved(progress: JobProgress) -> None:
-            words = progress.message or str(progress.state)
-            total = progress.total if progress.total > 0 and progress.state is not JobState.QUEUED else None
-            bars.update(bar, description=words, completed=progress.done, total=total)
-
-        return service.follow(job, moved)
+        bar = bars.add_task(job.operation, total=None)
+        bars.update(bar, description=job.progress.message or job.state)
+        for event in () if job.finished else job.events():
+            now = event.progress
+            total = now.total if now.total > 0 and now.state != JobState.QUEUED else None
+            bars.update(bar, description=now.message or now.state, completed=now.done, total=total)
 
 
-def _show(job: Job, service: ServiceClient, order: Order, paper: Console) -> int:
+def _show(job: Job[Any], order: Order, paper: Console) -> int:
     """Print a finished job.
 
     Raises:
-        ServiceProblemError: it did not succeed.
+        JobFailedError, JobCancelledError: it did not succeed.
     """
     if order.as_json:
-        print(json.dumps(job, indent=2, ensure_ascii=False))
-    if job["state"] != JobState.SUCCEEDED:
-        if job["state"] == JobState.CANCELLED:
-            raise ServiceProblemError({"title": "The job was cancelled"}, 200)
-        raise ServiceProblemError(job.get("error") or {"title": f"The job is {job['state']}"}, 200)
+        print(json.dumps(job.document, indent=2, ensure_ascii=False))
+    result = job.result()
     if not order.as_json:
-        # A listing may leave the result out; reading the job has it.
-        result = job.get("result") or service.job(str(job["id"])).get("result") or {}
-        for table in facts_tables(result.get("facts", {})):
+        for table in facts_tables(result.facts):
             paper.print(table)
     return 0
 
 
-def _cancel(service: ServiceClient, job: Job | None, screen: Console) -> None:
+def _cancel(job: Job[Any] | None, screen: Console) -> None:
     """Cancel the job that an interrupted command has submitted, so that nobody computes it for no one."""
-    if job is None or finished(job):
+    if job is None or job.finished:
         return
     try:
-        service.cancel(str(job["id"]))
-        screen.print(f"cancelled job {job['id']}", highlight=False)
-    except (ServiceProblemError, UnreachableError) as error:
-        screen.print(f"job {job['id']} was not cancelled: {error}", markup=False, highlight=False)
+        job.cancel()
+        screen.print(f"cancelled job {job.id}", highlight=False)
+    except ConvscopeError as error:
+        screen.print(f"job {job.id} was not cancelled: {error}", markup=False, highlight=False)
 
 
-def _image_parts(images: Sequence[str]) -> list[Part]:
-    """The images of a form: files, `-` for standard input, or `id:ID` for images that the service already has."""
+def _images(images: Sequence[str]) -> list[Upload | dict[str, str]]:
+    """Files, `-` for standard input, or `id:ID` for images that the service already has."""
     ids = [image.removeprefix("id:") for image in images if image.startswith("id:")]
     if ids and len(ids) < len(images):
         raise typer.BadParameter("give either files or ids of images, not both")
-    if ids:
-        return [("images", (None, json.dumps([{"id": one} for one in ids])))]
-    return [("image", _image_file(image)) for image in images]
+    return [{"id": one} for one in ids] or [_image_file(image) for image in images]
 
 
-def _image_file(image: str) -> tuple[str | None, bytes | str, str]:
+def _image_file(image: str) -> Upload:
     if image == "-":
-        return "image", sys.stdin.buffer.read(), "application/octet-stream"
+        return Upload("image", sys.stdin.buffer.read())
     path = Path(image).expanduser()
-    return path.name, path.read_bytes(), "application/octet-stream"
+    return Upload(path.name, path.read_bytes())
 
 
-def _field_parts(values: Mapping[str, Any]) -> list[Part]:
-    """The fields of a form, one part for each time an option was given."""
-    parts: list[Part] = []
+def _fields(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fields of a form, one for each time an option was given."""
+    fields: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, bool):
-            parts.append((name, (None, "true" if value else "false")))
+            fields.append((name, "true" if value else "false"))
         else:
-            parts.extend((name, (None, text)) for text in ([value] if isinstance(value, str) else value or []))
-    return parts
+            fields.extend((name, text) for text in ([value] if isinstance(value, str) else value or []))
+    return fields
 
 
 def _check_outputs(outputs: Sequence[Path], operation: Operation[Any]) -> None:
     for output in outputs:
         suffix = output.suffix.lower()
-        if suffix not in MEDIA or (suffix == ".png" and not operation.has_picture):
-            possible = [one for one in MEDIA if one != ".png" or operation.has_picture]
+        if suffix not in SUFFIXES or (suffix == ".png" and not operation.has_picture):
+            possible = [one for one in SUFFIXES if one != ".png" or operation.has_picture]
             raise typer.BadParameter(f"-o {output}: the name must end in {', '.join(possible)}")
         if not output.absolute().parent.is_dir():
             raise typer.BadParameter(f"-o {output}: there is no folder {output.absolute().parent}")
@@ -223,7 +214,7 @@ def _image_option(most: int) -> inspect.Parameter:
 
 
 def _output_option() -> inspect.Parameter:
-    text = f"Where to save the result, as its name ends: {', '.join(MEDIA)}; repeat it for several."
+    text = f"Where to save the result, as its name ends: {', '.join(SUFFIXES)}; repeat it for several."
     return _parameter("output", list[Path] | None, None, typer.Option("--output", "-o", metavar="FILE", help=text))
 
 

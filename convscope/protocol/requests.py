@@ -74,6 +74,22 @@ class ImageRef(StrictModel):
         return self
 
 
+def _reference(value: object) -> object:
+    """An image's id as text is the image with that id."""
+    return {"id": value} if isinstance(value, str) and IMAGE_ID.fullmatch(value) else value
+
+
+IMAGE_ID = re.compile(r"img-[0-9A-Za-z_-]*")
+"""What only an image's id looks like, be it a wrong one."""
+Image = Annotated[
+    ImageRef,
+    BeforeValidator(
+        _reference,
+        json_schema_input_type=Annotated[str, Field(pattern=f"^{IMAGE_ID.pattern}$", max_length=80)] | ImageRef,
+    ),
+]
+
+
 class Preprocess(StrictModel):
     """Overrides of the network's own preprocessing, where its architecture allows."""
 
@@ -115,8 +131,8 @@ class CommonRequest(StrictModel):
 class ImagesRequest(CommonRequest):
     """An operation on one or more images: `image` for one, `images` for several; resolved to `images`."""
 
-    image: ImageRef | None = Field(None, description="One image.")
-    images: list[ImageRef] = Field(default_factory=list, max_length=64, description="Several images.")
+    image: Image | None = Field(None, description="One image, by its id or as an object.")
+    images: list[Image] = Field(default_factory=list, max_length=64, description="Several images.")
 
     @model_validator(mode="after")
     def _some_image(self) -> Self:
@@ -124,7 +140,7 @@ class ImagesRequest(CommonRequest):
             raise ValueError("give either image or images")
         if self.image is None and not self.images and getattr(self, "image_set", None) is None:
             raise ValueError(
-                'an image is needed: a file part `image`, or as `image` {"id": "img-…"} or {"base64": "…"}'
+                'an image is needed: a file part `image`, or as `image` "img-…", {"id": "img-…"} or {"base64": "…"}'
             )
         return self
 

@@ -18,7 +18,17 @@ from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.queue.jobs import Job
 from convscope.render import RenderOptions
-from service.answers.views import etag, failure, job_etag, job_path, job_view, retry_after_s, workers_online
+from service.answers.views import (
+    USUAL,
+    Detail,
+    etag,
+    failure,
+    job_etag,
+    job_path,
+    job_view,
+    retry_after_s,
+    workers_online,
+)
 from service.call import Call
 from service.http.negotiation import JSON, PNG, SAFETENSORS
 from service.http.problems import problem_response
@@ -30,10 +40,28 @@ FEW_NUMBERS = 4096
 """JSON with so many numbers is written more quickly than handed to a thread."""
 
 
-class RenderQuery(BaseModel):
-    """How a picture is drawn; asked for in the query, it never changes what is computed."""
+class AnswerQuery(BaseModel):
+    """How much of a result its JSON carries."""
 
     model_config = ConfigDict(extra="forbid")
+
+    data: Literal["none", "inline", "href"] | None = Field(
+        None,
+        description="Of a JSON answer. none: no arrays; href: each array with its address alone; inline: every small "
+        "array with its numbers; without it, those that are read there.",
+    )
+    fields: Literal["facts"] | None = Field(
+        None, description="Of a JSON answer. facts: neither arrays nor pictures nor the request."
+    )
+
+    @property
+    def detail(self) -> Detail:
+        """As the views take it."""
+        return Detail(self.data, self.fields == "facts")
+
+
+class RenderQuery(AnswerQuery):
+    """How a picture is drawn; asked for in the query, it never changes what is computed."""
 
     view: View | None = Field(None, description="A default for each operation.")
     colormap: str | None = Field(None, max_length=100, description="A name of the cmap catalogue; `_r` reverses.")
@@ -59,13 +87,11 @@ class RenderQuery(BaseModel):
         Raises:
             ProblemError: `invalid-request`.
         """
-        return RenderOptions(**self.model_dump(exclude={"pick", "format"}))
+        return RenderOptions(**self.model_dump(exclude={"pick", "format", "data", "fields"}))
 
 
-class WaitQuery(BaseModel):
+class WaitQuery(AnswerQuery):
     """Long poll."""
-
-    model_config = ConfigDict(extra="forbid")
 
     wait: float = Field(0, ge=0, description="Hold the request up to so many seconds; cut to the longest, 60.")
 
@@ -91,6 +117,7 @@ async def job_answer(
     status: int = 200,
     headers: dict[str, str] | None = None,
     online: int | None = None,
+    detail: Detail = USUAL,
 ) -> Response:
     """The job as JSON; a 200 carries the entity tag of this revision, and is 304 where the client has it.
 
@@ -102,12 +129,12 @@ async def job_answer(
         online = await workers_online(context)
     sent = {"Cache-Control": "no-cache", **job_headers(job), **(headers or {})}
     if status == 200:
-        sent["ETag"] = job_etag(context, job, online)
+        sent["ETag"] = job_etag(context, job, online, detail)
         if call.request.method == "GET" and (unchanged := not_modified(call.request, sent)) is not None:
             return unchanged
     if not job.finished:
         sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
-    view = await job_view(context, job, online)
+    view = await job_view(context, job, online, detail=detail)
     arrays = (view["result"] or {}).get("arrays", {}).values()
     numbers = sum(array["data"].size for array in arrays if "data" in array)
     body = json_bytes(view) if numbers <= FEW_NUMBERS else await asyncio.to_thread(json_bytes, view)
@@ -134,7 +161,7 @@ async def finished_answer(
     assert job.manifest is not None
     online, manifest = await asyncio.gather(workers_online(call.context), call.context.results.manifest(job.manifest))
     if media == JSON:
-        return await job_answer(call, job, headers=sent, online=online)
+        return await job_answer(call, job, headers=sent, online=online, detail=query.detail)
     sent = {**job_headers(job), **sent}
     if media == PNG:
         return await picture_answer(call, job, manifest, query.pick, query.options(), sent)
@@ -142,9 +169,10 @@ async def finished_answer(
 
 
 def _result_path(job: Job, media: str, query: RenderQuery) -> str:
-    """The address of what is answered: of a picture, with how it is drawn."""
-    drawn = query.model_dump(exclude_none=True) if media == PNG else {}
-    return f"{job_path(job.id)}/result" + (f"?{urlencode(drawn)}" if drawn else "")
+    """The address of what is answered: of a picture, with how it is drawn; of JSON, with how much it carries."""
+    kept = {PNG: set(RenderQuery.model_fields) - set(AnswerQuery.model_fields), JSON: set(AnswerQuery.model_fields)}
+    asked = query.model_dump(exclude_none=True, include=kept.get(media, set()))
+    return f"{job_path(job.id)}/result" + (f"?{urlencode(asked)}" if asked else "")
 
 
 async def picture_answer(

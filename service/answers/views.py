@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -104,6 +105,32 @@ class JobList(_View):
     jobs: list[JobView]
 
 
+@dataclass(frozen=True)
+class Detail:
+    """How much of a result its JSON carries.
+
+    Args:
+        data: `none`: no arrays; `href`: each with its address alone; `inline`: each that is small enough with its
+            numbers; without it, those with their numbers that callers read there.
+        facts_only: neither arrays nor pictures nor the request.
+    """
+
+    data: Literal["none", "inline", "href"] | None = None
+    facts_only: bool = False
+
+
+USUAL = Detail()
+
+
+def _inline_names(manifest: Manifest, detail: Detail) -> set[str]:
+    """The arrays whose numbers may stand in the JSON, where they are small enough."""
+    if detail.facts_only or detail.data in ("none", "href"):
+        return set()
+    operation = operations().get(manifest.operation)
+    bulky = operation.bulky if operation is not None and detail.data is None else frozenset()
+    return set(manifest.arrays) - bulky
+
+
 def job_path(job_id: str) -> str:
     """The address of a job."""
     return f"/v1/jobs/{job_id}"
@@ -155,9 +182,9 @@ async def workers_seen(context: Context) -> int:
         return context.seen.workers
 
 
-def job_etag(context: Context, job: Job, online: int) -> str:
+def job_etag(context: Context, job: Job, online: int, detail: Detail = USUAL) -> str:
     """The entity tag of a job's JSON: new with each revision."""
-    return etag(job.id, job.revision, online, context.renderer.rendered_ms(job.manifest))
+    return etag(job.id, job.revision, online, context.renderer.rendered_ms(job.manifest), detail)
 
 
 def retry_after_s(job: Job, online: int, now_ms: float) -> int:
@@ -171,11 +198,13 @@ def retry_after_s(job: Job, online: int, now_ms: float) -> int:
     return 2
 
 
-async def job_view(context: Context, job: Job, online: int, *, result: bool = True) -> dict[str, Any]:
+async def job_view(
+    context: Context, job: Job, online: int, *, result: bool = True, detail: Detail = USUAL
+) -> dict[str, Any]:
     """A job as JSON values; `result` says whether to read its result."""
     shown = None
     if result and job.state == JobState.SUCCEEDED and job.manifest is not None:
-        shown = await _result_view(context, job.id, await context.results.manifest(job.manifest))
+        shown = await _result_view(context, job.id, await context.results.manifest(job.manifest), detail)
     timings = {"queued": job.queued_ms, "computed": job.computed_ms}
     rendered = context.renderer.rendered_ms(job.manifest)
     if rendered is not None:
@@ -187,7 +216,7 @@ async def job_view(context: Context, job: Job, online: int, *, result: bool = Tr
         "attempt": job.attempt,
         "progress": {**job.progress.model_dump(exclude_none=True), "message": _message(job)},
         "workers_online": online,
-        "request": job.request,
+        "request": {} if detail.facts_only else job.request,
         "labels": job.labels,
         "created_at": iso(job.created_ms),
         "started_at": iso(job.started_ms),
@@ -234,10 +263,11 @@ def _links(job: Job) -> dict[str, str]:
     return links
 
 
-async def _result_view(context: Context, job_id: str, manifest: Manifest) -> dict[str, Any]:
-    data = await context.results.inline(manifest, context.settings.inline_numbers)
+async def _result_view(context: Context, job_id: str, manifest: Manifest, detail: Detail) -> dict[str, Any]:
+    wanted = _inline_names(manifest, detail)
+    data = await context.results.inline(manifest, context.settings.inline_numbers, wanted)
     arrays: dict[str, dict[str, Any]] = {}
-    for name, stored in manifest.arrays.items():
+    for name, stored in {} if detail.data == "none" or detail.facts_only else manifest.arrays.items():
         arrays[name] = {"shape": list(stored.shape), "dtype": stored.dtype, "href": array_path(job_id, name)}
         if name in data:
             arrays[name]["data"] = data[name]
@@ -246,7 +276,7 @@ async def _result_view(context: Context, job_id: str, manifest: Manifest) -> dic
         "arrays": arrays,
         "pictures": [
             {"name": picture.name, "href": picture_path(job_id, picture.name), "image_id": picture.image_id}
-            for picture in pictures(manifest)
+            for picture in ([] if detail.facts_only else pictures(manifest))
         ],
         "provenance": manifest.provenance.model_dump(mode="json"),
     }

@@ -31,7 +31,7 @@ _MOST_READ = 1024
 """So many of a validation's errors are looked at; several may be about one place."""
 _LONGEST_NAME = 200
 _OBJECTS = {
-    "ImageRef": "an object with `id` or `base64`",
+    "ImageRef": "an id `img-…`, or an object with `id` or `base64`",
     "UnitTarget": "an object with `layer` and `channel`",
 }
 """What takes the place of our classes' names where a request should have an object."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -17,8 +16,9 @@ from pydantic import ValidationError
 
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import CommonRequest
+from convscope.protocol.requests import IMAGE_ID, CommonRequest
 from service.http.problems import from_validation, pointer
+from service.intake.names import canonical, canonical_name
 
 IMAGE_FIELDS = frozenset({"image", "images"})
 NO_IMAGE = "an image is a file (`image=@FILE`; is the `@` missing?), an id `img-…`, or JSON with `id` or `base64`"
@@ -96,14 +96,17 @@ def read_fields(
             raise invalid_request([FieldError("/request", "given more than once")])
         request_part = texts[0].encode()
     if request_part is not None:
-        found = read_json(request_part)
+        found = canonical(operation.request, read_json(request_part))
     errors = []
     for name, texts in given.items():
-        if name in found:
-            errors.append(FieldError(pointer([name]), "given both in the part `request` and as a field"))
+        own = canonical_name(operation.request, name)
+        twice = own != name and own in given
+        if twice or own in found:
+            where = f"as `{own}` as well" if twice else "both in the part `request` and as a field"
+            errors.append(FieldError(pointer([name]), f"given {where}"))
             continue
         try:
-            found[name] = _convert(texts, _Kinds.of(operation.request, name))
+            found[own] = _convert(texts, _Kinds.of(operation.request, own))
         except ValueError as error:
             message = NO_IMAGE if name in IMAGE_FIELDS and str(error).startswith(NOT_JSON) else str(error)
             errors.append(FieldError(pointer([name]), message))
@@ -118,6 +121,7 @@ def validate(operation: Operation[Any], data: dict[str, Any]) -> CommonRequest:
     Raises:
         ProblemError: `invalid-request`, with the place of each error.
     """
+    data = canonical(operation.request, data)
     try:
         return operation.request.model_validate(data)
     except ValidationError as error:
@@ -152,7 +156,12 @@ class _Kinds:
     def of(cls, request: type[CommonRequest], name: str) -> _Kinds:
         """Those of a property; any text for one that the schema does not know, which validation then refuses."""
         whole = schema(request)
-        return cls(whole["properties"].get(name, {"type": "string"}), whole.get("$defs", {}))
+        found = cls(whole["properties"].get(name, {"type": "string"}), whole.get("$defs", {}))
+        if name in IMAGE_FIELDS:
+            # What may stand for an image is looked at below; other text has been sent for a file.
+            for kinds in (found, *found.items):
+                kinds.kinds.discard("string")
+        return found
 
     def _collect(self, node: Mapping[str, Any]) -> None:
         if "$ref" in node:
@@ -168,10 +177,6 @@ class _Kinds:
         if kind == "array":
             for item in [node["items"]] if isinstance(node.get("items"), dict) else node.get("prefixItems", []):
                 self.items.append(_Kinds(item, self._definitions))
-
-
-_IMAGE_ID = re.compile(r"img-[0-9A-Za-z_-]*")
-"""What only an image's id looks like, be it a wrong one; in a form it may stand for the image."""
 
 
 def _convert(texts: Sequence[str], kinds: _Kinds) -> Any:
@@ -208,7 +213,7 @@ def _split(text: str) -> list[str]:
 
 def _scalar(text: str, kinds: _Kinds) -> Any:
     stripped = text.strip()
-    if "object" in kinds.kinds and _IMAGE_ID.fullmatch(stripped):
+    if "object" in kinds.kinds and IMAGE_ID.fullmatch(stripped):
         return {"id": stripped}
     if (stripped.startswith("{") and "object" in kinds.kinds) or (
         stripped.startswith("[") and "array" in kinds.kinds and stripped.endswith("]")

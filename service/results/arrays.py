@@ -9,7 +9,7 @@ import asyncio
 import io
 import json
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,14 +86,14 @@ class Results:
         pixels: NDArray[np.uint8] = await asyncio.to_thread(np.load, io.BytesIO(data), allow_pickle=False)
         return pixels
 
-    async def inline(self, manifest: Manifest, most_numbers: int) -> dict[str, NDArray[Any]]:
-        """The arrays that are small enough to stand in a JSON answer, the smallest first while there is room."""
+    async def inline(self, manifest: Manifest, most_numbers: int, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
+        """The `wanted` arrays that are small enough for a JSON answer, the smallest first while there is room."""
         room = INLINE_ARRAYS * most_numbers
         names = []
         # Equally small ones by name: the order of entries in a file says nothing.
         for name, stored in sorted(manifest.arrays.items(), key=lambda item: (math.prod(item[1].shape), item[0])):
             numbers = math.prod(stored.shape)
-            if numbers <= most_numbers and numbers <= room:
+            if name in wanted and numbers <= most_numbers and numbers <= room:
                 room -= numbers
                 names.append(name)
         arrays = await asyncio.gather(*(self.array(manifest, name) for name in names))

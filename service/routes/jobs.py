@@ -100,10 +100,10 @@ async def read_job(job_id: str, call: CallDependency, query: WaitQueryDependency
         wait_s = min(query.wait, call.context.settings.longest_wait_s)
         if call.known_tag is None:
             job = await wait_for_end(call, job, wait_s)
-        elif call.knows(job_etag(call.context, job, await workers_online(call.context))):
+        elif call.knows(job_etag(call.context, job, await workers_online(call.context), query.detail)):
             revision = job.revision
             job = await wait_until(call, job, lambda each: each.revision != revision, wait_s)
-    return await job_answer(call, job)
+    return await job_answer(call, job, detail=query.detail)
 
 
 @router.get(
@@ -129,7 +129,7 @@ async def read_result(job_id: str, call: CallDependency, query: RenderQueryDepen
     job = await find(call, job_id)
     media = call.accepted(representations(operation_of(job)), query.format)
     if not job.finished:
-        return await job_answer(call, job, status=202)
+        return await job_answer(call, job, status=202, detail=query.detail)
     return await finished_answer(call, job, media, query)
 
 

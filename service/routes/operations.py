@@ -93,7 +93,7 @@ async def _answer(call: Call, query: RenderQuery, operation: Operation[Any]) -> 
         headers = {"Preference-Applied": applied} if applied else {}
         if at_once or not job.finished:
             online = await workers_seen(call.context)
-            return await job_answer(call, job, status=202, headers=headers, online=online)
+            return await job_answer(call, job, status=202, headers=headers, online=online, detail=query.detail)
         return await finished_answer(call, job, media, query, headers)
     except ProblemError as error:
         error.extra.setdefault("job_id", job.id)
@@ -151,7 +151,7 @@ def _endpoint(operation: Operation[Any]) -> Callable[..., Awaitable[Response]]:
 
 
 def _responses(operation: Operation[Any]) -> dict[int | str, dict[str, Any]]:
-    content = openapi.json_content(openapi.job_of(operation))
+    content = openapi.json_content(openapi.shown(openapi.job_of(operation)))
     content |= openapi.binary_content(*((PNG, SAFETENSORS) if operation.has_picture else (SAFETENSORS,)))
     headers = ("Location", "Content-Location", "ETag", "Preference-Applied")
     return {

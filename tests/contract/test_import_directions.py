@@ -31,6 +31,8 @@ def test_the_directions_hold() -> None:
         ("convscope/protocol/results.py", "import redis", "the language has no wires"),
         ("convscope/protocol/results.py", "from convscope.queue import keys", "the language has no wires"),
         ("convscope/queue/keys.py", "from convscope.store import images", "convscope stands alone"),
+        ("client/convscope_client/events.py", "import convscope.protocol.problems", "the client stands alone"),
+        ("service/app.py", "import convscope_client", "only the command line knows the client"),
         ("convscope/cli/facts.py", "import torch", "convscope starts the others as processes"),
         ("convscope/render/__init__.py", "import service", "convscope starts the others as processes"),
         ("convscope/queue/keys.py", "import obstore", "render knows the protocol alone, and only the store"),

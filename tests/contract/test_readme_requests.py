@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import signal
 import subprocess
@@ -69,6 +70,26 @@ def test_the_shell_command_saves_its_picture(server: Launched, tmp_path: Path) -
     assert done.returncode == 0, done.stdout
     assert Image.open(tmp_path / "maps.png").format == "PNG"
     assert "blocks.2.0" in done.stdout
+
+
+@pytest.mark.parametrize("document", ["README.md", "client/README.md"])
+def test_the_python_that_is_shown_runs(server: Launched, tmp_path: Path, document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    script = shown.replace("http://localhost:8000", server.address).replace('"cat.jpg"', '"docs/images/cat.jpg"')
+    script = script.replace('"cam.png"', repr(str(tmp_path / "cam.png")))
+    script += "\nprint([value.shape for value in globals().values() if hasattr(value, 'shape')])\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert Image.open(tmp_path / "cam.png").format == "PNG"
+    assert done.stdout.splitlines()[-1] == "[(1, 7, 7)]"
 
 
 def test_a_restart_finds_jobs_results_and_images(tmp_path: Path) -> None:

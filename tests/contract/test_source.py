@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.trees import PACKAGES, ROOT
+from tests.contract.trees import CLIENT, PACKAGES, ROOT
 
 MOST_LINES = 400
 PICKLES = frozenset({"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})
@@ -140,14 +140,16 @@ def test_the_rules_hold_everywhere() -> None:
     broken = []
     for path in tracked(".py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        rules = SOURCE_RULES if below(path, *PACKAGES, "bench") else TEST_RULES
+        rules = SOURCE_RULES if below(path, *PACKAGES, CLIENT, "bench") else TEST_RULES
         broken += [f"{path.relative_to(ROOT)}:{found}" for rule in rules for found in rule(tree)]
     assert broken == []
 
 
 def test_no_file_is_long() -> None:
+    sources = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in tracked(".py", ".lua")}
+    # What a program wrote from the OpenAPI document, tests/client/test_generated.py compares with what it writes now.
     lengths = {
-        path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in tracked(".py", ".lua")
+        name: len(text.splitlines()) for name, text in sources.items() if "\nWritten by client/generate.py" not in text
     }
     too_long = {str(name): lines for name, lines in lengths.items() if lines > MOST_LINES and name.parts[0] != "tests"}
     assert too_long == {}

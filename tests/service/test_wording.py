@@ -51,7 +51,7 @@ def test_of_a_union_the_member_that_fits_speaks(client: httpx2.Client) -> None:
     image = {"image": {"id": "x"}}
     for body, detail in (
         ({**image, "preprocess": {"size": [100_000, 100_000]}}, "/preprocess/size/0: Input should be less than or eq"),
-        ({"image": "x"}, "/image: Input should be an object with `id` or `base64`."),
+        ({"image": "x"}, "/image: Input should be an id `img-…`, or an object with `id` or `base64`."),
         ({**image, "channels": {"a": 1}}, "/channels: Input should be a valid list; or Input should be a valid string"),
     ):
         assert problem_of(client.post(MAPS, json=body), 422, "invalid-request")["detail"].startswith(detail)

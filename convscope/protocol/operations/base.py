@@ -49,6 +49,8 @@ class Operation(ABC, Generic[R]):
     max_images: ClassVar[int] = 64
     """0: the operation takes no image."""
     has_picture: ClassVar[bool] = True
+    bulky: ClassVar[frozenset[str]] = frozenset()
+    """Arrays that stand in a JSON answer only where they are asked for, however small: few callers read them there."""
     image_array: ClassVar[str | None] = None
     """Name of a uint8 K×H×W×3 result array whose pictures become images of their callers, as uploads are; their ids go
     into `facts["pictures"][k]["image_id"]`. A picture whose facts say `withheld` is left out."""

@@ -47,6 +47,7 @@ class ClassifyOperation(Operation[ClassifyRequest]):
     facts = ClassifyFacts
     example = MappingProxyType({"top": 3})
     has_picture = False
+    bulky = frozenset({"logits"})
 
     def resolve(self, request: ClassifyRequest, card: ModelCard) -> ClassifyRequest:
         check_preprocess(request.preprocess, card)

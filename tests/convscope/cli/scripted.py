@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +26,7 @@ class Answer:
     status: int = 200
     body: Any = None
     media: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     """Close the connection before the announced end."""
     then: Callable[[], None] | None = None
@@ -62,6 +63,8 @@ def scripted(script: dict[str, list[Answer]]) -> Iterator[Scripted]:
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.media)
             self.send_header("Content-Length", str(len(body) + (1000 if answer.cut else 0)))
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
             self.wfile.flush()

@@ -16,9 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from convscope.cli.app import build
-from convscope.cli.client import Progress, ServiceClient, ServiceProblemError, UnreachableError
 from convscope.protocol.operations import operations
-from convscope.queue.jobs import JobState
 from tests.convscope.cli.scripted import Answer, Asked, scripted
 
 JOB = "/v1/jobs/j1"
@@ -85,72 +83,8 @@ def test_images_that_the_service_has_are_named_by_id_and_fresh_asks_for_no_cache
         result = convscope("feature-maps", "-i", "id:x1", "-i", "id:x2", "--fresh", url=service.url)
         assert result.exit_code == 0, result.output
         (asked,) = service.asked
-    assert form(asked) == [("images", None, b'[{"id": "x1"}, {"id": "x2"}]')]
+    assert json.loads(asked.body) == {"images": [{"id": "x1"}, {"id": "x2"}]}
     assert asked.headers["cache-control"] == "no-cache"
-
-
-def test_a_broken_stream_is_taken_up_where_it_broke_off() -> None:
-    first = stream((1, "state", {"state": "running"}), (2, "progress", {"done": 1, "total": 4, "message": "a"}))
-    second = stream((3, "progress", {"done": 3, "total": 4, "message": "b"}), (4, "preview", {"href": "/x"}))
-    script = {
-        f"GET {JOB}/events": [
-            Answer(media="text/event-stream", body=first, cut=True),
-            Answer(media="text/event-stream", body=second + stream((5, "done", {"state": "succeeded"}))),
-        ],
-        f"GET {JOB}": [Answer(body=job("running")), Answer(body=SUCCEEDED)],
-    }
-    seen: list[Progress] = []
-    with scripted(script) as service, ServiceClient(service.url, None) as client:
-        assert client.follow(job(), seen.append)["state"] == "succeeded"
-        starts = [asked.headers.get("last-event-id") for asked in service.of("GET", f"{JOB}/events")]
-    assert starts == [None, "2"]
-    assert [(one.state, one.done, one.total, one.message) for one in seen] == [
-        (JobState.QUEUED, 0, 1, ""),
-        (JobState.RUNNING, 0, 0, ""),
-        (JobState.RUNNING, 1, 4, "a"),
-        (JobState.RUNNING, 3, 4, "b"),
-    ]
-
-
-def test_after_a_reset_the_snapshot_counts() -> None:
-    snapshot = job("running", progress={"done": 5, "total": 6, "message": "late"})
-    body = stream((1, "reset", snapshot), (2, "done", {"state": "succeeded"}))
-    script = {
-        f"GET {JOB}/events": [Answer(media="text/event-stream", body=body)],
-        f"GET {JOB}": [Answer(body=SUCCEEDED)],
-    }
-    seen: list[Progress] = []
-    with scripted(script) as service, ServiceClient(service.url, None) as client:
-        client.follow(job(), seen.append)
-    assert seen[-1] == Progress(JobState.RUNNING, 5, 6, "late")
-
-
-@pytest.mark.parametrize(
-    "no_stream",
-    [Answer(404, {"title": "no"}), Answer(200, {"not": "a stream"}), Answer(body=b"", media="text/event-stream")],
-)
-def test_without_a_stream_it_polls(no_stream: Answer) -> None:
-    script = {
-        f"GET {JOB}/events": [no_stream],
-        f"GET {JOB}": [*[Answer(body=job("running", workers_online=1))] * 4, Answer(body=SUCCEEDED)],
-    }
-    with scripted(script) as service, ServiceClient(service.url, None) as client:
-        assert client.follow(job(), lambda progress: None)["state"] == "succeeded"
-
-
-def test_a_service_that_is_away_for_a_moment_is_waited_for() -> None:
-    away = Answer(503, {"type": "/problems/queue-unavailable", "title": "away"})
-    script = {f"GET {JOB}/events": [Answer(404, {})], f"GET {JOB}": [away, Answer(body=SUCCEEDED)]}
-    with scripted(script) as service, ServiceClient(service.url, None) as client:
-        assert client.follow(job(), lambda progress: None)["state"] == "succeeded"
-
-
-def test_a_queue_without_a_worker_is_said() -> None:
-    seen: list[Progress] = []
-    script = {f"GET {JOB}/events": [DONE], f"GET {JOB}": [Answer(body=SUCCEEDED)]}
-    with scripted(script) as service, ServiceClient(service.url, None) as client:
-        client.follow(job(workers_online=0), seen.append)
-    assert seen[0].message == "queued; no worker is running"
 
 
 def test_results_are_saved_by_suffix_with_the_drawing_options_in_the_query(tmp_path: Path) -> None:
@@ -214,7 +148,7 @@ def test_an_interrupt_cancels_the_job(tmp_path: Path) -> None:
         # The stream stays open, by an announced length that never comes, until the interrupt is there.
         f"GET {JOB}/events": [Answer(media="text/event-stream", body=running, cut=False, then=interrupt)],
         f"GET {JOB}": [Answer(body=job("running"))],
-        f"DELETE {JOB}": [Answer(202, job("running"))],
+        f"POST {JOB}/cancel": [Answer(202, job("running"))],
     }
     with scripted(script) as service:
         command = [sys.executable, "-m", "convscope.cli", "run", "feature-maps", "-i", "id:x", "--url", service.url]
@@ -234,19 +168,22 @@ def test_an_interrupt_cancels_the_job(tmp_path: Path) -> None:
             output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
         assert "cancelled job j1" in output
-        assert len(service.of("DELETE", JOB)) == 1
+        assert len(service.of("POST", f"{JOB}/cancel")) == 1
 
 
 def test_nobody_there_is_said_with_what_to_do() -> None:
-    with ServiceClient("http://127.0.0.1:9", None) as client, pytest.raises(UnreachableError, match="convscope serve"):
-        client.submit("feature-maps", [])
+    result = convscope("kernels", url="http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "no service answers at http://127.0.0.1:9; `convscope serve` starts one, --url names another" in " ".join(
+        result.output.split()
+    )
 
 
 def test_something_else_at_the_address_is_said() -> None:
-    script = {"GET /v1/models": [Answer(body=b"<html>", media="text/html")]}
-    refused = pytest.raises(ServiceProblemError, match="no JSON object")
-    with scripted(script) as other, ServiceClient(other.url, None) as client, refused:
-        client.models()
+    with scripted({"POST /v1/kernels": [Answer(body=b"<html>", media="text/html")]}) as other:
+        result = convscope("kernels", url=other.url)
+    assert result.exit_code == 1
+    assert "is this a Convscope service?" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""The client that users make: a service's address, a key, and everything that the service does.
+
+Made from `_async/client.py`. Written by client/generate.py; changes here are lost.
+"""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Self
+
+import httpx2
+
+from convscope_client._sync.operations import Operations
+from convscope_client._sync.sender import Sender
+from convscope_client.version import __version__
+
+URL = "http://127.0.0.1:8000"
+
+
+class Client(Operations):
+    """A running Convscope.
+
+    Args:
+        url: its address; without it what CONVSCOPE_URL names, else http://127.0.0.1:8000.
+        key: the caller's key, where the service wants one; without it what CONVSCOPE_API_KEY holds.
+        patience_s: how many seconds one call goes on trying when the service is away, restarts or has no room; 0 tries
+            once. A service that has never answered this client is not waited for, see `wait_until_ready`.
+        transport: httpx2's transport, for what its ordinary one does not do.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        patience_s: float = 60.0,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self._sender = Sender(
+            url or os.environ.get("CONVSCOPE_URL") or URL,
+            key or os.environ.get("CONVSCOPE_API_KEY"),
+            agent=f"convscope-client/{__version__}",
+            patience_s=patience_s,
+            transport=transport,
+        )
+
+    @property
+    def url(self) -> str:
+        """The service's address."""
+        return self._sender.url
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._sender.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1644 @@
+"""What is sent to the service and what comes back, as types; they check nothing at run time.
+
+Written by client/generate.py; changes here are lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+
+class Alive(TypedDict):
+    """The process answers."""
+
+    status: NotRequired[str]
+
+
+class ArrayView(TypedDict):
+    """One array of a result."""
+
+    data: NotRequired[Any]
+    """Nested lists, NaN and infinities as null; only where the array is small."""
+    dtype: str
+    href: str
+    shape: list[int]
+
+
+class Baseline(TypedDict):
+    """What features that have nothing to do with each other would score."""
+
+    floor: float | None
+    """Biased CKA expected of unrelated isotropic features; 0 when debiased."""
+    permutation_mean: float | None
+    """Mean over the pairs of CKA after re-pairing the samples at random, over all pairings, exactly."""
+    permutation_p95: float | None
+    """95th percentile over pairs and sampled pairings."""
+    permutations: int
+
+
+class BehaviourCard(TypedDict):
+    """What the network can bear, tried on noise at its own input size."""
+
+    alone: NotRequired[str | None]
+    """Why each image is given to it by itself; null where an image's answer is its own."""
+    channels_last: bool
+    """Whether it runs, with the same answer, on maps whose channels lie next to each other in memory; one that does not is
+    given contiguous ones.
+    """
+    fast: NotRequired[Literal["bfloat16", "float32"]]
+    """The arithmetic of precision `fast`."""
+    fast_reason: NotRequired[str | None]
+    """Why that is float32 although the device has bfloat16."""
+    random: NotRequired[bool]
+    """Whether two runs on one image differ: each job has a seed of its own, and none is cached."""
+
+
+class CamFacts(TypedDict):
+    """Facts of cam."""
+
+    layer: str
+    maps: list[MapFacts]
+    notes: list[str]
+    """How not to read the maps."""
+    shape: list[int]
+    transforms: list[dict[str, Any]]
+    """For each image, where the network's input lies in the upload."""
+
+
+class CamJob(TypedDict):
+    """A job of cam."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: CamResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class CamRequest(TypedDict):
+    """Which methods, at which layer, for which classes."""
+
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """Without it the last spatial map before global pooling."""
+    methods: NotRequired[
+        Sequence[
+            Literal[
+                "cam",
+                "gradcam",
+                "gradcam++",
+                "hirescam",
+                "elementwise",
+                "xgradcam",
+                "layercam",
+                "eigencam",
+                "eigengradcam",
+                "scorecam",
+                "ablationcam",
+                "fullgrad",
+                "guided-gradcam",
+            ]
+        ]
+    ]
+    """All of them share one forward pass."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    nonstandard_gate: NotRequired[bool]
+    """guided-gradcam: treat SiLU, GELU, Hardswish and their like as ReLUs; not in any paper."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    targets: NotRequired[Sequence[int | str]]
+    """Class indices, class names, `predicted` or `top:K` (the K most probable classes of each image)."""
+    upsampled: NotRequired[bool]
+    """Also give each map at the size of the network's input."""
+
+
+class CamResult(TypedDict):
+    """The result of a job of cam that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: CamFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class ChannelFacts(TypedDict):
+    """How the images excite one channel: figures of its strongest unit in each image (of its mean, with by=mean)."""
+
+    active: float
+    """Share of the images on which it is above zero."""
+    best: list[float]
+    """The k strongest, strongest first."""
+    channel: int
+    dead: bool
+    """Not above zero on any image."""
+    mean: float
+    quantiles: dict[str, float]
+    """Of the images' values, by share; told to a part in sixteen, the largest exactly."""
+
+
+class ChannelObjective(TypedDict):
+    """A channel of a layer: the mean of its map, its largest value, or the value at its centre."""
+
+    channel: int
+    layer: str
+    reduce: NotRequired[Literal["mean", "max", "center"]]
+
+
+class CkaFacts(TypedDict):
+    """Facts of cka."""
+
+    estimator: str
+    images: int
+    kernel: str
+    matrices: list[MatrixFacts]
+    mode: str
+    samples: str
+
+
+class CkaJob(TypedDict):
+    """A job of cka."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: CkaResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class CkaRequest(TypedDict):
+    """What is compared (`mode`), on which samples, by which kernel and estimator."""
+
+    bandwidth: NotRequired[float]
+    """RBF: σ as a fraction of the median distance between different samples."""
+    batch_images: NotRequired[int | None]
+    """Images whose samples are compared at once; HSICs of batches are summed."""
+    channels: NotRequired[Sequence[int] | str]
+    """In `channels` mode, which of the layer's channels."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    estimator: NotRequired[Literal["biased", "debiased"]]
+    """biased: Kornblith 2019; debiased: U-centred Grams, unrelated features score zero."""
+    features: NotRequired[Literal["flatten", "pool"]]
+    """In `layers` and `models` mode: every number of the map, or each channel's mean."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    intervals: NotRequired[int | None]
+    """Resamples for the 95 % interval; 0 for none. Default: 100, `channels` none."""
+    kernel: NotRequired[Literal["linear", "rbf"]]
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """One layer; without it a middle stage."""
+    layers: NotRequired[Sequence[str] | None]
+    """Layers to compare; without it every stage."""
+    mode: NotRequired[Literal["channels", "layers", "models"]]
+    """Compare a layer's channels, a network's layers, or the layers of two networks."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    other_layers: NotRequired[Sequence[str] | None]
+    """Its layers; without it every stage."""
+    other_model: NotRequired[str | None]
+    """In `models` mode, the network of the columns."""
+    permutations: NotRequired[int]
+    """Random pairings for the spread of the baseline."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    samples: NotRequired[Literal["rows", "positions", "images"] | None]
+    """In `channels` mode, what a sample is: a row of the map (features: its columns), one position (then CKA is r²), or an
+    image. Layers are always compared over images.
+    """
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+
+
+class CkaResult(TypedDict):
+    """The result of a job of cka that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: CkaFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+ClassObjective = TypedDict("ClassObjective", {"class": "int | str"})
+"""The logit of a class, by index or name."""
+
+
+class ClassifyFacts(TypedDict):
+    """Facts of classify."""
+
+    predictions: list[list[Prediction]]
+    """For each image, strongest first; ties by lower index."""
+    transforms: list[dict[str, Any]]
+    """For each image, where the network's input lies in the upload."""
+
+
+class ClassifyJob(TypedDict):
+    """A job of classify."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: ClassifyResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class ClassifyRequest(TypedDict):
+    """How many classes to name."""
+
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    top: NotRequired[int]
+    """How many of the strongest classes to name for each image."""
+
+
+class ClassifyResult(TypedDict):
+    """The result of a job of classify that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: ClassifyFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class CompletenessFacts(TypedDict):
+    """How well the attribution adds up to the target's change from baseline to image."""
+
+    baseline: str
+    baseline_logit: float
+    difference: float
+    gap: float | None
+    """Relative; null where target and baseline do not differ."""
+    gap_absolute: float
+    steps: int
+    """Points of the last try."""
+    within_tolerance: bool
+
+
+class DeconvFacts(TypedDict):
+    """Facts of deconv."""
+
+    caution: str | None
+    """How not to read the picture."""
+    layers: list[DeconvLayerFacts]
+    transform: dict[str, Any]
+    """Where the network's input lies in the upload."""
+
+
+class DeconvJob(TypedDict):
+    """A job of deconv."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: DeconvResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class DeconvLayerFacts(TypedDict):
+    """Facts of one layer's projections, in the order of the arrays."""
+
+    layer: str
+    projections: list[ProjectionFacts]
+    rule: str
+    shape: list[int]
+
+
+class DeconvRequest(TypedDict):
+    """Which units to project, and by which rule."""
+
+    by: NotRequired[Literal["max", "mean"]]
+    """What `top:K` and `strongest` rank by."""
+    channels: NotRequired[Sequence[int] | str]
+    """Which channels to project."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """One layer; without it the last map before global pooling."""
+    layers: NotRequired[Sequence[str] | None]
+    """Several layers, in one forward pass."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    nonstandard_gate: NotRequired[bool]
+    """Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    rule: NotRequired[Literal["deconvnet", "guided", "gradient"] | None]
+    """At rectifications. Default: deconvnet, and guided for networks without max-pools."""
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    seed_unit: NotRequired[str]
+    """max: a channel's strongest unit; channel: its whole map; top:n: its n strongest, one by one."""
+    switches: NotRequired[Literal["sum", "last"]]
+    """A pixel that is the switch of several pooling windows gets their sum, or the last's signal."""
+
+
+class DeconvResult(TypedDict):
+    """The result of a job of deconv that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: DeconvFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class DirectionObjective(TypedDict):
+    """A direction among a layer's channels: mean over positions of dot · max(0.1, cosine)^cosine_power."""
+
+    cosine_power: NotRequired[float]
+    direction: Sequence[float]
+    layer: str
+
+
+class FeatureMapsFacts(TypedDict):
+    """Facts of feature-maps."""
+
+    layers: list[LayerFacts]
+    transforms: list[dict[str, Any]]
+    """For each image, where the network's input lies in the upload."""
+
+
+class FeatureMapsJob(TypedDict):
+    """A job of feature-maps."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: FeatureMapsResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class FeatureMapsRequest(TypedDict):
+    """Which maps to show: layers by name, or `layers=convolutions` for every convolution."""
+
+    by: NotRequired[str]
+    """What `top:K` ranks by."""
+    channels: NotRequired[Sequence[int] | str | None]
+    """Which maps; without it the first 64."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """One layer; without it the first convolution."""
+    layers: NotRequired[Sequence[str] | None]
+    """Several layers, or the one word `convolutions`."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+
+
+class FeatureMapsResult(TypedDict):
+    """The result of a job of feature-maps that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: FeatureMapsFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class FieldProblem(TypedDict):
+    """One wrong place in a request."""
+
+    detail: str
+    pointer: str
+    """JSON pointer into the body; /query/… and /path/… for the address."""
+
+
+class ImageList(TypedDict):
+    """A page of images."""
+
+    images: list[ImageView]
+
+
+class ImageRef(TypedDict):
+    """An image by reference: an uploaded one by `id`, or its file's bytes in `base64`."""
+
+    base64: NotRequired[str | None]
+    """The bytes of an image file in base64."""
+    id: NotRequired[str | None]
+    """Id from POST /v1/images or from a result's `image_id`."""
+
+
+class ImageSetDetail(TypedDict):
+    """A set with a page of its members."""
+
+    created_at: str | None
+    expires_at: str | None
+    href: str
+    id: str
+    """For `image_set` in requests."""
+    images: int
+    """How many images it has."""
+    members: list[MemberView]
+    """In the order of the upload; further ones by the Link header."""
+    rejected: int
+    """How many files of the upload are not in it."""
+    rejected_entries: list[RejectedEntry]
+    """On the first page, 1000 at most."""
+
+
+class ImageSetList(TypedDict):
+    """A page of sets."""
+
+    image_sets: list[ImageSetView]
+
+
+class ImageSetView(TypedDict):
+    """A set as its caller sees it."""
+
+    created_at: str | None
+    expires_at: str | None
+    href: str
+    id: str
+    """For `image_set` in requests."""
+    images: int
+    """How many images it has."""
+    rejected: int
+    """How many files of the upload are not in it."""
+
+
+class ImageView(TypedDict):
+    """An image as its caller sees it."""
+
+    created_at: str | None
+    expires_at: str | None
+    format: str
+    """PNG, JPEG, WEBP, GIF, BMP or TIFF; `pixels` for a picture that a job made."""
+    height: int
+    href: str
+    id: str
+    """For `image.id` in requests."""
+    notes: list[str]
+    """What was done to make it 8-bit sRGB, as laying transparency on white."""
+    sha256: str
+    """Of the uploaded bytes, hex."""
+    width: int
+    """Pixels, after turning by EXIF."""
+
+
+class JobList(TypedDict):
+    """Some jobs, newest first, without their results; Link: rel=next leads on."""
+
+    jobs: list[JobView]
+
+
+JobState: TypeAlias = 'Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]'
+"""Where a job is in its life. Terminal states never change."""
+
+
+class JobView(TypedDict):
+    """A job."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: ResultView | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class KernelsFacts(TypedDict):
+    """Facts of kernels."""
+
+    filters: list[int]
+    """The output channel of each row of `weights`."""
+    groups: int
+    inputs: list[int]
+    """The input channel, within its group, of each column of `weights`."""
+    layer: str
+    maximum: float
+    minimum: float
+    """Of the whole layer, as the maximum."""
+    norms: list[float]
+    """L2 norm of each chosen filter over all its inputs."""
+    shape: list[int]
+    """Of the layer's whole weight: O, I, kh, kw; I is of one group."""
+
+
+class KernelsJob(TypedDict):
+    """A job of kernels."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: KernelsResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class KernelsRequest(TypedDict):
+    """Which convolution, which of its filters, and which of their inputs."""
+
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    filters: NotRequired[Sequence[int] | str]
+    """Which filters (output channels); `top:K` are those with the largest norm."""
+    inputs: NotRequired[Sequence[int] | str]
+    """Which input channels of each filter; `top:K` are those with the largest norm in the layer."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """A convolution; without it the first one."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+
+
+class KernelsResult(TypedDict):
+    """The result of a job of kernels that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: KernelsFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class LayerCard(TypedDict):
+    """One call of a module or functional operation, in execution order."""
+
+    activation: NotRequired[str | None]
+    """relu, relu6, prelu, leaky_relu, silu, gelu, hardswish, … if it is one."""
+    aliases: NotRequired[list[str]]
+    call: NotRequired[int]
+    """1 for the first call of the module, 2 for the second, …"""
+    container: NotRequired[bool]
+    inputs: NotRequired[list[str]]
+    """Calls whose outputs this one was computed from with no other call between; `@input` is the network's input. A
+    container that only hands on its last child's output has that child.
+    """
+    kernel_shape: NotRequired[list[int] | None]
+    """(O, I, kh, kw) for convolutions."""
+    kind: str
+    """Class of the module (`Conv2d`) or name of the function (`relu`)."""
+    methods: NotRequired[dict[str, str | None]]
+    """Operation → null where it applies, else the reason why not."""
+    name: str
+    order: int
+    """Position in execution order, from 0; a container comes after its children."""
+    receptive_field: NotRequired[ReceptiveField | None]
+    shape: list[int]
+    """Shape of the output without the batch: (C, H, W) or (C,)."""
+
+
+class LayerFacts(TypedDict):
+    """Numbers of one layer's chosen maps, in the order of `channels`; per image where there are several (N×K lists)."""
+
+    channels: list[list[int]]
+    """For each image, the channel of each map."""
+    dead_channels: list[list[int]]
+    """For each image, channels of the whole layer that are zero everywhere."""
+    layer: str
+    maximum: list[list[float]]
+    mean: list[list[float]]
+    minimum: list[list[float]]
+    shape: list[int]
+    """Of the whole layer: C, H, W."""
+    std: list[list[float]]
+    zeros: list[list[float]]
+    """Share of exact zeros in each map."""
+
+
+class LayerObjective(TypedDict):
+    """A whole layer: the mean of its squared activations, as in DeepDream."""
+
+    layer: str
+
+
+class LayerTable(TypedDict):
+    """Layers in execution order."""
+
+    layers: list[LayerCard]
+    method: str | None
+    model: str
+
+
+class Limits(TypedDict):
+    """What a request may be."""
+
+    body_mib: int
+    images: int
+    """Most images; 0: the operation takes none."""
+    megapixels: float
+    result_mib: int
+
+
+class LowestFacts(TypedDict):
+    """Where a map is lowest; boxes are (top, left, bottom, right), half open."""
+
+    box: list[int]
+    """The square there, in pixels of the network's input."""
+    box_in_upload: list[float]
+    column: int
+    row: int
+    value: float
+
+
+class MapFacts(TypedDict):
+    """One map: whose, of what, and its raw range."""
+
+    all_negative: bool
+    """The map holds no positive evidence at all."""
+    array: str
+    completeness_gap: NotRequired[float | None]
+    """fullgrad: logit minus the sum of all terms, as a share of the logit."""
+    forwards: int
+    """Forward passes of one image this map needed beyond the shared one."""
+    image: int
+    """Which image of the request."""
+    item: int
+    """Index along the array's first axis."""
+    logit: float
+    maximum: float
+    method: str
+    minimum: float
+    """Of the raw signed map."""
+    name: str | None
+    """Class name."""
+    probability: float
+    target: int
+    """Class index."""
+
+
+class MatrixFacts(TypedDict):
+    """One matrix: its labels, samples, baselines and what to be careful about."""
+
+    array: str
+    bandwidths: NotRequired[list[float] | None]
+    """RBF: σ of each row."""
+    baseline: Baseline
+    batches: int
+    """HSICs of this many batches of samples were summed before dividing."""
+    columns: list[str]
+    features: list[int]
+    """p of each row."""
+    interval_mean_width: NotRequired[float | None]
+    interval_method: NotRequired[str | None]
+    mean_off_diagonal: float | None
+    rows: list[str]
+    samples: int
+    """n of each HSIC."""
+    undefined: dict[str, str]
+    """Rows and columns without an answer, and why."""
+    warnings: list[str]
+
+
+class MaximizeFacts(TypedDict):
+    """Facts of maximize."""
+
+    parameterization: str
+    pictures: list[PictureFacts]
+    references: int
+    """Photographs that the pictures were compared with."""
+    size: list[int]
+
+
+class MaximizeJob(TypedDict):
+    """A job of maximize."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: MaximizeResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class MaximizeRequest(TypedDict):
+    """What is maximized, by which preset, and every number of the preset that shall be another."""
+
+    average: NotRequired[float | None]
+    """Share of the steps, the last ones, whose mean is the picture; 0: the last step."""
+    blur: NotRequired[float | None]
+    """pixel: sigma of a blur every `blur_every` steps."""
+    blur_every: NotRequired[int | None]
+    channels: NotRequired[Sequence[int] | str | None]
+    """Channels of `layer`; without it the first four. `top:K` ranks on the start image."""
+    clip_each_step: NotRequired[bool | None]
+    """pixel: clip after every step, not only at the end."""
+    crop_center_sd: NotRequired[float | None]
+    """Spread of the centres of views."""
+    crop_from: NotRequired[float | None]
+    """Side of a view at the first step, in pictures."""
+    crop_size_sd: NotRequired[float | None]
+    """Spread of the sides of views."""
+    crop_to: NotRequired[float | None]
+    """Side of a view at the last step, in pictures."""
+    crops: NotRequired[int | None]
+    """Views of the picture in every step."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    decay: NotRequired[float | None]
+    """Share of the parameters lost in every step."""
+    decay_power: NotRequired[float | None]
+    """fourier: coefficients are scaled by 1/f^this."""
+    decorrelate: NotRequired[bool | None]
+    """fourier: decorrelate colours."""
+    diversity: NotRequired[float | None]
+    """Weight by which the job's pictures of one layer are pushed apart."""
+    image: NotRequired[ImageRef | None]
+    """A picture to start from, instead of noise."""
+    image_set: NotRequired[str | None]
+    """Id of an image set, instead of images."""
+    images: NotRequired[Sequence[ImageRef]]
+    """Photographs to compare the finished pictures with; with start=image the first is the start."""
+    jitter: NotRequired[int | None]
+    """Pixels of the first random crop."""
+    jitter_after: NotRequired[int | None]
+    """Pixels of the last random crop."""
+    l2: NotRequired[float | None]
+    """Weight of the squared distance from grey."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """Short for one channel objective for each of `channels`."""
+    learning_rate: NotRequired[float | None]
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    noise: NotRequired[float | None]
+    """Normal noise on every view, pixels in [0, 1]."""
+    noise_uniform: NotRequired[float | None]
+    """Uniform noise ± this on every view."""
+    objective: NotRequired[
+        SumObjective
+        | ClassObjective
+        | UnitObjective
+        | DirectionObjective
+        | ChannelObjective
+        | LayerObjective
+        | Sequence[
+            SumObjective | ClassObjective | UnitObjective | DirectionObjective | ChannelObjective | LayerObjective
+        ]
+        | None
+    ]
+    """An objective, or a list of them that makes one picture each."""
+    optimizer: NotRequired[Literal["adam", "nadam", "ascent", "rms"] | None]
+    parameterization: NotRequired[Literal["pixel", "fourier", "maco"] | None]
+    pixel_space: NotRequired[Literal["byte", "unit", "normalized"] | None]
+    """pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"]]
+    redirect_steps: NotRequired[int | None]
+    """First steps in which a row without any gradient gets a redirected one."""
+    rotate: NotRequired[int | None]
+    """Random rotation ± this many degrees."""
+    scale: NotRequired[float | None]
+    """Random scale 1 ± this, in eleven steps."""
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    size: NotRequired[int | Sequence[int] | None]
+    """Side, or height and width, of the picture; without it the network's own input size."""
+    start: NotRequired[Literal["noise", "image"] | None]
+    """Default: the image, if `image` is given."""
+    start_distribution: NotRequired[Literal["uniform", "normal"] | None]
+    """pixel: of the noise."""
+    start_level: NotRequired[float | None]
+    """pixel: of the noise; null: the mean colour."""
+    start_spread: NotRequired[float | None]
+    """Width of the noise, in the preset's own unit."""
+    steps: NotRequired[int | None]
+    stop_at: NotRequired[float | None]
+    """A picture is finished when its objective reaches this value."""
+    tv: NotRequired[float | None]
+    """Weight of the total variation."""
+
+
+class MaximizeResult(TypedDict):
+    """The result of a job of maximize that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: MaximizeFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class MemberView(TypedDict):
+    """One image of a set."""
+
+    height: int
+    href: str
+    id: str
+    name: str
+    """The file's name in the upload."""
+    width: int
+
+
+class ModelCard(TypedDict):
+    """A network of the catalogue: weights, preprocessing, classes, layers, and the defaults of each operation."""
+
+    behaviour: NotRequired[BehaviourCard | None]
+    """What the network can bear; null where its weights are not at hand, and it was not tried."""
+    classes: NotRequired[list[str]]
+    default_layers: NotRequired[dict[str, list[str]]]
+    """Operation → the layers used when the request names none."""
+    entry_digest: str
+    """SHA-256 of what identifies source, weights and preprocessing; part of cache keys."""
+    id: str
+    layers: NotRequired[list[LayerCard]]
+    max_pools: NotRequired[int]
+    """Max-pool calls, the places where a deconvnet has switches."""
+    parameters: int
+    preprocess: PreprocessCard
+    rectifications: NotRequired[dict[str, int]]
+    """Activation kind → calls of it."""
+    source: str
+    """Where the architecture comes from: torchvision:NAME, timm:NAME, zfnet, …"""
+    stages: NotRequired[list[str]]
+    """One layer for each resolution stage, shallow to deep."""
+    title: str
+    weights: str
+    """Which weights: a published name, file:…, package:…, or random with its seed."""
+
+
+class ModelList(TypedDict):
+    """The catalogue."""
+
+    default: str
+    """The network used where a request names none."""
+    models: list[ModelSummary]
+
+
+class ModelSummary(TypedDict):
+    """A line of GET /v1/models: a network of the catalogue, described or not yet, usable or why not."""
+
+    available: NotRequired[bool | None]
+    """Whether the weights are at hand; null when nobody has looked."""
+    default: NotRequired[bool]
+    entry_digest: NotRequired[str | None]
+    """Of an operator's entry: changes when anything in it does."""
+    id: str
+    problem: NotRequired[str | None]
+    """Why the entry cannot be used."""
+    problem_type: NotRequired[str]
+    """Name of the problem that requests for it get."""
+    source: str
+    title: str
+    weights: str
+
+
+class OcclusionBaseline(TypedDict):
+    """The network's answers to the whole image."""
+
+    activation: float
+    probability: float
+    top_class: int
+
+
+class OcclusionFacts(TypedDict):
+    """Facts of occlusion."""
+
+    baseline: OcclusionBaseline
+    fill: str | list[float]
+    grid: list[int]
+    """Places, vertical and horizontal."""
+    incremental: bool
+    """Whether the shortcut was used."""
+    lowest_activation: LowestFacts
+    lowest_probability: LowestFacts
+    stride: list[int]
+    target: int
+    """Class whose probability is mapped."""
+    target_name: str | None
+    """Its name, where it has one."""
+    top_classes: dict[str, str | None]
+    """Every class that is the most probable at some place, with its name."""
+    transform: dict[str, Any]
+    unit: dict[str, Any]
+    """Layer and channel (and position) whose activation is mapped."""
+    window: list[int]
+
+
+class OcclusionJob(TypedDict):
+    """A job of occlusion."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: OcclusionResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class OcclusionRequest(TypedDict):
+    """The square, its steps and colour, and what is watched."""
+
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    fill: NotRequired[Literal["mean", "black", "grey", "white"] | Sequence[float]]
+    """Colour of the square: the data set's mean, a name, or r, g, b of 0 to 255."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    incremental: NotRequired[bool]
+    """Recompute only what the square touches, where the network allows it."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    stride: NotRequired[Sequence[int] | None]
+    """Step between places, pixels; default a sixteenth of the input."""
+    target: NotRequired[int | UnitTarget | str]
+    """Class whose probability is mapped; a unit here is watched instead."""
+    unit: NotRequired[WatchedUnit]
+    window: NotRequired[Sequence[int] | None]
+    """Side of the square, pixels; default a quarter of the input."""
+
+
+class OcclusionResult(TypedDict):
+    """The result of a job of occlusion that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: OcclusionFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class OperationList(TypedDict):
+    """All operations."""
+
+    operations: list[OperationView]
+
+
+class OperationView(TypedDict):
+    """An operation as GET /v1/operations lists it."""
+
+    defaults: dict[str, Any]
+    facts_schema: dict[str, Any]
+    href: str
+    lane: str
+    limits: Limits
+    media_types: list[str]
+    name: str
+    quick: bool
+    """Whether a request without a preference waits for the answer."""
+    request_schema: dict[str, Any]
+    summary: str
+
+
+class PictureFacts(TypedDict):
+    """Facts of one picture."""
+
+    channel: int | None
+    """The target channel or class."""
+    channels: int
+    dead: bool
+    """Nothing was found that excites it."""
+    image_id: str | None
+    """The picture as an image, for other operations."""
+    kind: str
+    """class, channel, unit, layer, direction or sum."""
+    layer: str | None
+    """Of the target; null for a class."""
+    loss_first: float | None
+    """The objective's value at the first step; larger is better. Null where that was no finite number."""
+    loss_last: float | None
+    """The same at the last step."""
+    percentile: float | None
+    """Share of the photographs, percent, whose value is lower."""
+    rank: int | None
+    """Of the target channel's mean on that picture; 1 is the strongest."""
+    reference_max: float | None
+    """Largest value among the photographs."""
+    steps: int
+    """Steps run."""
+    steps_without_gradient: int
+    stopped_by: Literal["steps", "stop_at", "dead", "saturated", "diverged"]
+    value: float | None
+    """The objective on the final 8-bit picture."""
+    withheld: NotRequired[bool]
+    """It is dead or has diverged: its picture is black and no image."""
+
+
+class PictureView(TypedDict):
+    """One picture that can be drawn of a result."""
+
+    href: str
+    image_id: str | None
+    """Of the image that the picture equals, to send it on."""
+    name: str
+    """What `pick` chooses."""
+
+
+class Prediction(TypedDict):
+    """One class of one image."""
+
+    index: int
+    logit: float
+    name: str
+    """The class's name; its index as text where the network has no names."""
+    probability: float
+    """Softmax over all classes."""
+
+
+class Preprocess(TypedDict):
+    """Overrides of the network's own preprocessing, where its architecture allows."""
+
+    crop: NotRequired[Literal["center", "none"] | None]
+    """center: keep the aspect ratio and crop; none: squeeze the whole upload into the input."""
+    resize_mode: NotRequired[Literal["bilinear", "bicubic", "nearest", "lanczos"] | None]
+    size: NotRequired[int | Sequence[int] | None]
+    """Height and width of the network's input, pixels; one number for a square."""
+
+
+class PreprocessCard(TypedDict):
+    """How an upload becomes the network's input: resize, centre crop, scale to [0, 1], normalise."""
+
+    channels: NotRequired[int]
+    """Planes of the input. 1: uploads are converted to grey; other than 1 and 3: uploads are arrays."""
+    crop: NotRequired[Literal["center", "none"]]
+    mean: list[float]
+    """Of each plane, in [0, 1] units."""
+    minimum_size: NotRequired[int]
+    """Smallest side the architecture accepts, pixels."""
+    resizable: bool
+    """Whether the architecture accepts other input sizes."""
+    resize: list[int] | int
+    """Resize target before cropping: shorter side, or height and width."""
+    resize_mode: NotRequired[Literal["bilinear", "bicubic", "nearest", "lanczos"]]
+    size: list[int]
+    """Height and width of the network's input, pixels."""
+    std: list[float]
+    """Of each plane, in [0, 1] units."""
+
+
+class ProblemDocument(TypedDict):
+    """RFC 9457 problem details. Further members depend on the type (`possible`, `near`, `limit`, …)."""
+
+    detail: str
+    errors: NotRequired[list[FieldProblem] | None]
+    instance: NotRequired[str | None]
+    """Path of the request, or of the job."""
+    job_id: NotRequired[str | None]
+    request_id: NotRequired[str | None]
+    retry_after_s: NotRequired[float | None]
+    status: int
+    title: str
+    type: str
+    """Stable address of a page that says what to do, /problems/{name}."""
+
+
+class ProgressView(TypedDict):
+    """How far a job is."""
+
+    done: float
+    losses: NotRequired[list[float | None] | None]
+    """Of the pictures that a preview shows, the first 16; null before a picture's first step."""
+    message: str
+    total: float
+
+
+class ProjectionFacts(TypedDict):
+    """Facts of one projection; boxes are (top, left, bottom, right), half open."""
+
+    activation: float
+    """Of the unit; of the channel's strongest unit when all of it is projected."""
+    box: list[int]
+    """Receptive field in pixels of the network's input, clipped to it."""
+    box_in_upload: list[float]
+    channel: int
+    dead: bool
+    """The unit is not active, so its projection is zero."""
+    image_independent: bool
+    """Nothing on the way back depends on the image: another image would give the same up to a factor."""
+    largest: float
+    """Largest magnitude of the projection."""
+    rectification_kinds: dict[str, int]
+    rectifications: int
+    """Rectifications on the way that the rule was applied to."""
+    switches: int
+    """Max-pools on the way, whose switches were used."""
+    window: list[int]
+    """What `patch` shows: the receptive field, not clipped."""
+    x: int | None
+    y: int | None
+    """Row of the unit in its map; null when the whole channel is projected."""
+
+
+class ProvenanceView(TypedDict):
+    """What made a result, enough to make it again."""
+
+    code: str
+    device: str
+    model: str
+    precision: str
+    seed: int
+    tile: int
+    torch: str
+    weights_sha256: str | None
+
+
+class Ready(TypedDict):
+    """The service can take work."""
+
+    redis: NotRequired[str]
+    status: NotRequired[str]
+    store: NotRequired[str]
+    workers: int
+    """Live workers. Without one, work waits; the service is ready all the same."""
+
+
+class ReceptiveField(TypedDict):
+    """The input box one unit sees, in pixels of the network's input, each as (vertical, horizontal). The box of unit (y,
+    x) covers rows start[0] + y * jump[0] … + size[0] - 1, likewise for columns, before clipping.
+    """
+
+    jump: list[float]
+    size: list[int]
+    start: list[float]
+
+
+class RejectedEntry(TypedDict):
+    """A file of the upload that is not in the set, and why."""
+
+    detail: str
+    name: str
+    """The file's name in the upload."""
+    problem: str
+    """Name of the problem, as under /problems."""
+
+
+class ResultView(TypedDict):
+    """The result of a job that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: dict[str, Any]
+    """Numbers that matter without opening an array; by operation."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class SaliencyFacts(TypedDict):
+    """Facts of saliency."""
+
+    images: list[SaliencyImageFacts]
+    method: str
+
+
+class SaliencyImageFacts(TypedDict):
+    """Facts of one image's attribution."""
+
+    completeness: CompletenessFacts | None
+    """integrated-gradients only."""
+    logit: float
+    """Value of the target on the image: a logit, or the unit's activation."""
+    maximum: float
+    minimum: float
+    rectifications: int | None
+    """guided: rectifications that the rule was applied to."""
+    target: int | UnitTarget
+    """The class index, or the unit."""
+    target_name: str | None
+    """Name of the class, where it has one."""
+    transform: dict[str, Any]
+
+
+class SaliencyJob(TypedDict):
+    """A job of saliency."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: SaliencyResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class SaliencyRequest(TypedDict):
+    """Which target, by which method, with that method's parameters."""
+
+    baseline: NotRequired[Literal["black", "mean", "blur"]]
+    """integrated-gradients: black, the data set's mean colour, or the image blurred."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    max_steps: NotRequired[int]
+    """integrated-gradients: points of the last try."""
+    method: NotRequired[
+        Literal["gradient", "gradient-x-input", "guided", "smoothgrad", "vargrad", "integrated-gradients"]
+    ]
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    noise: NotRequired[float]
+    """smoothgrad, vargrad: standard deviation over (max − min)."""
+    nonstandard_gate: NotRequired[bool]
+    """guided: treat SiLU, GELU and their like as ReLUs."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    samples: NotRequired[int]
+    """smoothgrad, vargrad: noisy copies of the image."""
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    steps: NotRequired[int]
+    """integrated-gradients: Gauss–Legendre points of the first try."""
+    target: NotRequired[int | UnitTarget | str]
+    """A class index, a class name, `predicted`, or a unit {layer, channel, y, x}."""
+    tolerance: NotRequired[float]
+    """integrated-gradients: completeness gap above which more steps are taken."""
+
+
+class SaliencyResult(TypedDict):
+    """The result of a job of saliency that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: SaliencyFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class SumObjective(TypedDict):
+    """A weighted sum of simple objectives."""
+
+    sum: Sequence[WeightedObjective]
+
+
+class SweptLayerFacts(TypedDict):
+    """Facts of one layer, its channels in the order of the arrays."""
+
+    channels: list[ChannelFacts]
+    dead_channels: list[int]
+    dead_share: float
+    images: int
+    layer: str
+    projection: str
+    shape: list[int]
+
+
+class TopActivationsFacts(TypedDict):
+    """Facts of top-activations."""
+
+    by: str
+    caution: str | None
+    """How not to read the projections."""
+    images: int
+    """How many were looked at."""
+    layers: list[SweptLayerFacts]
+
+
+class TopActivationsJob(TypedDict):
+    """A job of top-activations."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: TopActivationsResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class TopActivationsRequest(TypedDict):
+    """Which channels, how many of their strongest units, and what is shown of these."""
+
+    by: NotRequired[Literal["max", "mean"]]
+    """max: single units; mean: whole maps, which then count once an image."""
+    channels: NotRequired[Sequence[int] | str]
+    """Indices, `all` or `first:K`."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    k: NotRequired[int]
+    """How many of a channel's strongest units are kept."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """One layer; without it the last map before global pooling."""
+    layers: NotRequired[Sequence[str] | None]
+    """Several layers, in one sweep."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    patches: NotRequired[bool]
+    """Cut out of the images what the units see."""
+    per_image: NotRequired[int]
+    """Units of one image at most, for each channel."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    preprocess: NotRequired[Preprocess | None]
+    projection: NotRequired[Literal["deconvnet", "guided", "none"] | None]
+    """What stands beside each patch. Default: deconvnet, guided for networks without max-pools, none where neither rule is
+    defined or no patches are wanted.
+    """
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+
+
+class TopActivationsResult(TypedDict):
+    """The result of a job of top-activations that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: TopActivationsFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class UnitObjective(TypedDict):
+    """One position of a channel's map."""
+
+    unit: UnitTarget
+
+
+class UnitTarget(TypedDict):
+    """One unit of a layer: the value at (y, x) of a channel's map; without y and x, the map's mean."""
+
+    channel: int
+    layer: str
+    x: NotRequired[int | None]
+    y: NotRequired[int | None]
+
+
+class WatchedUnit(TypedDict):
+    """A map to watch: its total activation, or the value at (y, x)."""
+
+    channel: NotRequired[int | None]
+    """Without it the map strongest in total on the whole image."""
+    layer: NotRequired[str | None]
+    """Without it the last map before global pooling."""
+    x: NotRequired[int | None]
+    y: NotRequired[int | None]
+
+
+class WeightedObjective(TypedDict):
+    """One term of a sum; a negative weight minimizes."""
+
+    of: ClassObjective | UnitObjective | DirectionObjective | ChannelObjective | LayerObjective
+    weight: NotRequired[float]
+
+
+class Drawing(TypedDict, total=False):
+    """How a picture is drawn; what is left out is as the operation draws it."""
+
+    view: Literal["tiles", "picture", "overlay", "matrix"] | None
+    """A default for each operation."""
+    colormap: str | None
+    """A name of the cmap catalogue; `_r` reverses."""
+    normalize: Literal["map", "layer", "standard", "symmetric"] | None
+    """map: each map by its own min and max; layer: all by the layer's; standard: mean 128, one standard deviation 64;
+    symmetric: about zero.
+    """
+    columns: int | None
+    """Tiles in a row."""
+    scale: float | None
+    """Pixels for each cell of a map; of an overlay, for each pixel of it."""
+    title: Literal["none", "index", "mean", "max", "loss"] | None
+    """The text above each tile."""
+    alpha: float | None
+    """Opacity of an overlay, 0 to 1."""
+    pick: str | None
+    """One picture, layer or item; without it all are stacked, up to 16."""
