@@ -67,6 +67,8 @@ def read_checkpoint(path: Path, expected_bytes: int, sha256: str | None = None) 
     """
     try:
         size = path.stat().st_size
+        if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
+            raise refuse(f"{path.name} has SHA-256 {found}, not {sha256.lower()}")
         kind, why = recognise(path)
     except OSError as error:
         raise refuse(f"{path.name} cannot be read: {error.strerror}") from error
@@ -79,8 +81,6 @@ def read_checkpoint(path: Path, expected_bytes: int, sha256: str | None = None) 
             f"{expected_bytes:,}",
             "Save it again with today's torch.save, or its state_dict alone",
         )
-    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-        raise refuse(f"{path.name} has SHA-256 {found}, not {sha256.lower()}")
     if kind is None:
         raise refuse(f"{path.name} is not a readable file of weights: {why}")
     try:
@@ -157,7 +157,7 @@ def _kind_of_archive(path: Path) -> tuple[Format | None, str]:
 def _unreadable(path: Path, error: BaseException) -> Exception:
     """The refusal of a file that a reader failed on, with its error in one plain line."""
     said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip() or type(error).__name__
-    if isinstance(error, UnpicklingError | EOFError | IndexError | UnicodeError):
+    if isinstance(error, UnpicklingError | EOFError | IndexError | UnicodeError | zipfile.BadZipFile):
         said = f"it is damaged, or no file that torch.save wrote ({said})"
     return refuse(f"{path.name} is not a readable file of weights: {said.splitlines()[0][:200]}")
 
