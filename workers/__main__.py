@@ -10,7 +10,7 @@ import structlog
 import uvloop
 from pydantic import ValidationError
 
-from convscope import logs
+from convscope import catalogue_file, logs
 from convscope.parent import die_with_parent_if_asked
 from convscope.queue.connection import connect
 from convscope.settings import SETTINGS_REFUSED, Settings, said
@@ -24,6 +24,7 @@ log = structlog.get_logger("workers")
 
 def engine_config(settings: Settings) -> EngineConfig:
     """The engine's part of the settings."""
+    catalogue = catalogue_file.ensure(settings)
     return EngineConfig(
         device=settings.device,
         threads=settings.threads,
@@ -33,7 +34,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         tile=settings.tile,
         default_model=settings.default_model,
         weights_folder=str(settings.weights_location),
-        catalogue=str(settings.catalogue) if settings.catalogue else None,
+        catalogue=str(catalogue) if catalogue is not None else None,
         state_folder=str(settings.data / "worker"),
     )
 

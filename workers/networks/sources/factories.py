@@ -41,7 +41,7 @@ def factory_source(target: str, options: Options) -> Source:
             factory = getattr(_import(module_name, folder), attribute)
         except SourceError:
             raise
-        except Exception as error:  # noqa: BLE001  (the operator's code, which may raise anything)
+        except Exception as error:
             said = f"{error}" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
             raise SourceError(f"python:{target} cannot be imported: {said}") from error
         code = tuple(_note(module_name, folder))
@@ -97,25 +97,24 @@ def _note(name: str, folder: Path | None) -> Iterator[Path]:
 
 
 def _forget_what_was_edited() -> None:
-    """Where any file of the noted modules changed, forget them all: they import each other."""
+    """Where any file of the noted modules changed, forget it and those of its package and its folder.
+
+    Modules that lie side by side may have imported each other by any name.
+    """
     edited = [name for name in _versions if name in sys.modules and _changed(name)]
-    packages = {name.partition(".")[0] for name in edited}
     if not edited:
         return
+    packages = {name.partition(".")[0] for name in edited}
+    folders = {Path(sys.modules[name].__file__ or "").parent for name in edited}
     for name in list(_versions):
-        # Modules that lie side by side may have imported each other by any name.
         module = sys.modules.get(name)
-        if module is None or name.partition(".")[0] in packages or _side_by_side(module, edited):
+        file = Path(module.__file__ or "") if module is not None else None
+        if file is None or name.partition(".")[0] in packages or file.parent in folders:
             del _versions[name]
-            if module is not None and module.__file__:
-                # Python takes a compiled file for the source's if second and size agree.
-                Path(importlib.util.cache_from_source(module.__file__)).unlink(missing_ok=True)
-                del sys.modules[name]
-
-
-def _side_by_side(module: ModuleType, edited: list[str]) -> bool:
-    folder = Path(module.__file__ or "").parent
-    return any(Path(sys.modules[name].__file__ or "").parent == folder for name in edited if name in sys.modules)
+        if file is not None and name not in _versions:
+            # Python takes a compiled file for the source's if second and size agree.
+            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+            del sys.modules[name]
 
 
 def _changed(name: str) -> bool:

@@ -85,7 +85,7 @@ def _replace_first_convolution(network: nn.Module, planes: int, channels: int) -
             )
             return
     raise SourceError(
-        f"its first convolution cannot take {channels} planes; a factory of yours (python:module:factory) can build it so"
+        f"its first convolution cannot take {channels} planes; a factory of yours (python:module:factory) can be so"
     )
 
 
@@ -122,7 +122,7 @@ def _last_linear(network: nn.Module) -> str:
     paths = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not paths:
         raise SourceError("the network has no linear layer whose place a head could take; name a place with head.at")
-    return paths[-1]
+    return str(paths[-1])
 
 
 def _put(network: nn.Module, path: str, module: nn.Module) -> None:

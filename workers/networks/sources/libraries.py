@@ -42,7 +42,7 @@ _NOT_ARGUMENTS = frozenset(
     {"weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path",
      "cache_dir", "progress", "scriptable", "features_only", "num_classes"}
 )  # fmt: skip
-"""Arguments of builders that an entry may not give: where weights come from is said elsewhere, and outputs by classes."""
+"""Arguments of builders that an entry may not give: weights and the number of outputs are said elsewhere in it."""
 
 
 def _arguments(options: Options) -> dict[str, Any]:

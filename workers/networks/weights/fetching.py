@@ -1,4 +1,4 @@
-"""Published weights: where they lie, and fetched from their address, whole and with the digest that their name promises."""
+"""Published weights: where they lie; fetched from their address, whole and with the digest that the name promises."""
 
 from __future__ import annotations
 

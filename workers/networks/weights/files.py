@@ -105,7 +105,7 @@ def recognise(path: Path) -> tuple[Format | None, str]:
         return _kind_of_archive(path)
     if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors", ""
-    if head.startswith(b"\x80\x02") or head.startswith(b"\x80\x03") or head.startswith(b"\x80\x04"):
+    if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04")):
         return "legacy torch", ""
     for start, what in _OTHERS.items():
         if head.startswith(start):
@@ -136,8 +136,8 @@ def _kind_of_archive(path: Path) -> tuple[Format | None, str]:
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return None, (
-            "it is a scripted program (TorchScript), which is code and not weights; save the network's state_dict(), or "
-            "the network by torch.export as FILE.pt2"
+            "it is a scripted program (TorchScript), which is code and not weights; save the network's state_dict(), "
+            "or the network by torch.export as FILE.pt2"
         )
     if {"model.weights.h5", "config.json"} <= names:
         return None, 'it is a network of Keras; use source = "keras:FILE.keras"'

@@ -84,9 +84,9 @@ def fit(
     if rivals:
         both = ", ".join(repr(one) for one in (chosen, *rivals))
         raise refuse(f"{checkpoint.name} holds several state dicts that fit: {both}", "Choose one with checkpoint_key")
-    prefix, named = fitting[chosen]
+    prefix, chosen_state = fitting[chosen]
     others = tuple(one for one in fitting if one != chosen)
-    return Fitted(_copies(named, wanted), chosen, prefix, others)
+    return Fitted(_copies(chosen_state, wanted), chosen, prefix, others)
 
 
 def match(state: Mapping[str, Any], wanted: Mapping[str, Tensor], **how: Any) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ def _rank(key: str) -> int:
 
 
 def _named(
-    state: Mapping[str, Any],
+    found: Mapping[str, Any],
     wanted: Mapping[str, Tensor],
     same: Mapping[str, str],
     auxiliary: tuple[str, ...],
@@ -129,7 +129,7 @@ def _named(
     Raises:
         MethodError: no way of naming fits.
     """
-    state = dict(state) | {name: state[kept] for name, kept in same.items() if kept in state}
+    state = dict(found) | {name: found[kept] for name, kept in same.items() if kept in found}
     if in_order:
         kept = _without(state, auxiliary)
         if len(kept) != len(wanted):

@@ -77,17 +77,14 @@ def stand_in_class(qualified: str) -> type[StandIn]:
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
     """A view of a storage; gradients and hooks of training are left out."""
     del rest
-    found: Tensor = torch._utils._rebuild_tensor(storage, offset, size, stride)
+    found: Tensor = torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
     return found
 
 
-def _tensor_of_dtype(
-    storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], grad: Any, hooks: Any, dtype: Any, *_: Any
-) -> Tensor:
+def _tensor_of_dtype(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
     """A view of an untyped storage (`_rebuild_tensor_v3`)."""
-    del grad, hooks
-    empty = torch.empty((0,), dtype=dtype)
-    return empty.set_(storage._untyped_storage, offset, size, stride)  # type: ignore[arg-type]
+    _, _, dtype = rest[:3]
+    return torch.empty((0,), dtype=dtype).set_(storage._untyped_storage, offset, size, stride)
 
 
 def _first(value: Any, *rest: Any) -> Any:

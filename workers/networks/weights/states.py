@@ -13,7 +13,18 @@ from workers.networks.weights.stand_ins import StandIn, module_entries
 _DEPTH = 4
 _MOST_STATES = 64
 
-STANDARD = ("", "state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "module", "params")
+STANDARD = (
+    "",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "model_state",
+    "weights",
+    "module",
+    "params",
+)
 """Keys under which training programs keep the weights themselves, the most telling first."""
 
 _AVERAGED = re.compile(r"(^|[._-])(ema|swa|averag\w*|shadow)([._-]|$)", re.IGNORECASE)

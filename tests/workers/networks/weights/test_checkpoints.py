@@ -155,7 +155,7 @@ def test_the_one_that_fits_of_several(tmp_path: Path) -> None:
     torch.save({"generator": nn.Linear(3, 4).state_dict(), "discriminator": state}, tmp_path / "w.pth")
     assert read(tmp_path / "w.pth", small()).key == "discriminator"
     torch.save({"student": state, "teacher": dict(small(2).state_dict())}, tmp_path / "w.pth")
-    with pytest.raises(MethodError, match="several state dicts that fit: 'student', 'teacher'. Choose one with"):
+    with pytest.raises(MethodError, match=r"several state dicts that fit: 'student', 'teacher'\. Choose one with"):
         read(tmp_path / "w.pth", small())
     assert same(read(tmp_path / "w.pth", small(), key="student").tensors, state)
 

@@ -17,8 +17,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from workers.contract import MethodError
-from workers.networks.weights import fetching
-from workers.networks.weights import fetch, file_sha256, fit, match, read_checkpoint, state_sha256, weight_bytes
+from workers.networks.weights import (
+    fetch,
+    fetching,
+    file_sha256,
+    fit,
+    match,
+    read_checkpoint,
+    state_sha256,
+    weight_bytes,
+)
 
 
 def network() -> nn.Module:
