@@ -40,7 +40,9 @@ class Settings(BaseSettings):
         None,
         description="Artifact store, a folder's path, file://… or s3://…; without it a folder in the data folder.",
     )
-    catalogue: Path | None = Field(None, description="The operator's catalogue.toml with further networks.")
+    catalogue: Path | None = Field(
+        None, description="The operator's catalogue.toml with further networks; without it one in the data folder."
+    )
     weights_folder: Path | None = Field(
         None, description="Folder for downloaded and local weights; without it one in the data folder."
     )

@@ -11,7 +11,7 @@ import uvloop
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from convscope import logs
+from convscope import catalogue_file, logs
 from convscope.parent import die_with_parent_if_asked
 from convscope.protocol.problems import ProblemError
 from convscope.queue.connection import connect
@@ -27,6 +27,7 @@ log = structlog.get_logger("workers")
 
 def engine_config(settings: Settings) -> EngineConfig:
     """The engine's part of the settings."""
+    catalogue = catalogue_file.ensure(settings)
     return EngineConfig(
         device=settings.device,
         threads=settings.threads,
@@ -36,7 +37,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         tile=settings.tile,
         default_model=settings.default_model,
         weights_folder=str(settings.weights_location),
-        catalogue=str(settings.catalogue) if settings.catalogue else None,
+        catalogue=str(catalogue) if catalogue is not None else None,
         state_folder=str(settings.data / "worker"),
     )
 

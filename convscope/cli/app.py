@@ -141,6 +141,40 @@ def _models() -> typer.Typer:
 
         raise typer.Exit(listing(chosen, as_json))
 
+    @app.command("add")
+    @with_settings("worker", only=_OF_NETWORKS)
+    def add(
+        chosen: Chosen,
+        file: Annotated[str, typer.Argument(metavar="FILE", help="Weights in any format, .pt2, .keras or .onnx.")],
+        arch: Annotated[
+            str | None, typer.Option(help="Architecture: a name of torchvision or timm, or python:module:factory.")
+        ] = None,
+        model_id: Annotated[
+            str | None, typer.Option("--id", help="Id of the entry; without it the file's name.")
+        ] = None,
+        classes: Annotated[str | None, typer.Option(help="File of class names, one a line.")] = None,
+        more: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--set", metavar="KEY=VALUE", help="More of the entry, as num_classes=5 or preprocess.std=0.5."
+            ),
+        ] = None,
+    ) -> None:
+        """Write an entry of the catalogue for a network of yours, after it was built, filled and run."""
+        from convscope.cli.parts import networks
+
+        given = {"--arch": arch, "--id": model_id, "--classes": classes}
+        flags = [f"{name}={value}" for name, value in given.items() if value is not None]
+        raise typer.Exit(networks(chosen, "add", *flags, *(f"--set={pair}" for pair in more or []), "--", file))
+
+    @app.command("remove")
+    @with_settings("worker", only=_OF_NETWORKS)
+    def remove(chosen: Chosen, model: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the entry.")]) -> None:
+        """Take an entry out of the catalogue; its files stay where they are."""
+        from convscope.cli.parts import networks
+
+        raise typer.Exit(networks(chosen, "remove", "--", model))
+
     @app.command("pull")
     @with_settings("worker", only=_OF_NETWORKS)
     def pull(

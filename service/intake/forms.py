@@ -219,7 +219,8 @@ def _scalar(text: str, kinds: _Kinds) -> Any:
         stripped.startswith("[") and "array" in kinds.kinds and stripped.endswith("]")
     ):
         return _parsed(stripped)
-    if kinds.kinds & {"integer", "number"}:
+    # Where text is possible as well, digits may be a name; what they are is for whoever knows the names.
+    if kinds.kinds & {"integer", "number"} and "string" not in kinds.kinds:
         number = _number(stripped)
         if number is not None and (isinstance(number, int) or "number" in kinds.kinds):
             return number

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convscope.protocol.problems import FieldError, invalid_request, pointer
+from convscope.protocol.problems import FieldError, invalid_request
 from convscope.protocol.requests import CommonRequest
+from service.http.problems import pointer
 
 PAIRS = (("target", "targets"), ("method", "methods"), ("layer", "layers"))
 _SINGULAR = frozenset(singular for singular, _ in PAIRS)

@@ -1,15 +1,18 @@
-"""`python -m workers.networks list [--json] | pull MODEL… | check [MODEL…]`, what `convscope models` runs."""
+"""`python -m workers.networks list | pull MODEL… | check [MODEL…] | add FILE | remove MODEL`: `convscope models`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import torch
 
+from convscope import catalogue_file
 from convscope.settings import Settings
 from workers.contract import MethodError
+from workers.networks.adding import Wish, add
 from workers.networks.build import load_entry, size_refusal
 from workers.networks.catalogue import Catalogue
 from workers.networks.warm import Networks
@@ -23,19 +26,30 @@ def main(arguments: list[str] | None = None) -> int:
     listing.add_argument("--json", action="store_true", help="as JSON")
     commands.add_parser("pull", help="fetch weights").add_argument("models", nargs="+")
     commands.add_parser("check", help="check entries").add_argument("models", nargs="*")
+    commands.add_parser("remove", help="take an entry out").add_argument("model")
+    adding = commands.add_parser("add", help="write an entry for a file and check it")
+    adding.add_argument("file", type=Path)
+    adding.add_argument("--arch")
+    adding.add_argument("--id", dest="model_id")
+    adding.add_argument("--classes", type=Path)
+    adding.add_argument("--set", dest="more", action="append", default=[])
     wish = parser.parse_args(arguments)
     settings = Settings()
     if (trouble := settings.catalogue_trouble) is not None:
         print(f"convscope models: {trouble}", file=sys.stderr)
         return 1
-    networks = Networks(
-        weights_folder=settings.weights_location, catalogue=settings.catalogue, default_model=settings.default_model
-    )
+    path = catalogue_file.ensure(settings)
+    networks = Networks(weights_folder=settings.weights_location, catalogue=path, default_model=settings.default_model)
     if wish.command == "list":
         return _list(networks, wish.json)
     # A service on this machine may use another data folder than whoever asks here.
-    print(f"folder of weights: {settings.weights_location}; catalogue: {settings.catalogue or 'none'}", file=sys.stderr)
-    catalogue = Catalogue(settings.catalogue, settings.weights_location)
+    print(f"folder of weights: {settings.weights_location}; catalogue: {path or 'none'}", file=sys.stderr)
+    if wish.command in ("add", "remove"):
+        if path is None:
+            print(f"convscope models: {settings.data} cannot be written", file=sys.stderr)
+            return 1
+        return _add(wish, path, settings) if wish.command == "add" else _remove(wish.model, path)
+    catalogue = Catalogue(path, settings.weights_location)
     if wish.command == "pull":
         return max([_pull(catalogue, model) for model in wish.models])
     if wish.models:
@@ -63,7 +77,38 @@ def _pull(catalogue: Catalogue, model: str, *, fetch: bool = True) -> int:
     except MethodError as error:
         print(f"{model}: {error.detail}", file=sys.stderr)
         return 1
-    print(f"{model}: good, SHA-256 {network.weights_sha256}")
+    read = f" ({network.weights_read})" if network.weights_read else ""
+    print(f"{model}: good, SHA-256 {network.weights_sha256}{read}")
+    return 0
+
+
+def _add(wish: argparse.Namespace, catalogue: Path, settings: Settings) -> int:
+    """Write an entry, and say what was found."""
+    try:
+        model_id, network = add(
+            Wish(wish.file, wish.arch, wish.model_id, wish.classes, wish.more), catalogue, settings.weights_location
+        )
+    except (MethodError, ValueError, OSError) as error:
+        print(f"{wish.file}: {error.detail if isinstance(error, MethodError) else error}", file=sys.stderr)
+        return 1
+    last = network.table.layers[-1]
+    height, width = network.input_size
+    print(f"{model_id}: good, {network.entry.source}, SHA-256 {network.weights_sha256}")
+    if network.weights_read:
+        print(f"  weights {network.weights_read}")
+    print(f"  input {height}×{width}, {len(network.table.layers)} layers, output {list(last.shape)}")
+    print(f"  entry [networks.{model_id}] in {catalogue}; requests name it by model={model_id}")
+    return 0
+
+
+def _remove(model_id: str, catalogue: Path) -> int:
+    """Take an entry out of the catalogue; its files stay."""
+    try:
+        catalogue_file.write(catalogue, catalogue_file.without_entry(catalogue.read_text("utf-8"), model_id))
+    except (ValueError, OSError) as error:
+        print(f"convscope models: {error}", file=sys.stderr)
+        return 1
+    print(f"{model_id}: removed from {catalogue}; its files stay")
     return 0
 
 

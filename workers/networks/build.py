@@ -36,6 +36,7 @@ class LoadedNetwork:
 
     Attributes:
         weights_sha256: of the file of weights, or of the tensors where they are random.
+        weights_read: how they were found in a checkpoint: under which key, without which prefix.
         preprocess: its own evaluation transform.
         table: its calls at its own input size.
         behaviour: what it can bear.
@@ -67,6 +68,7 @@ class LoadedNetwork:
         self.input_size = preprocess.size
         self.classes: Sequence[str] = entry.class_names
         self.weights_sha256 = ""
+        self.weights_read = ""
         self._fast: nn.Module | None = None
         self._lean: dict[bool, nn.Module] = {}
 
@@ -149,10 +151,10 @@ def load_entry(
         with _seeding, torch.random.fork_rng(devices=[]):
             torch.manual_seed(entry.seed)
             module = source.build()
-        digest = weight_files.state_sha256(module)
+        digest, read = weight_files.state_sha256(module), ""
     else:
         path, in_order = weights_path(entry, source, weights_folder, tick, fetch=fetch)
-        module = _with_weights(source, path, entry, in_order)
+        module, read = _with_weights(source, path, entry, in_order)
         digest = weight_files.file_sha256(path)
     module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     _move_constants(module, torch.device(device))
@@ -161,7 +163,7 @@ def load_entry(
     if not tried.channels_last:
         keep_contiguous(module)
     network = LoadedNetwork(entry, module, table_of(entry), entry.transform, torch.device(device), tried)
-    network.weights_sha256 = digest
+    network.weights_sha256, network.weights_read = digest, read
     return network
 
 
@@ -199,14 +201,16 @@ def weights_path(
     raise weight_files.refuse(f"{source.name} has no published weights {entry.weights!r}")
 
 
-def _with_weights(source: Source, path: Path, entry: Entry, in_order: bool) -> nn.Module:
+def _with_weights(source: Source, path: Path, entry: Entry, in_order: bool) -> tuple[nn.Module, str]:
+    """The network with the weights of a file, and how they were found in it."""
     module = without_values(source.build)  # buffers that no checkpoint carries keep their constructors' values
-    wanted = module.state_dict()
-    state = weight_files.read_checkpoint(path, weight_files.weight_bytes(wanted), entry.sha256)
-    module.load_state_dict(
-        weight_files.match(state, wanted, auxiliary=source.auxiliary, in_order=in_order), strict=True, assign=True
+    wanted = module.state_dict(keep_vars=True)
+    checkpoint = weight_files.read_checkpoint(path, weight_files.weight_bytes(wanted), entry.sha256)
+    fitted = weight_files.fit(
+        checkpoint, wanted, auxiliary=source.auxiliary, in_order=in_order, key=entry.checkpoint_key
     )
-    return module
+    module.load_state_dict(fitted.tensors, strict=True, assign=True)
+    return module, fitted.said()
 
 
 def load(model_id: str, device: str | torch.device = "cpu", catalogue: Catalogue | None = None) -> LoadedNetwork:

@@ -21,16 +21,17 @@ def class_count(card: ModelCard) -> int:
 def resolve_target(target: int | str | UnitTarget, card: ModelCard, pointer: str = "/target") -> int | str | UnitTarget:
     """A class by index or name as its index, `predicted` as it is, a unit with its layer's canonical name.
 
-    A name matches without regard to case; digits alone are an index.
+    A text that is a class's name is that class, be it digits; else a name matches without regard to case, and digits
+    are an index.
 
     Raises:
-        ProblemError: invalid-request for a class that the network does not have, with near names; unknown-layer,
-            channel-out-of-range and not-applicable for a unit.
+        ProblemError: invalid-request for a class that the network does not have, with near names, and for a name that
+            several have, with their indices; unknown-layer, channel-out-of-range and not-applicable for a unit.
     """
     if isinstance(target, UnitTarget):
         return resolve_unit(target, card, pointer)
     if isinstance(target, str) and target != PREDICTED:
-        target = int(target) if target.isdecimal() else _class_index(target, card, pointer)
+        target = _class_index(target, card, pointer)
     count = class_count(card)
     if isinstance(target, int) and not 0 <= target < count:
         detail = f"{card.id} has {count} classes, 0 to {count - 1}; {pointer} asks for {target}."
@@ -73,15 +74,23 @@ def target_text(target: object, name: str | None = None) -> str:
     return f"{text} ({name.partition(',')[0]})" if name else text
 
 
-def _class_index(name: str, card: ModelCard, pointer: str) -> int:
-    folded = {text.casefold(): index for index, text in reversed(list(enumerate(card.classes)))}
-    found = folded.get(name.casefold())
-    if found is None:
-        near = _near(name.casefold(), folded)
-        hint = f" Near names: {', '.join(card.classes[folded[one]] for one in near)}." if near else ""
-        detail = f"{card.id} has no class {name!r}.{hint} GET /v1/models/{card.id} lists the classes."
-        raise invalid_field(pointer, detail)
-    return found
+def _class_index(text: str, card: ModelCard, pointer: str) -> int:
+    """The one class that a text names, or whose index it is."""
+    folded = [name.casefold() for name in card.classes]
+    named = [index for index, name in enumerate(card.classes) if name == text]
+    named = named or [index for index, name in enumerate(folded) if name == text.casefold()]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        listed = ", ".join(map(str, named[:20])) + (" …" if len(named) > 20 else "")
+        detail = f"{card.id} has {len(named)} classes of the name {text!r}, {listed}; ask for one by its index."
+        raise invalid_field(pointer, detail, indices=named[:20])
+    if re.fullmatch(r"-?[0-9]{1,9}", text):
+        return int(text)
+    near = _near(text.casefold(), dict.fromkeys(folded))
+    hint = f" Near names: {', '.join(card.classes[folded.index(one)] for one in near)}." if near else ""
+    detail = f"{card.id} has no class {text!r}.{hint} GET /v1/models/{card.id} lists the classes."
+    raise invalid_field(pointer, detail)
 
 
 def _near(name: str, names: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from workers.contract import MethodError, Transform
 from workers.networks import LoadedNetwork, load
 from workers.networks.preprocess import Preprocess, from_mapping
 from workers.networks.sources import find_source
-from workers.networks.weights import match, read_checkpoint
+from workers.networks.weights import fit, read_checkpoint
 
 PHOTOGRAPHS = {"chelsea": data.chelsea(), "coffee": data.coffee()}
 
@@ -35,7 +35,7 @@ def test_logits_equal_timms_own_transform_and_model(lite0: LoadedNetwork) -> Non
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     path = find_source("efficientnet_lite0").package_file
     assert path is not None
-    model.load_state_dict(match(read_checkpoint(path, 2**25), model.state_dict(), in_order=True))
+    model.load_state_dict(fit(read_checkpoint(path, 2**25), model.state_dict(), in_order=True).tensors)
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
     for name, pixels in PHOTOGRAPHS.items():
         theirs = transform(Image.fromarray(pixels))[None]
@@ -67,7 +67,7 @@ def test_torchvision_presets(name: str, size: tuple[int, int]) -> None:
 def test_timms_squashing_networks() -> None:
     settings = timm.get_pretrained_cfg("resnet10t").to_dict() | {"crop_mode": "squash", "crop_pct": 1.0}
     transform = create_transform(**resolve_data_config(pretrained_cfg=settings), is_training=False)
-    from workers.networks.sources import _timm_preprocess
+    from workers.networks.sources.libraries import _timm_preprocess
 
     how = _timm_preprocess(resolve_data_config(pretrained_cfg=settings))
     pixels, where = how.apply(upload(PHOTOGRAPHS["chelsea"]))
