@@ -75,7 +75,9 @@ def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: b
         photograph = array if array.shape[2] == 3 else array.transpose(1, 2, 0)
         if photograph.shape[2] == 3:
             return Part(tile, photograph, True)
-    if array.ndim == 3 and array.shape[0] != 3 and array.shape[2] == 3:
+    if (
+        array.ndim == 3 and array.shape[0] != 3 and array.shape[2] == 3 and not signed
+    ):  # what is signed has planes first
         array = array.transpose(2, 0, 1)
     if array.ndim == 3 and array.dtype != np.uint8:
         if flatten or array.shape[0] != 3:  # other planes than three have no colours of their own

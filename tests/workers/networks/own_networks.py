@@ -186,3 +186,11 @@ def mismatched() -> nn.Module:
 
 def weight_normed() -> nn.Module:
     return WeightNormed()
+
+
+def five_planes() -> nn.Module:
+    return Body(5)
+
+
+def grey() -> nn.Module:
+    return Body(1)
