@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
-from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -240,23 +239,6 @@ async def read_raw(request: Request, limits: BodyLimits, name: str = "image") ->
         raise
     content_type = parse_options_header(request.headers.get("content-type"))[0].decode("latin-1")
     return Form(spool, [], [FilePart(name, "", content_type, 0, spool.size)])
-
-
-def urlencoded(data: bytes, limits: BodyLimits) -> list[tuple[str, str]]:
-    """The fields of an application/x-www-form-urlencoded body, in their order.
-
-    Raises:
-        ProblemError: `malformed-body`.
-    """
-    if not data.strip():
-        return []
-    most = limits.fields
-    try:
-        text = data.decode("ascii")
-        return parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=most)
-    except ValueError as error:
-        detail = f"The body is no urlencoded form of at most {most} fields: {str(error)[:100]}."
-        raise ProblemError("malformed-body", detail) from error
 
 
 async def read_bytes(request: Request, limits: BodyLimits) -> bytes:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
 
@@ -72,6 +73,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def urlencoded(data: bytes, most: int) -> list[tuple[str, str]]:
+    """The fields of an application/x-www-form-urlencoded body, in their order; so many of them at most.
+
+    Raises:
+        ProblemError: `malformed-body`.
+    """
+    if not data.strip():
+        return []
+    try:
+        text = data.decode("ascii")
+        return parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=most)
+    except ValueError as error:
+        detail = f"The body is no urlencoded form of at most {most} fields: {str(error)[:100]}."
+        raise ProblemError("malformed-body", detail) from error
 
 
 def read_fields(

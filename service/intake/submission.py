@@ -22,7 +22,7 @@ from service.context import Context
 from service.http.problems import from_validation
 from service.images.uploads import read_base64
 from service.intake import bodies
-from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, validate
+from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, urlencoded, validate
 from service.intake.grants import grant_pictures
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_cost, check_length, check_pixels
@@ -74,7 +74,7 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
     if kind == "application/json" or kind.endswith("+json"):
         data = read_json(await bodies.read_bytes(call.request, limits))
     elif kind == FORM:
-        data = read_fields(operation, bodies.urlencoded(await bodies.read_bytes(call.request, limits), limits))
+        data = read_fields(operation, urlencoded(await bodies.read_bytes(call.request, limits), limits.fields))
     elif kind == "" and not await bodies.read_bytes(call.request, limits):
         data = {}  # nothing sent is nothing asked for; the schema says what is missing
     else:

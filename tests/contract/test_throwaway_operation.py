@@ -38,7 +38,7 @@ def run(tree: Path, *command: str) -> str:
 def test_it_is_in_the_openapi_document(tree: Path) -> None:
     document = json.loads(run(tree, "-m", "service.write_openapi"))
     body = document["paths"]["/v1/brightness"]["post"]["requestBody"]["content"]
-    assert set(body) == {"multipart/form-data", "application/json"}
+    assert set(body) == {"multipart/form-data", "application/x-www-form-urlencoded", "application/json"}
     assert "power" in json.dumps(document["components"]["schemas"]["BrightnessRequest"])
 
 
