@@ -108,11 +108,8 @@ ASKED: dict[str, dict[str, Any]] = {
 def answered(networks: Networks, model: str, name: str, precision: str) -> Outcome:
     """An operation's outcome, its request made canonical as the service does."""
     operation, card, network = operations()[name], ModelCard(**networks.card(model)), networks.get(model)
-    images = (
-        {}
-        if name in ("kernels", "maximize")
-        else {"images": [{"id": f"img-{k}"} for k in range(4 if name == "cka" else 1)]}
-    )
+    count = {"kernels": 0, "maximize": 0, "cka": 4}.get(name, 1)
+    images = {"images": [{"id": f"img-{k}"} for k in range(count)]} if count else {}
     resolved = operation.resolve(operation.request(**ASKED[name], **images, precision=precision), card)
     row = Row(params(resolved.model_dump(mode="json")), [upload(k) for k in range(count)])
     method = find_methods()[name]

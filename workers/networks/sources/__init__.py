@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workers.networks.sources.factories import factory_source
+from workers.networks.sources.keras_networks import keras_source
 from workers.networks.sources.libraries import (
     LITE,
     lite_source,
@@ -39,7 +40,7 @@ _KINDS = (
     "or a network of ours"
 )
 
-PROGRAMS = {"export": export_source}
+PROGRAMS = {"export": export_source, "keras": keras_source}
 """Kinds of source that are a file with architecture and weights in one."""
 
 
