@@ -12,9 +12,9 @@ import torch
 from convscope import catalogue_file
 from convscope.settings import Settings
 from workers.contract import MethodError
-from workers.networks.adding import Wish, add
 from workers.networks.build import load_entry, size_refusal
 from workers.networks.catalogue import Catalogue
+from workers.networks.catalogue.adding import Wish, add
 from workers.networks.warm import Networks
 
 

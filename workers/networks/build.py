@@ -21,7 +21,7 @@ from workers.networks.layers import Table, without_values
 from workers.networks.lean import factor_bytes, make_lean
 from workers.networks.preprocess import Preprocess
 from workers.networks.skeletons import parameter_count, size_refusal, skeleton, table_of
-from workers.networks.sources import Source
+from workers.networks.sources import Source, SourceError
 from workers.networks.trials import Behaviour, keep_contiguous, try_out
 from workers.passes.replay import replay_bytes
 
@@ -147,7 +147,17 @@ def load_entry(
         MethodError: `weights-unavailable` or `network-does-not-run`, with the reason and what to do.
     """
     source = entry.source_or_raise()
-    if entry.weights == "random":
+    if source.program is not None:
+        # The program's file is architecture and weights in one.
+        path = entry.local_file(weights_folder)
+        digest, read = weight_files.file_sha256(path), ""
+        if entry.sha256 is not None and digest != entry.sha256.lower():
+            raise weight_files.refuse(f"{path.name} has SHA-256 {digest}, not {entry.sha256.lower()}")
+        try:
+            module = source.build()
+        except SourceError as error:
+            raise weight_files.refuse(str(error)) from error
+    elif entry.weights == "random":
         with _seeding, torch.random.fork_rng(devices=[]):
             torch.manual_seed(entry.seed)
             module = source.build()

@@ -63,6 +63,16 @@ def without_initialisation() -> Iterator[None]:
         _discarding.on = before
 
 
+@contextmanager
+def with_values() -> Iterator[None]:
+    """While entered, parameters keep their values, also within `without_initialisation`."""
+    before, _discarding.on = getattr(_discarding, "on", False), False
+    try:
+        yield
+    finally:
+        _discarding.on = before
+
+
 _discarding = threading.local()
 
 

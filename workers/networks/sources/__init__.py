@@ -6,7 +6,11 @@ Imports torch, torchvision, timm; nothing of pydantic or the queue.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from workers.networks.sources.factories import factory_source
+from workers.networks.sources.keras_networks import keras_source
 from workers.networks.sources.libraries import (
     LITE,
     lite_source,
@@ -16,6 +20,7 @@ from workers.networks.sources.libraries import (
     torchvision_names,
     torchvision_source,
 )
+from workers.networks.sources.programs import export_source
 from workers.networks.sources.source import IMAGENET_CLASSES, Options, Published, Source, SourceError
 
 __all__ = [
@@ -30,11 +35,32 @@ __all__ = [
     "torchvision_names",
 ]
 
-_KINDS = "torchvision:NAME, timm:NAME, python:package.module:factory, or a network of ours"
+_KINDS = (
+    "torchvision:NAME, timm:NAME, python:package.module:factory, export:FILE.pt2, keras:FILE.keras, onnx:FILE.onnx, "
+    "or a network of ours"
+)
+
+PROGRAMS = {"export": export_source, "keras": keras_source}
+"""Kinds of source that are a file with architecture and weights in one."""
+
+
+def program_file(name: str, folders: Sequence[Path]) -> Path:
+    """The file of a program, in the first of the folders that has it.
+
+    Raises:
+        SourceError: it is in none, or lies outside of all.
+    """
+    inside = [path for folder in folders if (path := (folder / name).resolve()).is_relative_to(folder.resolve())]
+    if not inside:
+        raise SourceError(f"{name} lies outside the folder of weights and the catalogue's folder")
+    found = next((path for path in inside if path.is_file()), None)
+    if found is None:
+        raise SourceError(f"{name} is neither in the folder of weights nor beside the catalogue")
+    return found
 
 
 def find_source(source: str, options: Options | None = None) -> Source:
-    """The source of that name: `torchvision:NAME`, `timm:NAME`, `python:package.module:factory`, or one of ours.
+    """The source of that name: `torchvision:NAME`, `timm:NAME`, `python:…`, `export:FILE.pt2`, or one of ours.
 
     Args:
         source: as in the catalogue.
@@ -53,6 +79,8 @@ def find_source(source: str, options: Options | None = None) -> Source:
         if not options.operator:
             raise SourceError("python: sources are for the operator's catalogue only")
         return factory_source(name, options)
+    if kind in PROGRAMS and name:
+        return PROGRAMS[kind](name, program_file(name, options.folders), options)
     if kind in LITE and not name:
         return lite_source(kind, options)
     if not name:
