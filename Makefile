@@ -10,7 +10,7 @@ LOOPS := $(addprefix workers/compiled/,jit.py windows.py tile_transforms.py pixe
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint lock openapi settings bench clean
+.PHONY: help install serve test check format findings lint lock openapi settings bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -20,6 +20,22 @@ serve: $(COMPILED) ## run everything on this machine (flags in ARGS="--port 9000
 
 test: lint $(SYSTEM) $(COMPILED) ## the checks and the whole test suite (pytest's arguments in ARGS)
 	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(ARGS)
+
+# Without processes, engines and compiled loops: what an edit may break everywhere, in the time of a coffee.
+QUICK := $(addprefix tests/,convscope/protocol convscope/render convscope/store workers/passes \
+	contract/test_source.py contract/test_docs.py contract/test_findings.py contract/test_peers.py \
+	contract/test_openapi.py contract/test_door.py)
+
+check: lint ## the checks and the quick tests, for every edit: under two minutes
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(QUICK) $(ARGS)
+
+format: $(INSTALLED) ## sort imports, mend what the linter can, lay the code out
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+findings: $(INSTALLED) ## run every script of findings/ (not part of the tests; a failure is news of somebody else)
+	@for script in findings/*.sh; do echo "== $$script"; PYTHON=$(CURDIR)/$(BIN)/python bash $$script || failed=1; done; \
+		exit $${failed:-0}
 
 lint: $(INSTALLED) ## style, types and import directions
 	$(BIN)/ruff check .

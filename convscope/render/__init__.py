@@ -6,17 +6,17 @@ May import convscope.protocol, NumPy, Pillow and cmap; no queue, no store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convscope import __version__
-from convscope.protocol.pictures import Picture
+from convscope.protocol.pictures import Picture, View
 from convscope.render.colors import nan_colour
 from convscope.render.matrix import draw_matrix
-from convscope.render.options import RenderOptions, plan
+from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
 from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, encode, join, line_height, text_width
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
@@ -27,6 +27,13 @@ MOST_STACKED = 16
 """Pictures that are drawn under each other at once."""
 
 Upload = NDArray[np.uint8]
+
+_VIEWS: Mapping[View, Callable[[Picture, Arrays, Plan], Drawn]] = {
+    "tiles": draw_tiles,
+    "picture": draw_tiles,
+    "matrix": draw_matrix,
+}
+"""What draws each view; an overlay needs the upload as well."""
 
 
 def render(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions) -> bytes:
@@ -78,12 +85,10 @@ def stack(
 
 def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions) -> Drawn:
     settled = plan(picture, options)
-    if settled.view == "matrix":
-        drawn = draw_matrix(picture, arrays, settled)
-    elif settled.view == "overlay":
+    if settled.view == "overlay":
         drawn = draw_overlay(picture, arrays, upload, settled)
     else:
-        drawn = draw_tiles(picture, arrays, settled)
+        drawn = _VIEWS[settled.view](picture, arrays, settled)
     nan = "#{:02x}{:02x}{:02x}".format(*nan_colour(settled.colormap)[1])
     drawn.facts.setdefault("nan", "hatched" if settled.view == "matrix" else nan)
     return drawn
