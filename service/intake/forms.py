@@ -26,7 +26,11 @@ NO_IMAGE = "an image is a file (`image=@FILE`; is the `@` missing?), an id `img-
 NOT_JSON = "not JSON"
 REQUEST_PART = "request"
 MOST_VALUES = 1 << 17
-"""In a request as JSON or as a form's fields. All of it is read on the event loop, in some microseconds each."""
+"""In a request as JSON or as a form's fields; each takes some microseconds to read."""
+MOST_NAMES = 256
+"""Properties of one object; no request has so many, and each that is wrong would be an error of its own."""
+MOST_DEPTH = 32
+"""Objects and lists in each other; no request has more than five."""
 _TRUTH = {"true": True, "false": False}
 
 
@@ -39,8 +43,7 @@ def read_json(data: bytes) -> dict[str, Any]:
     try:
         text = data.decode("utf-8")
         _bound([text])
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses halves of surrogate pairs
+        value = _loaded(text)
     except UnicodeError as error:
         raise ProblemError("malformed-body", "The JSON is not Unicode text in UTF-8.") from error
     except RecursionError as error:
@@ -63,7 +66,40 @@ def _bound(texts: Iterable[str]) -> None:
         raise ProblemError("body-too-large", f"A request may have {MOST_VALUES:,} values at most.", limit=MOST_VALUES)
 
 
+def _loaded(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError, UnicodeError: it is none.
+        RecursionError: it is nested too deeply.
+        ProblemError: `body-too-large` for an object of too many properties.
+    """
+    value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            break
+    else:
+        raise RecursionError
+    if "\\u" in text:  # halves of surrogate pairs, which are no text, can only come escaped
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_NAMES:
+        raise ProblemError(
+            "body-too-large",
+            f"An object may have {MOST_NAMES} properties; here one has {len(pairs):,}.",
+            limit=MOST_NAMES,
+        )
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
@@ -261,10 +297,8 @@ def _number(text: str) -> int | float | None:
 
 def _parsed(text: str) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return _loaded(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{NOT_JSON}: {str(error)[:120]}") from None
-    return value

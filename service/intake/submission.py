@@ -22,6 +22,7 @@ from service.context import Context
 from service.http.problems import from_validation
 from service.images.uploads import read_base64
 from service.intake import bodies
+from service.intake.checking import checked
 from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, urlencoded, validate
 from service.intake.grants import grant_pictures
 from service.intake.image_forms import keep_upload
@@ -67,23 +68,36 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
             parts = [await form.read(file) for file in form.files if file.name == REQUEST_PART]
             if len(parts) > 1:
                 raise invalid_request([FieldError("/request", "given more than once")])
-            data = read_fields(operation, form.fields, *parts)
-            _place(data, len(files), operation)
-            asked = _validated(data, operation, call.context)
+            size = sum(map(len, parts)) + sum(len(text) for _, text in form.fields)
+            asked = await checked(size, lambda: _of_form(call, operation, form.fields, parts, len(files)))
             return await _looked_up(asked, call, form, files)
-    if kind == "application/json" or kind.endswith("+json"):
-        data = read_json(await bodies.read_bytes(call.request, limits))
-    elif kind == FORM:
-        data = read_fields(operation, urlencoded(await bodies.read_bytes(call.request, limits), limits.fields))
-    elif kind == "" and not await bodies.read_bytes(call.request, limits):
-        data = {}  # nothing sent is nothing asked for; the schema says what is missing
-    else:
+    as_json = kind == "application/json" or kind.endswith("+json")
+    # Nothing sent is nothing asked for; the schema says what is missing.
+    body = b"" if kind and not as_json and kind != FORM else await bodies.read_bytes(call.request, limits)
+    if not (as_json or kind == FORM or (kind == "" and not body)):
         raise ProblemError(
             "unsupported-media-type",
             f"A request is sent as {', '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
             possible=list(BODY_TYPES),
         )
-    return await _looked_up(_validated(data, operation, call.context), call, None, [])
+
+    def read() -> CommonRequest:
+        if kind == FORM:
+            data = read_fields(operation, urlencoded(body, limits.fields))
+        else:
+            data = read_json(body) if as_json else {}
+        return _validated(data, operation, call.context)
+
+    return await _looked_up(await checked(len(body), read), call, None, [])
+
+
+def _of_form(
+    call: Call, operation: Operation[Any], fields: Sequence[tuple[str, str]], parts: Sequence[bytes], files: int
+) -> CommonRequest:
+    """The request of a form's text fields, of the part `request` where it has one, and of so many image files."""
+    data = read_fields(operation, fields, *parts)
+    _place(data, files, operation)
+    return _validated(data, operation, call.context)
 
 
 def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.FilePart]:

@@ -19,8 +19,8 @@ JSON = {"Content-Type": "application/json"}
     ("body", "pointer", "said"),
     [
         ({"filters": [None] * 50_000}, "/filters/0", "valid integer"),
-        ({f"name-{number}": number for number in range(50_000)}, "/name-0", "no property 'name-0'"),
-        ({"preprocess": {f"sise-{number}": number for number in range(50_000)}}, "/preprocess/sise-0", "near: size"),
+        ({f"name-{number}": number for number in range(200)}, "/name-0", "no property 'name-0'"),
+        ({"preprocess": {f"sise-{number}": number for number in range(200)}}, "/preprocess/sise-0", "near: size"),
     ],
 )
 def test_of_many_mistakes_the_first_are_named(
@@ -33,10 +33,10 @@ def test_of_many_mistakes_the_first_are_named(
 
 
 def test_a_property_twice_among_many(client: httpx2.Client) -> None:
-    names = [f"name-{number}" for number in range(60_000)]
+    names = [f"name-{number}" for number in range(200)]
     body = "{" + ",".join(f'"{name}":0' for name in [*names, names[-1]]) + "}"
     answer = client.post(KERNELS, content=body.encode(), headers=JSON)
-    assert "'name-59999' is given twice" in problem_of(answer, 400, "malformed-body")["detail"]
+    assert "'name-199' is given twice" in problem_of(answer, 400, "malformed-body")["detail"]
 
 
 def test_too_many_values_are_refused_before_they_are_read(client: httpx2.Client) -> None:

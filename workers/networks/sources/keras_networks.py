@@ -81,7 +81,7 @@ def _read(path: Path) -> Any:
     try:
         with torch.device("cpu"):
             return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # noqa: BLE001  (Keras raises whatever a file makes it raise)
+    except Exception as error:
         said = re.sub(r"\s+", " ", str(error)).strip()[:300] or type(error).__name__
         raise SourceError(f"{path.name} cannot be loaded by Keras in its safe mode: {said}") from error
 
