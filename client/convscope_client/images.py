@@ -39,7 +39,8 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Upload | Mapping[str, 
 * an id `img-…` as text, or a mapping with an `id`, as `upload_image` and a result's pictures give;
 * the bytes of an image file, also as `Upload` with a name;
 * a PIL image;
-* an array of uint8, H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA), values 0 to 255.
+* an array of uint8, H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA), values 0 to 255;
+* an array of another type, H×W, H×W×C or C×H×W, sent as it is: for networks of other planes, or of more than 8 bits.
 """
 ImagesInput: TypeAlias = "ImageInput | Sequence[ImageInput]"
 """One image, or several in their order; an array of N×H×W×3 is N of them."""
@@ -86,10 +87,10 @@ def upload_of(image: Any, number: int = 0) -> Upload:
     if isinstance(image, bytes | bytearray | memoryview):
         return Upload(f"image-{number}", bytes(image))
     if isinstance(image, np.ndarray):
-        return Upload(f"image-{number}.png", _png_of_array(image))
+        return _upload_of_array(image, number)
     if hasattr(image, "save") and hasattr(image, "mode"):
         return Upload(f"image-{number}.png", _png(image))
-    raise TypeError(f"an image is a path, an id, bytes, a PIL image or an array of uint8, not {type(image).__name__}")
+    raise TypeError(f"an image is a path, an id, bytes, a PIL image or an array, not {type(image).__name__}")
 
 
 def archive_of(images: Iterable[Any]) -> IO[bytes]:
@@ -114,16 +115,21 @@ def archive_of(images: Iterable[Any]) -> IO[bytes]:
     return spool
 
 
-def _png_of_array(pixels: NDArray[Any]) -> bytes:
+def _upload_of_array(pixels: NDArray[Any], number: int) -> Upload:
     from PIL import Image
 
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in pixels.shape:
+    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "uif" or 0 in pixels.shape:
         raise ValueError(
-            "an image as an array is uint8 of H×W, H×W×3 or H×W×4, not "
-            f"{pixels.dtype} of {'×'.join(map(str, pixels.shape))}"
+            "an image as an array is H×W, H×W×C or C×H×W of integers or floats, not "
+            f"{'×'.join(map(str, pixels.shape))} of {pixels.dtype}"
         )
-    return _png(Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and channels == 1 else pixels))
+    colours = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.dtype == np.uint8 and colours in (1, 3, 4):
+        drawn = pixels[:, :, 0] if pixels.ndim == 3 and colours == 1 else pixels
+        return Upload(f"image-{number}.png", _png(Image.fromarray(drawn)))
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
+    return Upload(f"image-{number}.npy", file.getvalue())
 
 
 def _png(image: Image) -> bytes:

@@ -599,13 +599,15 @@ class ImageView(TypedDict):
     created_at: str | None
     expires_at: str | None
     format: str
-    """PNG, JPEG, WEBP, GIF, BMP or TIFF; `pixels` for a picture that a job made."""
+    """PNG, JPEG, WEBP, GIF, BMP, TIFF, NPY or SAFETENSORS; `pixels` for one that a job made."""
     height: int
     href: str
     id: str
     """For `image.id` in requests."""
     notes: list[str]
     """What was done to make it 8-bit sRGB, as laying transparency on white."""
+    planes: int
+    """Planes that a network gets: 3 of a picture, those of an array."""
     sha256: str
     """Of the uploaded bytes, hex."""
     width: int

@@ -220,9 +220,9 @@ def test_names_go_into_addresses_whole(client: Client) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (np.zeros((4, 4, 3), np.float32), "uint8"),
-        (np.zeros((4, 4, 2), np.uint8), "H×W×3"),
-        (np.zeros((2, 2, 4, 4, 3), np.uint8), "2×2×4×4×3"),
+        (np.zeros((4, 4, 3), np.complex64), "complex64"),
+        (np.zeros((4, 0, 3), np.uint8), "4×0×3"),
+        (np.zeros((2, 2, 4, 4, 3), np.uint8), "2×4×4×3"),
         ({"name": "x"}, "`id` or `base64`"),
         ({"id": "img-1", "base64": "aa"}, "`id` or `base64`"),
         (7, "not int"),
@@ -231,6 +231,16 @@ def test_names_go_into_addresses_whole(client: Client) -> None:
 def test_what_is_no_image_is_said_before_anything_is_sent(wrong: Any, message: str) -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises((TypeError, ValueError), match=message):
         client.cam(wrong)
+
+
+def test_arrays_of_more_than_eight_bits_go_as_they_are(client: Client) -> None:
+    deep = np.linspace(0, 4000, 16 * 20, dtype=np.uint16).reshape(16, 20)
+    made = client.upload_image(deep, range=(0, 4000))
+    assert (made["width"], made["height"], made["format"]) == (20, 16, "NPY")
+    expected = np.floor(deep / 4000 * 255 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(client.image_picture(made["id"]))[:, :, 0], expected)
+    planes = np.random.default_rng(3).random((5, 16, 20)).astype(np.float32)
+    assert "5 planes of 16×20" in " ".join(client.upload_image(planes)["notes"])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])

@@ -36,14 +36,19 @@ class AsyncResources:
 
     _sender: AsyncSender
 
-    async def upload_image(self, image: ImageInput) -> schemas.ImageView:
+    async def upload_image(self, image: ImageInput, *, range: tuple[float, float] | None = None) -> schemas.ImageView:
         """Keep an image at the service, to use it by its id in as many requests as wanted.
 
         The same bytes give the same id.
+
+        Args:
+            range: the numbers that are read as 0 and 1, for images of more than 8 bits and for arrays; without it the
+                range of their type.
         """
         upload = await aside(upload_of, image)
         files = [("image", (upload.name, upload.data, OCTETS))]
-        answer = await self._sender.send("POST", "/v1/images", body=lambda: {"files": files})
+        params = {"range": None if range is None else f"{range[0]},{range[1]}"}
+        answer = await self._sender.send("POST", "/v1/images", params=params, body=lambda: {"files": files})
         return cast(schemas.ImageView, json_object(answer))
 
     async def list_images(self, *, limit: int | None = None) -> AsyncGenerator[schemas.ImageView]:

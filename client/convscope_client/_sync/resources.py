@@ -38,14 +38,19 @@ class Resources:
 
     _sender: Sender
 
-    def upload_image(self, image: ImageInput) -> schemas.ImageView:
+    def upload_image(self, image: ImageInput, *, range: tuple[float, float] | None = None) -> schemas.ImageView:
         """Keep an image at the service, to use it by its id in as many requests as wanted.
 
         The same bytes give the same id.
+
+        Args:
+            range: the numbers that are read as 0 and 1, for images of more than 8 bits and for arrays; without it the
+                range of their type.
         """
         upload = aside(upload_of, image)
         files = [("image", (upload.name, upload.data, OCTETS))]
-        answer = self._sender.send("POST", "/v1/images", body=lambda: {"files": files})
+        params = {"range": None if range is None else f"{range[0]},{range[1]}"}
+        answer = self._sender.send("POST", "/v1/images", params=params, body=lambda: {"files": files})
         return cast(schemas.ImageView, json_object(answer))
 
     def list_images(self, *, limit: int | None = None) -> Generator[schemas.ImageView]:
