@@ -22,6 +22,7 @@ from convscope.protocol.requests import CommonRequest, ImagesRequest
 from service.answers.views import JobList, JobView, ResultView
 from service.http.negotiation import JSON
 from service.http.problems import MEDIA_TYPE, ProblemDocument, documented
+from service.intake.forms import MASK
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary"}
@@ -129,6 +130,8 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
         files = {"type": "array", "items": _BINARY, "maxItems": operation.max_images}
         properties["image"] = {**files, "description": "Image files; repeat the part for several."}
         encoding["image"] = {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}
+    if MASK in properties:
+        properties[MASK] = {**_BINARY, "description": properties[MASK].get("description", "")}
     whole = {**asked(operation.request), "description": "The whole request, instead of fields."}
     encoding["request"] = {"contentType": JSON}
     form = {"type": "object", "properties": {**properties, "request": whole}, "additionalProperties": False}

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,66 @@ class Transform:
         return [min(max(edge, 0.0), float(limit)) for edge, limit in zip(moved, limits, strict=True)]
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What a network answers to an image and what the numbers mean, decided once for each network.
+
+    A logit is the number that methods differentiate and compare; `link` makes a probability of it.
+
+    Attributes:
+        form: `scores`, a number a class; `planes`, a map a class; `none` where nothing can be read.
+        count: classes.
+        member: keys and places that lead to the tensor that is read; empty for the output itself.
+        read: which tensor that is, in words.
+        link: `softmax` over the classes, `sigmoid` of each by itself, or `value`: the numbers are no logits.
+        known: how that is known: `declared` in the catalogue, `recognised` by how the network ends, or `assumed`.
+        ends_in: softmax, log_softmax, sigmoid or log_sigmoid where the network itself ends in it; None where its
+            numbers are logits or values.
+        ending: which of its calls of such functions is the last, counted from 0, and its input the logit; None where
+            the logit is found from the probability.
+        refusal: why nothing can be read, with what was found.
+    """
+
+    form: Literal["scores", "planes", "none"] = "scores"
+    count: int = 1
+    member: tuple[str | int, ...] = ()
+    read: str = "the output"
+    link: Literal["softmax", "sigmoid", "value"] = "softmax"
+    known: Literal["declared", "recognised", "assumed"] = "assumed"
+    ends_in: str | None = None
+    ending: int | None = None
+    refusal: str | None = None
+
+    def sentence(self) -> str:
+        """What is read and what it means, for people."""
+        if self.refusal is not None:
+            return self.refusal
+        each = "one number" if self.form == "scores" else "one map"
+        what = f"{self.count} classes, {each} each" if self.count > 1 else each
+        meaning = {
+            "softmax": "whose softmax is the probability",
+            "sigmoid": "whose sigmoid is the probability",
+            "value": "a value without a probability",
+        }[self.link]
+        known = {
+            "declared": "as the catalogue declares",
+            "recognised": f"the network itself ends in {self.ends_in}",
+            "assumed": "nobody declared it (outputs = …)" if self.link == "value" else "as is usual",
+        }[self.known]
+        return f"reads {self.read}: {what}, {meaning}; {known}"
+
+    def facts(self) -> dict[str, Any]:
+        """What a result says of it."""
+        return {
+            "read": self.read,
+            "form": self.form,
+            "count": self.count,
+            "outputs": self.link,
+            "known": self.known,
+            "ends_in": self.ends_in,
+        }
+
+
 class Network(Protocol):
     """A network ready to run: evaluation mode, weights that require no gradient, on its device.
 
@@ -122,6 +182,7 @@ class Network(Protocol):
         most_images: images that one forward may take, where an image's answer depends on its company; None is any.
         planes: of its input: 3 for colours, 1 for grey, or others.
         random: whether two runs on one image differ, in evaluation mode.
+        outputs: which of its tensors is its answer, and what the numbers mean.
     """
 
     id: str
@@ -131,6 +192,7 @@ class Network(Protocol):
     std: tuple[float, ...]
     input_size: tuple[int, int]
     classes: Sequence[str]
+    outputs: Outputs
     device: torch.device
     most_images: int | None
     planes: int

@@ -6,6 +6,7 @@ service as form fields, just as curl sends them; the service alone checks them.
 
 from __future__ import annotations
 
+import base64
 import inspect
 import json
 import re
@@ -176,11 +177,20 @@ def _image_file(image: str) -> Upload:
     return Upload(path.name, path.read_bytes())
 
 
+def _mask_field(mask: str) -> str:
+    """A mask as JSON: a file's bytes, or `id:ID` for an image that the service already has."""
+    if mask.startswith("id:"):
+        return json.dumps({"id": mask.removeprefix("id:")})
+    return json.dumps({"base64": base64.b64encode(Path(mask).expanduser().read_bytes()).decode()})
+
+
 def _fields(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The fields of a form, one for each time an option was given."""
     fields: list[tuple[str, str]] = []
     for name, value in values.items():
-        if isinstance(value, bool):
+        if name == "mask":
+            fields.extend((name, _mask_field(text)) for text in value or [])
+        elif isinstance(value, bool):
             fields.append((name, "true" if value else "false"))
         else:
             fields.extend((name, text) for text in ([value] if isinstance(value, str) else value or []))

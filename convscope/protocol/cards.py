@@ -81,6 +81,31 @@ class LayerCard(_Model):
         return len(self.shape) == 3
 
 
+class OutputFacts(_Model):
+    """What the network answers to an image, and what the numbers mean."""
+
+    read: str = Field("the output", description="Which tensor of what the network returns is read.")
+    form: Literal["scores", "planes", "none"] = Field(
+        "scores", description="scores: a number a class; planes: a map a class (segmentation); none: nothing readable."
+    )
+    count: int = Field(description="Classes.")
+    outputs: Literal["softmax", "sigmoid", "value"] = Field(
+        "softmax", description="What makes a probability of a logit; value: the numbers are no logits."
+    )
+    known: Literal["declared", "recognised", "assumed"] = Field(
+        "assumed", description="Declared in the catalogue, recognised by how the network ends, or assumed."
+    )
+    ends_in: Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid"] | None = Field(
+        None, description="In what the network itself ends; what that is given is then the logit."
+    )
+
+
+class OutputsCard(OutputFacts):
+    """The same, or why nothing can be read."""
+
+    problem: str | None = Field(None, description="Why no operation can read an answer, with what was found.")
+
+
 class DefaultLayers(dict[str, tuple[str, ...]]):
     """Operation → its default layers. Asking for one that has none is a problem of the caller, not a fault of ours."""
 
@@ -124,6 +149,7 @@ class ModelCard(_Model):
     parameters: int
     preprocess: PreprocessCard
     classes: tuple[str, ...] = ()
+    outputs: OutputsCard | None = Field(None, description="The network's answer; null where nobody has looked.")
     layers: tuple[LayerCard, ...] = ()
     default_layers: Annotated[dict[str, tuple[str, ...]], AfterValidator(_with_reason)] = Field(
         default_factory=DefaultLayers, description="Operation → the layers used when the request names none."
@@ -134,6 +160,18 @@ class ModelCard(_Model):
     behaviour: BehaviourCard | None = Field(
         None, description="What the network can bear; null where its weights are not at hand, and it was not tried."
     )
+
+    @property
+    def class_count(self) -> int:
+        """Classes that the network answers about."""
+        if self.outputs is not None:
+            return self.outputs.count
+        return len(self.classes) or (self.layers[-1].channels if self.layers else 0)
+
+    @property
+    def dense(self) -> bool:
+        """Whether the network answers by a map for each class."""
+        return self.outputs is not None and self.outputs.form == "planes"
 
     @cached_property
     def _by_name(self) -> dict[str, LayerCard]:

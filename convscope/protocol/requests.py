@@ -220,5 +220,46 @@ class UnitTarget(StrictModel):
 
 Target = Annotated[
     int | UnitTarget | Annotated[str, Field(min_length=1, max_length=200)],
-    Field(description="A class index, a class name, `predicted`, or a unit {layer, channel, y, x}."),
+    Field(
+        description="A class index, a class name, `predicted`, `-N` (the other side of output N, where each stands by "
+        "itself), or a unit {layer, channel, y, x}."
+    ),
 ]
+
+
+def _place_from_form(value: object) -> object:
+    parts = split_commas(value)
+    if isinstance(parts, list) and len(parts) == 1 and isinstance(parts[0], str) and not parts[0].isdecimal():
+        return parts[0]
+    if isinstance(parts, list):
+        return [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
+    return value
+
+
+def _point_or_box(value: list[int]) -> list[int]:
+    if len(value) not in (2, 4):
+        raise ValueError("a region is y, x, or top, left, bottom, right; or all, predicted, mask")
+    if len(value) == 4 and not (value[0] < value[2] and value[1] < value[3]):
+        raise ValueError("a box is top, left, bottom, right, half open, and not empty")
+    return value
+
+
+Region = Annotated[
+    Literal["all", "predicted", "mask"]
+    | Annotated[
+        list[Annotated[int, Field(ge=0, le=4096)]], Field(min_length=2, max_length=4), AfterValidator(_point_or_box)
+    ],
+    BeforeValidator(_place_from_form),
+]
+"""Where a class counts, of a network that answers in maps; places are in pixels of the network's input."""
+
+
+class RegionRequest(ImagesRequest):
+    """An operation on classes, which of a network that answers in maps are taken over a region."""
+
+    region: Region | None = Field(
+        None,
+        description="Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the "
+        "white of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.",
+    )
+    mask: ImageRef | None = Field(None, description="An image of the upload's size, white where the class counts.")

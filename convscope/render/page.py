@@ -112,7 +112,9 @@ def lay_legend(entries: Sequence[LegendEntry], width: int) -> list[_Placed]:
     placed: list[_Placed] = []
     line = left = 0
     for entry in entries:
-        text = elide(f"{entry.name} {100 * entry.share:.2g} %", SMALL, width - _SAMPLE)
+        percent = 100 * entry.share
+        share = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+        text = elide(f"{entry.name} {share} %", SMALL, width - _SAMPLE)
         if left and left + _SAMPLE + text_width(text, SMALL) > width:
             line, left = line + 1, 0
         if line == MOST_LEGEND_LINES:

@@ -11,6 +11,7 @@ from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.pictures import Normalize, Title, View
@@ -100,9 +101,10 @@ RenderQueryDependency = Annotated[RenderQuery, Query()]
 WaitQueryDependency = Annotated[WaitQuery, Query()]
 
 
-def representations(operation: Operation[Any]) -> list[str]:
-    """Media types that a result can be answered as, the default first."""
-    return [JSON, PNG, SAFETENSORS] if operation.has_picture else [JSON, SAFETENSORS]
+def representations(operation: Operation[Any], card: ModelCard | None = None) -> list[str]:
+    """Media types that a result can be answered as, of that network where it is known, the default first."""
+    draws = operation.has_picture if card is None else operation.draws(card)
+    return [JSON, PNG, SAFETENSORS] if draws else [JSON, SAFETENSORS]
 
 
 def job_headers(job: Job) -> dict[str, str]:

@@ -22,6 +22,8 @@ from service.http.problems import from_validation, pointer
 from service.intake.names import canonical, canonical_name
 
 IMAGE_FIELDS = frozenset({"image", "images"})
+MASK = "mask"
+"""A file of a form, beside the images, of operations that have a property of that name."""
 NO_IMAGE = "an image is a file (`image=@FILE`; is the `@` missing?), an id `img-…`, or JSON with `id` or `base64`"
 NOT_JSON = "not JSON"
 REQUEST_PART = "request"
@@ -161,7 +163,7 @@ def read_fields(
         try:
             found[own] = _convert(texts, _Kinds.of(operation.request, own))
         except ValueError as error:
-            message = NO_IMAGE if name in IMAGE_FIELDS and str(error).startswith(NOT_JSON) else str(error)
+            message = NO_IMAGE if name in IMAGE_FIELDS | {MASK} and str(error).startswith(NOT_JSON) else str(error)
             errors.append(FieldError(pointer([name]), message))
     if errors:
         raise invalid_request(errors)
@@ -275,6 +277,8 @@ def _scalar(text: str, kinds: _Kinds) -> Any:
     # Where text is possible as well, digits may be a name; what they are is for whoever knows the names.
     if kinds.kinds & {"integer", "number"} and "string" not in kinds.kinds:
         number = _number(stripped)
+        if number == 0 and stripped.startswith("-") and "string" in kinds.kinds:
+            return text  # `-0`, the other side of the first output, is no number's word
         if number is not None and (isinstance(number, int) or "number" in kinds.kinds):
             return number
     if "boolean" in kinds.kinds and stripped.lower() in _TRUTH:

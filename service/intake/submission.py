@@ -23,7 +23,7 @@ from service.http.problems import from_validation
 from service.images.uploads import read_base64
 from service.intake import bodies
 from service.intake.checking import checked
-from service.intake.forms import IMAGE_FIELDS, REQUEST_PART, read_fields, read_json, schema, urlencoded, validate
+from service.intake.forms import IMAGE_FIELDS, MASK, REQUEST_PART, read_fields, read_json, schema, urlencoded, validate
 from service.intake.grants import grant_pictures
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_cost, check_length, check_pixels
@@ -69,7 +69,8 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
             if len(parts) > 1:
                 raise invalid_request([FieldError("/request", "given more than once")])
             size = sum(map(len, parts)) + sum(len(text) for _, text in form.fields)
-            asked = await checked(size, lambda: _of_form(call, operation, form.fields, parts, len(files)))
+            names = [file.name for file in files]
+            asked = await checked(size, lambda: _of_form(call, operation, form.fields, parts, names))
             return await _looked_up(asked, call, form, files)
     as_json = kind == "application/json" or kind.endswith("+json")
     # Nothing sent is nothing asked for; the schema says what is missing.
@@ -92,17 +93,22 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
 
 
 def _of_form(
-    call: Call, operation: Operation[Any], fields: Sequence[tuple[str, str]], parts: Sequence[bytes], files: int
+    call: Call,
+    operation: Operation[Any],
+    fields: Sequence[tuple[str, str]],
+    parts: Sequence[bytes],
+    files: Sequence[str],
 ) -> CommonRequest:
-    """The request of a form's text fields, of the part `request` where it has one, and of so many image files."""
+    """The request of a form's text fields, of the part `request` where it has one, and of files by their names."""
     data = read_fields(operation, fields, *parts)
     _place(data, files, operation)
     return _validated(data, operation, call.context)
 
 
 def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.FilePart]:
-    files = [file for file in form.files if file.name in IMAGE_FIELDS]
-    others = [file.name for file in form.files if file.name not in IMAGE_FIELDS | {REQUEST_PART}]
+    masks = {MASK} & schema(operation.request)["properties"].keys()
+    files = [file for file in form.files if file.name in IMAGE_FIELDS | masks]
+    others = [file.name for file in form.files if file.name not in IMAGE_FIELDS | masks | {REQUEST_PART}]
     if others:
         detail = f"the part {others[0][:80]!r} is no file field; images come in parts named `image`"
         raise invalid_request([FieldError(f"/{others[0][:80]}", detail)])
@@ -111,16 +117,22 @@ def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.Fi
     return files
 
 
-def _place(data: dict[str, Any], files: int, operation: Operation[Any]) -> None:
-    """Let a form's files stand in the request as images by reference."""
-    if not files:
+def _place(data: dict[str, Any], files: Sequence[str], operation: Operation[Any]) -> None:
+    """Let a form's files, told by their names, stand in the request as images by reference."""
+    refs = [{"id": f"{_UPLOADED}{number}"} for number in range(len(files))]
+    masks = [ref for ref, name in zip(refs, files, strict=True) if name == MASK]
+    refs = [ref for ref, name in zip(refs, files, strict=True) if name != MASK]
+    if masks:
+        if len(masks) > 1 or MASK in data:
+            raise invalid_request([FieldError(f"/{MASK}", "given more than once")])
+        data[MASK] = masks[0]
+    if not refs:
         return
     given = sorted(IMAGE_FIELDS & data.keys())
     if given:
         raise invalid_request([FieldError(f"/{given[0]}", "images are given both as files and by reference")])
-    refs = [{"id": f"{_UPLOADED}{number}"} for number in range(files)]
     properties = schema(operation.request)["properties"]
-    if files == 1 and "image" in properties:
+    if len(refs) == 1 and "image" in properties:
         data["image"] = refs[0]
     else:
         data["images"] = refs
@@ -170,17 +182,23 @@ async def _with_images(
 ) -> tuple[CommonRequest, list[JobImage]]:
     """The request with every image stored and named by its id."""
     refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
+    mask: ImageRef | None = getattr(asked, MASK, None)
+    if mask is not None:
+        refs = [*refs, mask]  # the worker finds it after the images
     records: list[ImageRecord] = []
     for number, ref in enumerate(refs):
         try:
             records.append(await _stored(ref, call, form, files))
         except ProblemError as error:
             if len(refs) > 1 and not error.errors:
-                error.errors = (FieldError(f"/images/{number}", error.detail),)
+                is_mask = mask is not None and number == len(refs) - 1
+                error.errors = (FieldError(f"/{MASK}" if is_mask else f"/images/{number}", error.detail),)
             raise
     check_pixels(records, call.context.settings)
     if refs:
-        asked = asked.model_copy(update={"image": None, "images": [ImageRef(id=record.id) for record in records]})
+        known = [ImageRef(id=record.id) for record in records]
+        named = {MASK: known.pop()} if mask is not None else {}
+        asked = asked.model_copy(update={"image": None, "images": known, **named})
     images = [
         JobImage(
             id=record.id,
@@ -229,7 +247,8 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
     check_cost(resolved, operation, card, len(received.images), context.settings)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
     if plain.get("images"):
-        plain["images"] = [{"id": image.id} for image in received.images]
+        shown = received.images[:-1] if plain.get(MASK) else received.images
+        plain["images"] = [{"id": image.id} for image in shown]
     check_length(plain, context.settings)
     spec = JobSpec(
         operation=operation.name,
@@ -323,14 +342,16 @@ def computation_digest(
     """
     if not environment:
         return ""
-    request = {name: value for name, value in resolved.items() if name not in IMAGE_FIELDS}
+    request = {name: value for name, value in resolved.items() if name not in IMAGE_FIELDS | {MASK}}
     return _digest([environment, list(entries), operation, request, list(pixels)])
 
 
 def _fingerprint(received: Received, operation: str) -> str:
     """What a client asked for, by which a repeated idempotency key is checked; the same after a deployment."""
-    plain = received.request.model_dump(mode="json", exclude=set(IMAGE_FIELDS))
-    return _digest([operation, plain, [image.planes or image.pixels for image in received.images]])
+    plain = received.request.model_dump(mode="json", exclude={*IMAGE_FIELDS, MASK})
+    masked = getattr(received.request, MASK, None) is not None
+    contents = [image.planes or image.pixels for image in received.images]
+    return _digest([operation, plain, contents, *(["masked"] if masked else [])])
 
 
 def _digest(value: Any) -> str:

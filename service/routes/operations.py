@@ -78,10 +78,12 @@ class OperationList(BaseModel):
 
 async def _answer(call: Call, query: RenderQuery, operation: Operation[Any]) -> Response:
     """Read, submit, wait as preferred, answer."""
-    media = call.accepted(representations(operation), query.format)
+    call.accepted(representations(operation), query.format)
     query.options()  # what cannot be drawn is refused before anything is computed
     preferred = call.preference
     received = await receive(call, operation)
+    # Which operations draw something depends on the network's answer.
+    media = call.accepted(representations(operation, received.network.card), query.format)
     job, new = await submit(call, operation, received)
     structlog.contextvars.bind_contextvars(job_id=job.id)
     if new:

@@ -12,7 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import Box, Grant, Layer, MethodError, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.contract import (
+    Box,
+    Grant,
+    Layer,
+    MethodError,
+    OneShotMethod,
+    Outcome,
+    Outputs,
+    Progress,
+    Result,
+    Row,
+    Transform,
+)
+from workers.networks.outputs import find_outputs
 from workers.passes.calls import CallObserver
 
 _ACTIVATIONS = {
@@ -40,6 +53,7 @@ class FakeNetwork:
         boxes: receptive fields by layer name, over the computed ones.
         chain: whether the module is a plain chain, so that receptive fields can be computed.
         device: where the module is moved to, once its layers have been looked at.
+        outputs: how its output is read; found by a look at it, where nobody says.
     """
 
     def __init__(
@@ -52,6 +66,7 @@ class FakeNetwork:
         boxes: dict[str, Box] | None = None,
         chain: bool = True,
         device: str | torch.device = "cpu",
+        outputs: Outputs | None = None,
     ) -> None:
         self.id = "fake"
         self.module = module.eval().requires_grad_(False)
@@ -63,6 +78,7 @@ class FakeNetwork:
         self._chain = chain
         self.layers: dict[str, Layer] = {}
         self._look(boxes or {})
+        self.outputs = outputs or find_outputs(self.module, lambda count: torch.rand(count, 3, *size))
         self.module.to(self.device)
 
     def _look(self, boxes: dict[str, Box]) -> None:

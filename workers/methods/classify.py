@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
 from workers.passes.batches import gather, module_for, preprocess_key, slices
+from workers.passes.class_targets import NO_CLASS, claimed, inside_region, mask_in_input, read_region, without_mask
+from workers.passes.scores import logits_of, probabilities
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one image was answered: of each class a logit, a probability, and its share of a map's pixels.
+
+    Attributes:
+        order: classes, strongest first.
+        class_map: h×w int32, of a network that answers in maps.
+    """
+
+    logits: Tensor
+    probabilities: Tensor | None
+    order: Tensor
+    shares: Tensor | None = None
+    class_map: Tensor | None = None
 
 
 class Classify(OneShotMethod):
-    """The strongest classes of each image.
+    """The strongest classes of each image; of a network that answers in maps, the class of each pixel.
 
-    Probabilities are the softmax of the logits, in float64; classes with equal logits come by lower index.
+    Probabilities are the softmax of the logits, or the sigmoid of each, as the network's outputs are, in float64; where
+    the network itself ends in one of them, its own output up to rounding. Numbers that are no logits have none. Classes
+    with equal logits come by lower index.
 
-    Result: arrays `logits` (N×classes, float32); facts `predictions`, for each image the `top` strongest classes with
-    index, name, probability and logit, and `transforms`.
+    Of maps, logits and probabilities are means over the region's pixels, and classes come by their share of them.
+
+    Result: arrays `logits` (or `values`, N×classes, float32), of maps `class_map` (N×h×w, int32, −1 for no class) and
+    `shares` (N×classes, float32); facts `predictions`, for each image the `top` strongest classes, and `transforms`.
     """
 
     def group_key(self, request: Any) -> Hashable:
@@ -27,47 +50,114 @@ class Classify(OneShotMethod):
 
     def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row whose logits are not finite gets `numerical-error`."""
-        batch = gather(network, rows)
-        logits: list[Tensor] = []
-        module = module_for(network, rows[0].request)
+        given = [without_mask(row) for row in rows]
+        batch = gather(network, [row for row, _ in given])
+        owners = [(row, place) for row in range(len(rows)) for place, _ in enumerate(batch.of(row))]
+        errors: list[MethodError | None] = list(batch.errors)
+        found: list[list[_Answer]] = [[] for _ in rows]
+        module, done = module_for(network, rows[0].request), 0
         for part in slices(network, batch.inputs, grant):
-            with torch.no_grad():
-                found = module(part)
-            if not isinstance(found, Tensor) or found.dim() != 2:
-                error = MethodError(
-                    "not-applicable", f"{network.id} gives no one number a class, so it classifies nothing"
-                )
-                return [error for _ in rows]
-            logits.extend(found.float().cpu())
-            if len(logits) < len(batch.inputs):
-                yield Progress(len(logits), len(batch.inputs), "images")
+            try:
+                with torch.no_grad():
+                    logits = logits_of(module, part, network.outputs)
+            except MethodError as error:
+                return [errors[row] or error for row in range(len(rows))]
+            for own, (row, place) in zip(logits, owners[done : done + len(part)], strict=True):
+                if errors[row] is None:
+                    try:
+                        where, mask = batch.placed(row)[place], given[row][1]
+                        found[row].append(_look(network, rows[row].request, own, where, mask))
+                    except MethodError as error:
+                        errors[row] = error
+            done += len(part)
+            if done < len(batch.inputs):
+                yield Progress(done, len(batch.inputs), "images")
         return [
-            batch.errors[row]
-            or self._outcome(network, request.request, [logits[i] for i in batch.of(row)], batch.transforms_of(row))
-            for row, request in enumerate(rows)
+            errors[row] or _outcome(network, rows[row].request, found[row], batch.transforms_of(row))
+            for row in range(len(rows))
         ]
 
-    def _outcome(
-        self, network: Network, request: Any, logits: list[Tensor], transforms: list[dict[str, Any]]
-    ) -> Result:
-        stacked = torch.stack(logits)
-        if not bool(stacked.isfinite().all()):
-            return MethodError("numerical-error", f"the logits of {network.id} are not finite on this image")
-        probabilities = stacked.double().softmax(dim=1)
-        order = stacked.sort(dim=1, descending=True, stable=True).indices[:, : request.top]
-        predictions = [
-            [
-                {
-                    "index": index,
-                    "name": network.classes[index] if index < len(network.classes) else str(index),
-                    "probability": float(probabilities[image, index]),
-                    "logit": float(stacked[image, index]),
-                }
-                for index in chosen
-            ]
-            for image, chosen in enumerate(order.tolist())
-        ]
-        return Outcome({"logits": stacked}, {"predictions": predictions, "transforms": transforms})
+
+def _look(network: Network, request: Any, logits: Tensor, where: Transform, mask: Tensor | None) -> _Answer:
+    """One image's answer, from its logits: classes, or classes×h×w.
+
+    Raises:
+        MethodError: `numerical-error`, `not-applicable`.
+    """
+    outputs = network.outputs
+    if not bool(logits.isfinite().all()):
+        raise MethodError("numerical-error", f"the logits of {network.id} are not finite on this image")
+    chances = probabilities(outputs, logits[None])
+    if logits.dim() == 1:
+        order = logits.sort(descending=True, stable=True).indices
+        return _Answer(logits.cpu(), None if chances is None else chances[0].cpu(), order.cpu())
+    pixels = claimed(outputs, logits[None])[0]
+    region, size = read_region(getattr(request, "region", None)), where.input_size
+    white = None if mask is None else mask_in_input(mask, where)
+    inside = inside_region(outputs, region, logits, None, size, white)
+    if not bool(inside.any()):
+        raise MethodError("not-applicable", "no pixel of the network's answer lies in the region")
+    weights = inside.double() / inside.sum()
+    shares = (pixels * weights).sum(dim=(1, 2))
+    mean = (logits * weights).sum(dim=(1, 2)).float()
+    chance = None if chances is None else (chances[0] * weights).sum(dim=(1, 2)).cpu()
+    # Of equal shares, mostly none, the larger mean logit tells which is nearer.
+    order = mean.sort(descending=True, stable=True).indices
+    order = order[shares[order].sort(descending=True, stable=True).indices]
+    best = logits.argmax(dim=0).to(torch.int32)
+    shown = torch.where(pixels.any(dim=0), best, NO_CLASS)
+    return _Answer(mean.cpu(), chance, order.cpu(), shares.cpu(), shown.to(torch.int32).cpu())
+
+
+def _outcome(network: Network, request: Any, answers: Sequence[_Answer], transforms: list[dict[str, Any]]) -> Result:
+    outputs = network.outputs
+    numbers = torch.stack([one.logits for one in answers])
+    arrays = {"values" if outputs.link == "value" else "logits": numbers}
+    facts: dict[str, Any] = {
+        "predictions": [[_told(network, one, int(index)) for index in one.order[: request.top]] for one in answers],
+        "transforms": transforms,
+        "output": outputs.facts(),
+        "notes": _notes(network),
+    }
+    maps = [one.class_map for one in answers if one.class_map is not None]
+    if maps:
+        arrays["class_map"] = torch.stack(maps)
+        arrays["shares"] = torch.stack([one.shares for one in answers if one.shares is not None]).float()
+        there = sorted({int(index) for one in maps for index in one.flatten().tolist()})
+        facts["region"] = getattr(request, "region", None)
+        facts["classes_shown"] = {str(index): _name(network, index) for index in there}
+    return Outcome(arrays, facts)
+
+
+def _told(network: Network, one: _Answer, index: int) -> dict[str, Any]:
+    number = float(one.logits[index])
+    outputs = network.outputs
+    plain = outputs.link == "value"
+    return {
+        "index": index,
+        "name": _name(network, index),
+        "probability": None if one.probabilities is None else float(one.probabilities[index]),
+        # Of a network that nobody declared anything of, it may be either.
+        "logit": None if plain and outputs.known == "declared" else number,
+        "value": number if plain else None,
+        "share": None if one.shares is None else float(one.shares[index]),
+    }
+
+
+def _name(network: Network, index: int) -> str:
+    if index == NO_CLASS:
+        return "none"
+    return network.classes[index] if index < len(network.classes) else str(index)
+
+
+def _notes(network: Network) -> list[str]:
+    outputs = network.outputs
+    if outputs.link != "value" or outputs.known == "declared":
+        return []
+    return [
+        "What the network's numbers mean is neither declared nor seen from how it ends, so no probability is told: "
+        'outputs = "sigmoid", "softmax" or "value" in the catalogue declares it'
+    ]
 
 
 METHOD = Classify()

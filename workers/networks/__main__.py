@@ -79,6 +79,7 @@ def _pull(catalogue: Catalogue, model: str, *, fetch: bool = True) -> int:
         return 1
     read = f" ({network.weights_read})" if network.weights_read else ""
     print(f"{model}: good, SHA-256 {network.weights_sha256}{read}")
+    print(f"{model}: {network.outputs.sentence()}")
     return 0
 
 
@@ -91,12 +92,11 @@ def _add(wish: argparse.Namespace, catalogue: Path, settings: Settings) -> int:
     except (MethodError, ValueError, OSError) as error:
         print(f"{wish.file}: {error.detail if isinstance(error, MethodError) else error}", file=sys.stderr)
         return 1
-    last = network.table.layers[-1]
     height, width = network.input_size
     print(f"{model_id}: good, {network.entry.source}, SHA-256 {network.weights_sha256}")
     if network.weights_read:
         print(f"  weights {network.weights_read}")
-    print(f"  input {height}×{width}, {len(network.table.layers)} layers, output {list(last.shape)}")
+    print(f"  input {height}×{width}, {len(network.table.layers)} layers; {network.outputs.sentence()}")
     print(f"  entry [networks.{model_id}] in {catalogue}; requests name it by model={model_id}")
     return 0
 

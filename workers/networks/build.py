@@ -20,12 +20,21 @@ from workers.networks.fast import make_fast
 from workers.networks.layers import Table, without_values
 from workers.networks.lean import factor_bytes, make_lean
 from workers.networks.preprocess import Preprocess
-from workers.networks.skeletons import parameter_count, size_refusal, skeleton, table_of
+from workers.networks.skeletons import outputs_of, parameter_count, size_refusal, skeleton, table_of
 from workers.networks.sources import Source, SourceError
 from workers.networks.trials import Behaviour, keep_contiguous, try_out
 from workers.passes.replay import replay_bytes
 
-__all__ = ["LoadedNetwork", "load", "load_entry", "parameter_count", "size_refusal", "skeleton", "table_of"]
+__all__ = [
+    "LoadedNetwork",
+    "load",
+    "load_entry",
+    "outputs_of",
+    "parameter_count",
+    "size_refusal",
+    "skeleton",
+    "table_of",
+]
 
 _seeding = threading.Lock()
 """Random weights come from torch's one global generator, seeded: one network at a time."""
@@ -67,6 +76,7 @@ class LoadedNetwork:
         self.std = preprocess.std
         self.input_size = preprocess.size
         self.classes: Sequence[str] = entry.class_names
+        self.outputs = outputs_of(entry)
         self.weights_sha256 = ""
         self.weights_read = ""
         self._fast: nn.Module | None = None

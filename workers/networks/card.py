@@ -10,7 +10,7 @@ from typing import Any
 
 from workers.contract import Layer
 from workers.networks import validity
-from workers.networks.build import parameter_count, size_refusal, table_of
+from workers.networks.build import outputs_of, parameter_count, size_refusal, table_of
 from workers.networks.catalogue import Entry
 from workers.networks.trials import Behaviour
 
@@ -30,8 +30,8 @@ def make_card(entry: Entry, digest: str, behaviour: Behaviour | None = None) -> 
         MethodError: `weights-unavailable` where the architecture cannot be built, `network-does-not-run` where it is
             built and does not run.
     """
-    table = table_of(entry)
-    usable = validity.methods_at(table)
+    table, outputs = table_of(entry), outputs_of(entry)
+    usable = validity.methods_at(table, outputs)
     return {
         "id": entry.id,
         "title": entry.title,
@@ -41,8 +41,9 @@ def make_card(entry: Entry, digest: str, behaviour: Behaviour | None = None) -> 
         "parameters": parameter_count(entry),
         "preprocess": entry.transform.as_json() | _sizes(entry),
         "classes": list(entry.class_names),
+        "outputs": {**outputs.facts(), "problem": outputs.refusal},
         "layers": [_layer_json(layer, usable[layer.name]) for layer in table.layers],
-        "default_layers": {name: list(layers) for name, layers in validity.default_layers(table).items()},
+        "default_layers": {name: list(layers) for name, layers in validity.default_layers(table, outputs).items()},
         "stages": [layer.name for layer in validity.stages(table)],
         "max_pools": validity.max_pools(table),
         "rectifications": validity.rectifications(table),

@@ -79,11 +79,12 @@ def outputs_of(output: Any) -> Iterator[Tensor]:
             yield from outputs_of(one)
 
 
-def rows_refusal(output: Any) -> str | None:
+def rows_refusal(output: Any, size: tuple[int, int] | None = None) -> str | None:
     """Why what a network returned for one image is not one row of answers, if it is not.
 
     Rows are those of a matrix, rows × answers: `x.view(-1, K)` makes several of one image at a size that the network
-    was not written for, and the next image would be given an answer of the one before.
+    was not written for, and the next image would be given an answer of the one before. A matrix with the proportions of
+    the input's `size` is a map whose dimension of one was dropped.
     """
     if isinstance(output, list) and output and all(isinstance(one, Mapping) for one in output):
         return None  # a mapping an image, as detectors return
@@ -91,4 +92,6 @@ def rows_refusal(output: Any) -> str | None:
     if not outputs:
         return None
     first = outputs[0]
+    if size is not None and first.dim() == 2 and first.shape[0] * size[1] == first.shape[1] * size[0]:
+        return None
     return f"gives {len(first)} rows of answers for one image" if first.dim() == 2 and len(first) != 1 else None

@@ -228,5 +228,5 @@ def accepts(network: nn.Module, input_size: tuple[int, int], channels: int = 3) 
             output = network(blank_input(network, input_size, channels))
     except RAISED as error:
         return reason_of(error)
-    reason = rows_refusal(output)
+    reason = rows_refusal(output, input_size)
     return None if reason is None else f"it {reason}"

@@ -10,14 +10,15 @@ import functools
 import threading
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from workers.contract import MethodError
+from workers.contract import MethodError, Outputs
 from workers.networks import weights as weight_files
 from workers.networks.catalogue import Entry
 from workers.networks.failures import RAISED, reason_of, where_it_fails
 from workers.networks.layers import Table, accepts, blank_input, describe, meta_copy
 from workers.networks.names import aliases_for
+from workers.networks.outputs import find_outputs
 
 _lock = threading.RLock()
 """A skeleton is shared by whoever asks for shapes, and an observer's hooks are no business of a second one."""
@@ -80,6 +81,21 @@ def table_of(entry: Entry, input_size: tuple[int, int] | None = None) -> Table:
     with _lock:
         naming = functools.partial(aliases_for, source)
         return describe(_kept_skeleton(entry), input_size or how.size, how.channels, naming)
+
+
+@functools.lru_cache(maxsize=32)
+def outputs_of(entry: Entry) -> Outputs:
+    """What the entry's network answers, at its own input size."""
+    how, source = entry.transform, entry.source_or_raise()
+    with _lock:
+        network = _kept_skeleton(entry)
+        on_meta = any(tensor.is_meta for tensor in network.parameters())
+
+        def inputs(images: int) -> Tensor:
+            return blank_input(network, how.size, how.channels).expand(images, -1, -1, -1).clone()
+
+        trained = (lambda: source.build().eval()) if on_meta else None
+        return find_outputs(network, inputs, entry.output, entry.outputs, trained)
 
 
 @functools.lru_cache(maxsize=256)

@@ -109,6 +109,8 @@ class _Trial:
         self._network = network
         self._noise = noise
         self._one = noise[:1].contiguous()
+        self._size = (int(noise.shape[2]), int(noise.shape[3]))
+        self._size = (int(noise.shape[2]), int(noise.shape[3]))
 
     def run(self) -> Behaviour:
         """Everything that is tried."""
@@ -191,7 +193,7 @@ class _Trial:
             output = network(inputs.clone(memory_format=torch.preserve_format))
         except RAISED as error:
             return reason_of(error)
-        refusal = rows_refusal(output) if len(inputs) == 1 else None
+        refusal = rows_refusal(output, self._size) if len(inputs) == 1 else None
         return list(outputs_of(output)) if refusal is None else f"it {refusal}"
 
 

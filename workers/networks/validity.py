@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from workers.contract import Layer
+from workers.contract import Layer, Outputs
 from workers.networks.layers import BETWEEN, RECTIFIERS, SMOOTH, Table, is_max_pool, keeps_map
 
 LAYER_OPERATIONS = (
@@ -20,6 +20,11 @@ LAYER_OPERATIONS = (
 )
 """Operations that name layers."""
 
+ASSUMED = Outputs()
+
+OF_THE_ANSWER = ("occlusion", "cam")
+"""Those of them that read the network's answer whatever else is asked of them."""
+
 
 def rectifications(table: Table) -> dict[str, int]:
     """Kind of activation → calls of it, gates such as sigmoid left out."""
@@ -32,7 +37,7 @@ def max_pools(table: Table) -> int:
     return sum(is_max_pool(layer) for layer in table.layers)
 
 
-def methods_at(table: Table) -> dict[str, dict[str, str | None]]:
+def methods_at(table: Table, outputs: Outputs = ASSUMED) -> dict[str, dict[str, str | None]]:
     """Call name → operation → None where it applies, else the reason why not."""
     found: dict[str, dict[str, str | None]] = {}
     before: Counter[str] = Counter()
@@ -40,6 +45,8 @@ def methods_at(table: Table) -> dict[str, dict[str, str | None]]:
         if layer.activation is not None:
             before[layer.activation] += 1
         found[layer.name] = _methods_of(layer, table, before)
+        if outputs.refusal is not None:
+            found[layer.name] |= {name: found[layer.name][name] or outputs.refusal for name in OF_THE_ANSWER}
     return found
 
 
@@ -131,10 +138,25 @@ def _depth(layer: Layer) -> int:
     return layer.name.partition("#")[0].count(".")
 
 
-def default_layers(table: Table) -> dict[str, tuple[str, ...]]:
+def before_classes(table: Table, outputs: Outputs) -> Layer | None:
+    """The last map that is not yet one of the classes' own, of a network that answers in maps.
+
+    At the end such a network has as many channels as classes: the convolution that makes them, its container, what
+    resizes them. What comes before tells where in the features the evidence for a class lies.
+    """
+    maps = [layer for layer in table.layers if layer.spatial]
+    own = len(maps)
+    while own and maps[own - 1].shape[0] == outputs.count:
+        own -= 1
+    inside = {layer.name for layer in maps[:own]}
+    chosen = [layer for layer in _maps(table) if layer.name in inside]
+    return chosen[-1] if chosen else None
+
+
+def default_layers(table: Table, outputs: Outputs = ASSUMED) -> dict[str, tuple[str, ...]]:
     """Operation → the layers used when a request names none."""
     names: dict[str, tuple[str, ...]] = {}
-    usable = methods_at(table)
+    usable = methods_at(table, outputs)
     convolution = next((layer.name for layer in table.layers if layer.kernel_shape is not None), None)
     if convolution is not None:
         names["kernels"] = (convolution,)
@@ -144,6 +166,8 @@ def default_layers(table: Table) -> dict[str, tuple[str, ...]]:
     if convolution is not None and usable[convolution]["feature-maps"] is None:
         names["feature-maps"] = (convolution,)
     last, trunk = last_map(table), stages(table)
+    if outputs.form == "planes":
+        last = before_classes(table, outputs) or last
     if last is not None:
         names |= {"deconv": (last.name,), "cam": (last.name,), "occlusion": (last.name,)}
     if trunk:

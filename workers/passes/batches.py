@@ -37,6 +37,10 @@ class Batch:
         """Which images are a row's."""
         return self._ranges[row]
 
+    def placed(self, row: int) -> list[Transform]:
+        """Where the network's inputs lie in a row's uploads."""
+        return self._transforms[row]
+
     def transforms_of(self, row: int) -> list[dict[str, Any]]:
         """Facts of where the network's inputs lie in a row's uploads."""
         return [transform.facts() for transform in self._transforms[row]]

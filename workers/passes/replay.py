@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from workers.contract import Outputs
 from workers.passes.scores import activations
 
 log = logging.getLogger(__name__)
@@ -221,15 +222,17 @@ def can_replay(device: torch.device) -> bool:
     return device.type in MAKERS
 
 
-def replayed_activations(module: nn.Module, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def replayed_activations(
+    module: nn.Module, inputs: Tensor, layers: Sequence[str], outputs: Outputs
+) -> dict[str, Tensor]:
     """As `activations`, replayed where that is quicker; then what it gives is overwritten by the next call."""
     maker = MAKERS.get(inputs.device.type)
     if maker is None:
-        return activations(module, inputs, layers)
+        return activations(module, inputs, layers, outputs)
     replays = _of_networks.setdefault(module, Replays(maker))
 
     def function(given: Tensor) -> tuple[Tensor, ...]:
-        seen = activations(module, given, layers)
+        seen = activations(module, given, layers, outputs)
         return tuple(seen[name] for name in layers)
 
     return dict(zip(layers, replays.run(function, inputs, tuple(layers)), strict=True))

@@ -75,6 +75,10 @@ class Operation(ABC, Generic[R]):
         """The resolved request checked against the cards of `models(request)` as well, by catalogue id."""
         return request
 
+    def draws(self, card: ModelCard) -> bool:
+        """Whether its results on that network have a picture."""
+        return self.has_picture
+
     @abstractmethod
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

@@ -9,13 +9,19 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from convscope.protocol.cards import ModelCard
+from convscope.protocol.cards import ModelCard, OutputFacts
 from convscope.protocol.operations.base import Cost, Operation, check_applicable
 from convscope.protocol.operations.rules import BENT_GATES
-from convscope.protocol.operations.targets import resolve_target
+from convscope.protocol.operations.targets import (
+    check_answer,
+    image_target_text,
+    region_text,
+    resolve_region,
+    resolve_target,
+)
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
-from convscope.protocol.requests import ImagesRequest, LayerName, split_commas
+from convscope.protocol.requests import LayerName, RegionRequest, split_commas
 from convscope.protocol.selections import count_of
 
 Method = Literal[
@@ -33,14 +39,22 @@ RULED = frozenset({"guided-gradcam"})
 
 
 def _targets(value: object) -> object:
-    """A form's `281,tabby,top:3` as a list; digits become class indices."""
+    """A form's `281,tabby,top:3` as a list; digits become class indices, a negative number the other side of one."""
     parts = split_commas(value)
-    if isinstance(parts, list):
-        return [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
-    return [parts] if isinstance(parts, int) else parts
+    if isinstance(parts, int) and not isinstance(parts, bool):
+        parts = [parts]
+    if not isinstance(parts, list):
+        return parts
+    return [_target(part) for part in parts]
 
 
-class CamRequest(ImagesRequest):
+def _target(part: object) -> object:
+    if isinstance(part, str) and part.isdecimal():
+        return int(part)
+    return str(part) if isinstance(part, int) and not isinstance(part, bool) and part < 0 else part
+
+
+class CamRequest(RegionRequest):
     """Which methods, at which layer, for which classes."""
 
     methods: Annotated[list[Method], BeforeValidator(split_commas)] = Field(
@@ -54,7 +68,8 @@ class CamRequest(ImagesRequest):
         default=["predicted"],
         min_length=1,
         max_length=32,
-        description="Class indices, class names, `predicted` or `top:K` (the K most probable classes of each image).",
+        description="Class indices, class names, `predicted`, `top:K` (the K most probable classes of each image), or "
+        "`-N` (the other side of output N, where each stands by itself).",
     )
     upsampled: bool = Field(True, description="Also give each map at the size of the network's input.")
     nonstandard_gate: bool = Field(
@@ -78,9 +93,11 @@ class MapFacts(BaseModel):
     item: int = Field(description="Index along the array's first axis.")
     image: int = Field(description="Which image of the request.")
     target: int = Field(description="Class index.")
+    other_side: bool = Field(False, description="The target is the other side of that output.")
     name: str | None = Field(description="Class name.")
-    logit: float
-    probability: float
+    logit: float = Field(description="Over a region the mean.")
+    probability: float | None = Field(description="Null where the network gives values. Over a region the mean.")
+    region_pixels: int | None = Field(None, description="Pixels of the network's answer that count.")
     minimum: float = Field(description="Of the raw signed map.")
     maximum: float
     all_negative: bool = Field(description="The map holds no positive evidence at all.")
@@ -95,6 +112,8 @@ class CamFacts(BaseModel):
 
     layer: str
     shape: list[int]
+    output: OutputFacts
+    region: str | list[int] | None = Field(None, description="Of a network that answers in maps: where classes count.")
     maps: list[MapFacts]
     transforms: list[dict[str, Any]] = Field(
         description="For each image, where the network's input lies in the upload."
@@ -112,6 +131,7 @@ class CamOperation(Operation[CamRequest]):
     example = MappingProxyType({"methods": ["gradcam", "layercam"], "targets": ["top:2"]})
 
     def resolve(self, request: CamRequest, card: ModelCard) -> CamRequest:
+        check_answer(card)
         layer = card.layer(request.layer or card.default_layers[self.name][0])
         check_applicable(self.name, layer, card)
         if RULED & set(request.methods) and not request.nonstandard_gate:
@@ -127,6 +147,7 @@ class CamOperation(Operation[CamRequest]):
             update={
                 "model": card.id,
                 "layer": layer.name,
+                "region": resolve_region(request.region, request.mask, card),
                 "methods": list(dict.fromkeys(request.methods)),
                 "targets": list(dict.fromkeys(_class(target, card) for target in request.targets)),
                 "image": None,
@@ -153,14 +174,16 @@ class CamOperation(Operation[CamRequest]):
         drawn = []
         several = len(facts["transforms"]) > 1
         for one in facts["maps"]:
-            name = one["name"] or f"class {one['target']}"
+            name = one["name"] or image_target_text({**one, "target_name": None})
+            sure = "" if one["probability"] is None else f" {one['probability']:.2f}"
+            sure += region_text(facts.get("region"))
+            side = "-" if one.get("other_side") else ""
             signed = one["method"] == "guided-gradcam"
             note = "  all evidence is negative" if one["all_negative"] else ""
             drawn.append(
                 Picture(
-                    name=f"{one['method']}/{one['target']}" + (f"/{one['image']}" if several else ""),
-                    heading=f"{request['model']}  {one['method']}  {name} {one['probability']:.2f}  "
-                    f"{facts['layer']}{note}",
+                    name=f"{one['method']}/{side}{one['target']}" + (f"/{one['image']}" if several else ""),
+                    heading=f"{request['model']}  {one['method']}  {name}{sure}  {facts['layer']}{note}",
                     views=("picture", "overlay", "tiles") if signed else ("overlay", "tiles"),
                     tiles=(Tile(parts=(Slice(one["array"], (one["item"],)),), titles={"index": name}),),
                     normalize="symmetric" if signed else "layer",

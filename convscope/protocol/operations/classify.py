@@ -8,13 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from convscope.protocol.cards import ModelCard
+from convscope.protocol.cards import ModelCard, OutputFacts
 from convscope.protocol.operations.base import Cost, Operation, check_preprocess
-from convscope.protocol.pictures import ArrayInfo, Picture
-from convscope.protocol.requests import ImagesRequest
+from convscope.protocol.operations.targets import check_answer, resolve_region
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.requests import RegionRequest
 
 
-class ClassifyRequest(ImagesRequest):
+class ClassifyRequest(RegionRequest):
     """How many classes to name."""
 
     top: int = Field(5, ge=1, le=1000, description="How many of the strongest classes to name for each image.")
@@ -25,55 +27,99 @@ class Prediction(BaseModel):
 
     index: int
     name: str = Field(description="The class's name; its index as text where the network has no names.")
-    probability: float = Field(description="Softmax over all classes.")
-    logit: float
+    probability: float | None = Field(
+        description="Softmax over all classes, or sigmoid of this one, as the network's outputs are; null where they "
+        "are values. Over a region the mean."
+    )
+    logit: float | None = Field(
+        description="What that is taken of, and what methods differentiate; null where the catalogue declares values."
+    )
+    value: float | None = Field(None, description="The number itself, where nothing says that it is a logit.")
+    share: float | None = Field(
+        None, description="Of a network that answers in maps: share of the region's pixels predicted as the class."
+    )
 
 
 class ClassifyFacts(BaseModel):
     """Facts of classify."""
 
-    predictions: list[list[Prediction]] = Field(description="For each image, strongest first; ties by lower index.")
+    predictions: list[list[Prediction]] = Field(
+        description="For each image, strongest first, or of the largest share; ties by lower index."
+    )
+    output: OutputFacts
+    region: str | list[int] | None = Field(None, description="Of a network that answers in maps: where it was looked.")
+    notes: list[str] = Field(default_factory=list, description="How not to read the numbers.")
+    classes_shown: dict[str, str] = Field(
+        default_factory=dict, description="Names of the numbers in `class_map`; −1 is no class."
+    )
     transforms: list[dict[str, Any]] = Field(
         description="For each image, where the network's input lies in the upload."
     )
 
 
 class ClassifyOperation(Operation[ClassifyRequest]):
-    """The strongest classes of each image."""
+    """The strongest classes of each image; of a network that answers in maps, their shares and each pixel's class."""
 
     name = "classify"
-    summary = "The strongest classes of each image, with logits and probabilities."
+    summary = "The strongest classes of each image, with logits and probabilities; of segmentations the class map."
     request = ClassifyRequest
     facts = ClassifyFacts
     example = MappingProxyType({"top": 3})
-    has_picture = False
-    bulky = frozenset({"logits"})
+    bulky = frozenset({"logits", "values", "shares", "class_map"})
 
     def resolve(self, request: ClassifyRequest, card: ModelCard) -> ClassifyRequest:
+        check_answer(card)
         check_preprocess(request.preprocess, card)
+        region = resolve_region(request.region, request.mask, card)
+        if region == "predicted":
+            detail = "/region: classify tells what is predicted where; give all, a place, a box or a mask."
+            raise ProblemError("invalid-request", detail, errors=[FieldError("/region", detail)])
         return request.model_copy(
             update={
                 "model": card.id,
-                "top": min(request.top, output_count(card)),
+                "top": min(request.top, max(card.class_count, 1)),
+                "region": region,
                 "image": None,
                 "images": request.all_images(),
             }
         )
 
     def cost(self, request: ClassifyRequest, card: ModelCard, images: int) -> Cost:
-        return Cost(result_bytes=4 * output_count(card) * images, forwards=float(images))
+        numbers = max(card.class_count, 1)
+        if card.dense:
+            size = (request.preprocess.size if request.preprocess is not None else None) or card.preprocess.size
+            numbers += size[0] * size[1]
+        return Cost(result_bytes=4 * numbers * images, forwards=float(images))
+
+    def draws(self, card: ModelCard) -> bool:
+        return card.dense
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        return []  # api.md: there is no picture of an answer in words
-
-
-def output_count(card: ModelCard) -> int:
-    """Number of the network's outputs: of its class names, else of its last layer's channels."""
-    if card.classes:
-        return len(card.classes)
-    return max(card.layers[-1].channels, 1) if card.layers else 1
+        if "class_map" not in arrays:
+            return []  # api.md: there is no picture of an answer in words
+        several = len(facts["predictions"]) > 1
+        return [
+            Picture(
+                name=f"class_map/{number}" if several else "class_map",
+                heading=f"{request['model']}  class of each pixel  "
+                + ", ".join(
+                    f"{one['name'].partition(',')[0]} {100 * one['share']:.0f} %"
+                    for one in predictions[:3]
+                    if one["share"] > 0
+                ),
+                views=("overlay", "picture", "tiles"),
+                tiles=(Tile(parts=(Slice("class_map", (number,)),), titles={"index": "class of each pixel"}),),
+                normalize="map",
+                title="none",
+                image=number,
+                transform=facts["transforms"][number],
+                value_name="class",
+                categories={int(index): name for index, name in facts["classes_shown"].items()},
+            )
+            for number, predictions in enumerate(facts["predictions"])
+        ]
 
 
 OPERATION = ClassifyOperation()

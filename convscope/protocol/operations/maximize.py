@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from convscope.protocol.cards import ModelCard
+from convscope.protocol.cards import ModelCard, OutputFacts
 from convscope.protocol.operations.base import Cost, Operation, check_applicable, check_channels, count_channels
 from convscope.protocol.operations.objectives import (
     AnyObjective,
@@ -46,6 +46,9 @@ class MaximizeRequest(CommonRequest):
     layer: LayerName | None = Field(None, description="Short for one channel objective for each of `channels`.")
     channels: Channels | None = Field(
         None, description="Channels of `layer`; without it the first four. `top:K` ranks on the start image."
+    )
+    mask: ImageRef | None = Field(
+        None, description="Of networks that answer in maps: white where a class counts, stretched to the pictures."
     )
     preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"] = "lucid"
     size: Side | tuple[Side, Side] | None = Field(
@@ -106,6 +109,8 @@ class MaximizeRequest(CommonRequest):
         sources = [self.image is not None, bool(self.images), self.image_set is not None]
         if sum(sources) > 1:
             raise ValueError("give one of image, images and image_set; with start=image the first of images is it")
+        if self.mask is not None and self.image_set is not None:
+            raise ValueError("a mask does not go with image_set; give images")
         if self.start == "image" and not any(sources):
             raise ValueError("start=image needs an image")
         return self
@@ -127,6 +132,8 @@ class PictureFacts(BaseModel):
     kind: str = Field(description="class, channel, unit, layer, direction or sum.")
     layer: str | None = Field(description="Of the target; null for a class.")
     channel: int | None = Field(description="The target channel or class.")
+    class_name: str | None = Field(None, description="Of a class that has a name.")
+    probability: float | None = Field(None, description="Of that class on the final picture; null for values.")
     loss_first: float | None = Field(
         description="The objective's value at the first step; larger is better. Null where that was no finite number."
     )
@@ -149,6 +156,8 @@ class MaximizeFacts(BaseModel):
 
     parameterization: str
     size: list[int]
+    output: OutputFacts | None = Field(None, description="The network's answer, where a class is maximized.")
+    class_names: dict[str, str] = Field(default_factory=dict, description="Index → name of every class maximized.")
     references: int = Field(description="Photographs that the pictures were compared with.")
     pictures: list[PictureFacts]
 
@@ -195,7 +204,9 @@ class MaximizeOperation(Operation[MaximizeRequest]):
             several = isinstance(request.objective, list)
             pointers = [f"/objective/{number}" if several else "/objective" for number in range(len(given))]
             pairs = zip(given, pointers, strict=True)
-            checked = [resolve_objective(one, card, pointer, maps_as_told=as_told) for one, pointer in pairs]
+            checked = [
+                resolve_objective(one, card, pointer, maps_as_told=as_told, mask=request.mask) for one, pointer in pairs
+            ]
             return {"objective": checked}
         layer = card.layer(request.layer or card.default_layers[self.name][0])
         check_applicable(self.name, layer, card)
@@ -242,7 +253,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         if not given:
             pictures = count_channels(request.channels or "first:4", card.layer(request.layer or ""))
         layers = [first_layer(one) for one in given] or [request.layer]
-        channels = max((card.layer(name).channels if name else len(card.classes) or 1000) for name in layers)
+        channels = max((card.layer(name).channels if name else card.class_count or 1000) for name in layers)
         own = card.preprocess.size
         area = 1.0 if _crops(request) else height * width / (own[0] * own[1])
         alpha = 4 * height * width if request.parameterization == "maco" else 0
@@ -255,7 +266,8 @@ class MaximizeOperation(Operation[MaximizeRequest]):
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
-        tiles = [_tile(request, told, number) for number, told in enumerate(facts["pictures"])]
+        names = facts.get("class_names") or {}
+        tiles = [_tile(request, told, number, names) for number, told in enumerate(facts["pictures"])]
         layers = list(dict.fromkeys(told["layer"] or "classes" for told in facts["pictures"]))
         where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
         ids = [told.get("image_id") for told in facts["pictures"]]
@@ -271,12 +283,12 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         ]
 
 
-def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int) -> Tile:
+def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int, names: Mapping[str, str]) -> Tile:
     if told["kind"] == "channel":
         short = f"{told['channel']}"
     else:
         given = request.get("objective")
-        short = objective_text(given[number]) if isinstance(given, Sequence) else f"{told['channel']}"
+        short = objective_text(given[number], names) if isinstance(given, Sequence) else f"{told['channel']}"
     if told["dead"] or told.get("withheld"):
         why = f"{short}: {'dead' if told['dead'] else 'diverged'}"
         return Tile((Slice("images", (number,)),), {"index": why, "loss": why, "mean": why, "max": why})
@@ -325,6 +337,8 @@ def _check_preprocess(request: MaximizeRequest) -> None:
         ProblemError: invalid-request.
     """
     wish = request.preprocess
+    if request.mask is not None and all(first_layer(one) is not None for one in request.objectives()):
+        raise _invalid("/mask", "is where a class counts; no class is maximized")
     compared = request.image_set is not None or len(request.images) > (request.start == "image")
     if wish is not None and (wish.crop or wish.resize_mode) and not compared and request.channels is None:
         raise _invalid(

@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import check_applicable, check_channels
-from convscope.protocol.operations.targets import resolve_target, resolve_unit, target_text
+from convscope.protocol.operations.targets import region_text, resolve_region, resolve_target, resolve_unit, target_text
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import MOST_CHANNELS, LayerName, StrictModel, UnitTarget
+from convscope.protocol.requests import MOST_CHANNELS, ImageRef, LayerName, Region, StrictModel, UnitTarget
 
 Reduce = Literal["mean", "max", "center"]
 
 
 class ClassObjective(StrictModel):
-    """The logit of a class, by index or name."""
+    """The logit of a class, by index or name; of a network that answers in maps its mean over a region."""
 
     # `class` is no name that Python allows, so it is an alias both ways.
     model_config = ConfigDict(serialize_by_alias=True)
 
-    class_: int | Annotated[str, Field(min_length=1, max_length=200)] = Field(alias="class")
+    class_: int | Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        alias="class", description="Index or name; `-N` is the other side of output N, where each stands by itself."
+    )
+    region: Region | None = Field(
+        None,
+        description="Of networks that answer in maps: `all` pixels (default), those `predicted` as the class at each "
+        "step, the white of the request's `mask`, or a place [y, x] or box [top, left, bottom, right].",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_no_region(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        return {name: value for name, value in plain.items() if name != "region" or value is not None}
 
 
 class ChannelObjective(StrictModel):
@@ -89,11 +101,17 @@ AnyObjective = SumObjective | ClassObjective | UnitObjective | DirectionObjectiv
 
 
 def resolve_objective(
-    objective: AnyObjective, card: ModelCard, pointer: str, *, maps_as_told: bool = False
+    objective: AnyObjective,
+    card: ModelCard,
+    pointer: str,
+    *,
+    maps_as_told: bool = False,
+    mask: ImageRef | None = None,
 ) -> AnyObjective:
     """The objective with names made canonical: layers, and a class as its index.
 
     Args:
+        mask: of the request, for classes over it.
         maps_as_told: whether maps will have the sizes that the card tells; else the worker checks positions in them.
 
     Raises:
@@ -102,7 +120,11 @@ def resolve_objective(
     if isinstance(objective, SumObjective):
         terms = [
             term.model_copy(
-                update={"of": resolve_objective(term.of, card, f"{pointer}/sum/{number}/of", maps_as_told=maps_as_told)}
+                update={
+                    "of": resolve_objective(
+                        term.of, card, f"{pointer}/sum/{number}/of", maps_as_told=maps_as_told, mask=mask
+                    )
+                }
             )
             for number, term in enumerate(objective.sum)
         ]
@@ -111,7 +133,13 @@ def resolve_objective(
         where = f"{pointer}/class"
         if objective.class_ == "predicted":
             raise _refuse(where, "there is no image to predict a class of; name a class")
-        return objective.model_copy(update={"class_": resolve_target(objective.class_, card, where)})
+        masked = mask if objective.region in (None, "mask") else None
+        return objective.model_copy(
+            update={
+                "class_": resolve_target(objective.class_, card, where),
+                "region": resolve_region(objective.region, masked, card, f"{pointer}/region"),
+            }
+        )
     if isinstance(objective, UnitObjective):
         unit = objective.unit
         layer = _applicable(unit.layer, card, f"{pointer}/unit/layer")
@@ -143,14 +171,19 @@ def first_layer(objective: AnyObjective) -> str | None:
     return objective.unit.layer if isinstance(objective, UnitObjective) else objective.layer
 
 
-def objective_text(objective: Mapping[str, Any]) -> str:
-    """A resolved objective (as JSON) in a few words, for titles."""
+def objective_text(objective: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """A resolved objective (as JSON) in a few words, for titles.
+
+    Args:
+        names: of classes, by index as text.
+    """
     if "sum" in objective:
-        signs = [(term["weight"], objective_text(term["of"])) for term in objective["sum"]]
+        signs = [(term["weight"], objective_text(term["of"], names)) for term in objective["sum"]]
         parts = [f"{'−' if weight < 0 else '+'} {abs(weight):g}·{text}" for weight, text in signs]
         return " ".join(parts).removeprefix("+ ").removeprefix("1·")
     if "class" in objective:
-        return f"class {objective['class']}"
+        index = str(objective["class"])
+        return target_text(objective["class"], (names or {}).get(index)) + region_text(objective.get("region"))
     if "unit" in objective:
         return target_text(objective["unit"])
     if "direction" in objective:

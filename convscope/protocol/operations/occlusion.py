@@ -8,12 +8,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from convscope.protocol.cards import ModelCard
+from convscope.protocol.cards import ModelCard, OutputFacts
 from convscope.protocol.operations.base import Cost, Operation, check_applicable
-from convscope.protocol.operations.targets import PREDICTED, resolve_target, resolve_unit, target_text
+from convscope.protocol.operations.targets import (
+    PREDICTED,
+    check_answer,
+    image_target_text,
+    region_text,
+    resolve_region,
+    resolve_target,
+    resolve_unit,
+    target_text,
+)
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import invalid_field
-from convscope.protocol.requests import ImagesRequest, LayerName, StrictModel, Target, UnitTarget
+from convscope.protocol.requests import LayerName, RegionRequest, StrictModel, Target, UnitTarget
 
 WINDOW_SHARE, STRIDE_SHARE = 4, 16
 """Parts of the input's side that the default window and stride are."""
@@ -51,13 +60,15 @@ class WatchedUnit(StrictModel):
     x: int | None = Field(None, ge=0)
 
 
-class OcclusionRequest(ImagesRequest):
+class OcclusionRequest(RegionRequest):
     """The square, its steps and colour, and what is watched."""
 
     window: Sides | None = Field(None, description="Side of the square, pixels; default a quarter of the input.")
     stride: Sides | None = Field(None, description="Step between places, pixels; default a sixteenth of the input.")
     fill: Fill = Field("mean", description="Colour of the square: the data set's mean, a name, or r, g, b of 0 to 255.")
-    target: Target = Field(PREDICTED, description="Class whose probability is mapped; a unit here is watched instead.")
+    target: Target = Field(
+        PREDICTED, description="Class whose probability (or value) is mapped; a unit here is watched instead."
+    )
     unit: WatchedUnit = Field(default_factory=lambda: WatchedUnit.model_validate({}))
     incremental: bool = Field(True, description="Recompute only what the square touches, where the network allows it.")
 
@@ -65,7 +76,8 @@ class OcclusionRequest(ImagesRequest):
 class OcclusionBaseline(BaseModel):
     """The network's answers to the whole image."""
 
-    probability: float
+    probability: float | None = Field(description="Null where the network gives values.")
+    value: float | None = Field(None, description="Of the target, where the network gives values.")
     activation: float
     top_class: int
 
@@ -83,11 +95,18 @@ class LowestFacts(BaseModel):
 class OcclusionFacts(BaseModel):
     """Facts of occlusion."""
 
-    target: int = Field(description="Class whose probability is mapped.")
+    target: int = Field(description="Class whose probability is mapped, or its value where the network gives none.")
+    other_side: bool = Field(False, description="The target is the other side of that output.")
+    output: OutputFacts
+    region: str | list[int] | None = Field(
+        None, description="Of a network that answers in maps: where the class counts."
+    )
+    region_pixels: int | None = Field(None, description="Pixels of the network's answer that count.")
     target_name: str | None = Field(description="Its name, where it has one.")
     unit: dict[str, Any] = Field(description="Layer and channel (and position) whose activation is mapped.")
     baseline: OcclusionBaseline
-    lowest_probability: LowestFacts
+    lowest_probability: LowestFacts | None = Field(description="Null where the network gives values.")
+    lowest_value: LowestFacts | None = Field(None, description="Where the network gives values.")
     lowest_activation: LowestFacts
     top_classes: dict[str, str | None] = Field(
         description="Every class that is the most probable at some place, with its name."
@@ -111,6 +130,7 @@ class OcclusionOperation(Operation[OcclusionRequest]):
     max_images = 1
 
     def resolve(self, request: OcclusionRequest, card: ModelCard) -> OcclusionRequest:
+        check_answer(card)
         size = _input_size(request, card)
         target = resolve_target(request.target, card)
         unit = request.unit
@@ -138,6 +158,7 @@ class OcclusionOperation(Operation[OcclusionRequest]):
             update={
                 "model": card.id,
                 "target": target,
+                "region": resolve_region(request.region, request.mask, card),
                 "unit": unit.model_copy(update={"layer": layer.name}),
                 "window": window,
                 "stride": request.stride or (max(size[0] // STRIDE_SHARE, 1), max(size[1] // STRIDE_SHARE, 1)),
@@ -158,8 +179,10 @@ class OcclusionOperation(Operation[OcclusionRequest]):
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
         unit = facts["unit"]
+        target = image_target_text(facts) + region_text(facts.get("region"))
+        plain = (facts.get("output") or {}).get("outputs") == "value"
         values = {
-            "probability": f"probability of {target_text(facts['target'], facts['target_name'])}",
+            **({"value": f"value of {target}"} if plain else {"probability": f"probability of {target}"}),
             "activation": f"activation of {target_text(unit)}",
             "top_class": "most probable class",
         }

@@ -8,17 +8,24 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from convscope.protocol.cards import ModelCard
+from convscope.protocol.cards import ModelCard, OutputFacts
 from convscope.protocol.operations.base import Cost, Operation
 from convscope.protocol.operations.rules import check_rule
-from convscope.protocol.operations.targets import PREDICTED, resolve_target, target_text
+from convscope.protocol.operations.targets import (
+    PREDICTED,
+    image_target_text,
+    refuse_region,
+    region_text,
+    resolve_region,
+    resolve_target,
+)
 from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
-from convscope.protocol.requests import ImagesRequest, Target, UnitTarget
+from convscope.protocol.requests import RegionRequest, Target, UnitTarget
 
 Method = Literal["gradient", "gradient-x-input", "guided", "smoothgrad", "vargrad", "integrated-gradients"]
 
 
-class SaliencyRequest(ImagesRequest):
+class SaliencyRequest(RegionRequest):
     """Which target, by which method, with that method's parameters."""
 
     method: Method = "gradient"
@@ -64,8 +71,13 @@ class SaliencyImageFacts(BaseModel):
     """Facts of one image's attribution."""
 
     target: int | UnitTarget = Field(description="The class index, or the unit.")
+    other_side: bool = Field(False, description="The target is the other side of that output.")
     target_name: str | None = Field(description="Name of the class, where it has one.")
-    logit: float = Field(description="Value of the target on the image: a logit, or the unit's activation.")
+    logit: float = Field(
+        description="Value of the target on the image: a logit, over a region the mean, or the unit's activation."
+    )
+    probability: float | None = Field(None, description="Of a class; null where the network gives values.")
+    region_pixels: int | None = Field(None, description="Pixels of the network's answer that count.")
     minimum: float
     maximum: float
     transform: dict[str, Any]
@@ -77,6 +89,8 @@ class SaliencyFacts(BaseModel):
     """Facts of saliency."""
 
     method: str
+    output: OutputFacts | None = Field(None, description="The network's answer; null for a unit.")
+    region: str | list[int] | None = Field(None, description="Of a network that answers in maps: where classes count.")
     images: list[SaliencyImageFacts]
 
 
@@ -91,6 +105,11 @@ class SaliencyOperation(Operation[SaliencyRequest]):
 
     def resolve(self, request: SaliencyRequest, card: ModelCard) -> SaliencyRequest:
         target = resolve_target(request.target, card)
+        if isinstance(target, UnitTarget):
+            refuse_region(request.region, request.mask)
+            region = None
+        else:
+            region = resolve_region(request.region, request.mask, card)
         if request.method == "guided":
             layer = card.layer(target.layer) if isinstance(target, UnitTarget) else card.layers[-1]
             _check_guided(layer.name, card, request.nonstandard_gate)
@@ -98,6 +117,7 @@ class SaliencyOperation(Operation[SaliencyRequest]):
             update={
                 "model": card.id,
                 "target": target,
+                "region": region,
                 "max_steps": max(request.steps, request.max_steps),
                 "image": None,
                 "images": request.all_images(),
@@ -121,7 +141,8 @@ class SaliencyOperation(Operation[SaliencyRequest]):
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
         several = len(facts["images"]) > 1
-        targets = [target_text(image["target"], image["target_name"]) for image in facts["images"]]
+        where = region_text(facts.get("region"))
+        targets = [image_target_text(image) + where for image in facts["images"]]
         return [
             Picture(
                 name=f"attribution/{number}" if several else "attribution",
@@ -131,7 +152,7 @@ class SaliencyOperation(Operation[SaliencyRequest]):
                     Tile(
                         parts=(Slice("attribution", (number,)),),
                         titles={
-                            "index": target_text(image["target"], image["target_name"]),
+                            "index": targets[number],
                             "max": f"{image['maximum']:.3g}",
                         },
                         group=str(number),

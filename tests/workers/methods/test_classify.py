@@ -103,7 +103,7 @@ def test_a_size_that_is_refused() -> None:
 
 
 def test_networks_that_classify_nothing() -> None:
-    network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2)))
     results, _ = finish(METHOD.run(network, [Row(request(), [image()])], Grant()))
     assert isinstance(results[0], MethodError)
     assert results[0].problem == "not-applicable"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tests.workers.methods.ascents import METHOD, channel, request, started, step, tiny
 from tests.workers.replaying import StaticBuffers
+from workers.contract import Outputs
 from workers.engine.memory import release_memory
 from workers.networks.build import load
 from workers.passes import replay
@@ -200,7 +201,7 @@ def test_a_device_without_a_maker_computes_as_ever() -> None:
     module = tiny().module
     inputs = torch.rand(1, 3, 32, 32, requires_grad=True)
     for _ in range(2 * COMES_BACK):
-        seen = replay.replayed_activations(module, inputs, ["3", OUTPUT])
+        seen = replay.replayed_activations(module, inputs, ["3", OUTPUT], Outputs(count=10))
     assert list(seen) == ["3", OUTPUT] and seen[OUTPUT].shape == (1, 10)
     assert replay_bytes(module) == 0
 
@@ -235,7 +236,9 @@ def test_graphs_count_as_the_networks_memory_and_go_with_it(monkeypatch: pytest.
     before = network.nbytes
     assert isinstance(lean, nn.Module)
     for _ in range(COMES_BACK):
-        replay.replayed_activations(lean, torch.rand(1, 3, 64, 64, requires_grad=True), ["features.3.squeeze"])
+        replay.replayed_activations(
+            lean, torch.rand(1, 3, 64, 64, requires_grad=True), ["features.3.squeeze"], network.outputs
+        )
     assert network.nbytes == before + 12345
     monkeypatch.undo()
     del held, buffers, lean, network

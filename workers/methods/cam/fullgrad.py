@@ -10,7 +10,7 @@ BatchNorm with the activation inside), and a function may add one without a modu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from workers.contract import Outputs
+from workers.passes.class_targets import ClassTarget
+from workers.passes.scores import as_logits, read
 
 _WITH_BIAS = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear}
 _SATURATING = {F.hardtanh, F.hardtanh_, F.relu6}
@@ -109,18 +113,19 @@ class FullGradient:
     Args:
         network: in evaluation mode; left as it was.
         inputs: N×3×H×W.
+        outputs: how the network's output is read.
     """
 
-    def __init__(self, network: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, network: nn.Module, inputs: Tensor, outputs: Outputs) -> None:
         self._inputs = inputs.detach().requires_grad_()
         constants = _Constants()
-        with torch.enable_grad(), constants:
-            self.scores = network(self._inputs)
+        with torch.enable_grad(), as_logits(outputs), constants:
+            self.logits = read(outputs, network(self._inputs), len(inputs))
         self._found = constants.found
 
-    def of(self, targets: Tensor) -> Decomposition:
-        """The decomposition of each image's target score; targets int64 N."""
-        logit = self.scores.gather(1, targets[:, None])[:, 0]
+    def of(self, targets: Sequence[ClassTarget]) -> Decomposition:
+        """The decomposition of the logit of each image's target."""
+        logit = torch.stack([target.value(own) for target, own in zip(targets, self.logits, strict=True)])
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             logit.sum(), [self._inputs, *(output for output, _, _ in self._found)], retain_graph=True, allow_unused=True
         )

@@ -13,14 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from workers.contract import Outputs
 from workers.passes.calls import capture
+from workers.passes.class_targets import ClassTarget
+from workers.passes.scores import as_logits, logits_of, read
 
 Chunks = Callable[[], int]
 """How many rows the next forward may hold."""
 
 
 def score_weights(
-    network: nn.Module, inputs: Tensor, activation: Tensor, classes: Sequence[int], chunk: Chunks
+    network: nn.Module,
+    inputs: Tensor,
+    activation: Tensor,
+    targets: Sequence[ClassTarget],
+    outputs: Outputs,
+    chunk: Chunks,
 ) -> Generator[float, None, Tensor]:
     """Score-CAM's weights (Wang 2020, equations 3 to 5) for several classes of one image: T×C, each row sums to 1.
 
@@ -32,7 +40,8 @@ def score_weights(
         network: takes and returns float32.
         inputs: 1×3×H×W.
         activation: 1×C×h×w, maps of the target layer.
-        classes: T class indices.
+        targets: T classes.
+        outputs: how the network's output is read.
         chunk: rows of the next forward.
 
     Yields:
@@ -41,16 +50,15 @@ def score_weights(
     maps = activation[0]
     flat = maps.flatten(1)
     varies = (flat.amax(dim=1) > flat.amin(dim=1)).nonzero()[:, 0]
-    scores = torch.empty(len(classes), len(maps), dtype=torch.float64, device=inputs.device)
-    columns = torch.as_tensor(list(classes), device=inputs.device)
+    scores = torch.empty(len(targets), len(maps), dtype=torch.float64, device=inputs.device)
     if len(varies) < len(maps):
-        scores[:] = _logits(network, torch.zeros_like(inputs), columns).T
+        scores[:] = _values(network, torch.zeros_like(inputs), targets, outputs)
     start = 0
     while start < len(varies):
         part = varies[start : start + chunk()]
         up = F.interpolate(maps[part][:, None], size=inputs.shape[2:], mode="bilinear", align_corners=True)
         low, high = up.amin(dim=(2, 3), keepdim=True), up.amax(dim=(2, 3), keepdim=True)
-        scores[:, part] = _logits(network, inputs * ((up - low) / (high - low)), columns).T
+        scores[:, part] = _values(network, inputs * ((up - low) / (high - low)), targets, outputs)
         start += len(part)
         yield start / len(varies)
     return scores.softmax(dim=1).to(activation)
@@ -61,7 +69,9 @@ def ablation_weights(
     inputs: Tensor,
     layer: str,
     activation: Tensor,
-    scores: Mapping[int, float],
+    targets: Sequence[ClassTarget],
+    scores: Sequence[float],
+    outputs: Outputs,
     chunk: Chunks,
 ) -> Generator[float, None, Tensor]:
     """Ablation-CAM's weights (Desai 2020, equation 3) for several classes of one image: (y − y_−k)/y, T×C.
@@ -74,15 +84,15 @@ def ablation_weights(
         inputs: 1×3×H×W.
         layer: the target layer's call.
         activation: its output, 1×C×h×w.
-        scores: y by class index.
+        targets, scores: T classes, and y of each.
+        outputs: how the network's output is read.
         chunk: rows of the next forward.
 
     Yields:
         The share done, after each forward.
     """
     channels = activation.shape[1]
-    columns = torch.as_tensor(list(scores), device=inputs.device)
-    base = torch.tensor(list(scores.values()), dtype=torch.float64, device=inputs.device)
+    base = torch.tensor(list(scores), dtype=torch.float64, device=inputs.device)
     # Removing a channel that is zero everywhere changes nothing.
     alive = activation[0].flatten(1).ne(0).any(dim=1).nonzero()[:, 0]
     dropped = base[:, None].repeat(1, channels)
@@ -95,10 +105,10 @@ def ablation_weights(
             copies[torch.arange(len(removed), device=removed.device), removed] = 0
             return copies
 
-        with torch.no_grad(), _ExpandBatches():
+        with torch.no_grad(), _ExpandBatches(), as_logits(outputs):
             _, out = capture(network, inputs, (), change={layer: ablated}, to_output=True)
-        assert out is not None
-        dropped[:, part] = out[:, columns].double().T
+        logits = read(outputs, out, len(part))
+        dropped[:, part] = torch.stack([target.values(logits).double() for target in targets])
         start += len(part)
         yield start / len(alive)
     return torch.where(base[:, None] != 0, (base[:, None] - dropped) / base[:, None], 0.0).to(activation)
@@ -110,9 +120,11 @@ def linear_ablation_weights(activation: Tensor, gradient: Tensor, score: Tensor)
     return torch.where(score[:, None] != 0, drop / score[:, None], 0.0)
 
 
-def _logits(network: nn.Module, inputs: Tensor, columns: Tensor) -> Tensor:
+def _values(network: nn.Module, inputs: Tensor, targets: Sequence[ClassTarget], outputs: Outputs) -> Tensor:
+    """The targets' logits for each input, T×N, float64."""
     with torch.no_grad():
-        return network(inputs)[:, columns].double()  # type: ignore[no-any-return]
+        logits = logits_of(network, inputs, outputs)
+    return torch.stack([target.values(logits).double() for target in targets])
 
 
 class _ExpandBatches(TorchFunctionMode):

@@ -17,15 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import (
+    Grant,
+    MethodError,
+    Network,
+    OneShotMethod,
+    Outcome,
+    Outputs,
+    Progress,
+    Result,
+    Row,
+    Transform,
+)
 from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
 from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
 from workers.passes.batches import gather, module_for, preprocess_key, relative_size, repeated_module_for, slices
-from workers.passes.calls import capture
+from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, read_region, without_mask
 from workers.passes.pace import Pace, most_together
 from workers.passes.rules import LINEAR_NODES, RuleMode
-from workers.passes.units import how_many
+from workers.passes.scores import answer, logits_of
 
 CAUTION = (
     "guided-gradcam multiplies by guided backpropagation, which recovers the image and hardly depends on the class "
@@ -43,17 +54,20 @@ class _Found:
 
 @dataclass
 class _Pass:
-    """One forward of a slice of images: the layer's output as a leaf, the scores, and whether they are linear in it."""
+    """One forward of a slice of images: the layer's output as a leaf, the logits, and whether they are linear in it."""
 
     inputs: Tensor
     activation: Tensor
-    scores: Tensor
+    logits: Tensor
     linear: bool
 
-    def gradient(self, targets: Tensor) -> Tensor:
-        """∂ score of each image's target / ∂ activation."""
-        chosen = self.scores.gather(1, targets[:, None]).sum()
-        return torch.autograd.grad(chosen, self.activation, retain_graph=True)[0]
+    def gradient(self, targets: Sequence[ClassTarget]) -> Tensor:
+        """∂ logit of each image's target / ∂ activation."""
+        return torch.autograd.grad(self.scores(targets).sum(), self.activation, retain_graph=True)[0]
+
+    def scores(self, targets: Sequence[ClassTarget]) -> Tensor:
+        """The logit of each image's target, N."""
+        return torch.stack([target.value(own) for target, own in zip(targets, self.logits, strict=True)])
 
 
 class Cam(OneShotMethod):
@@ -63,20 +77,28 @@ class Cam(OneShotMethod):
         return request.layer, preprocess_key(request)
 
     def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
-        batch = gather(network, rows)
+        given = [without_mask(row) for row in rows]
+        batch = gather(network, [row for row, _ in given])
         found = [_Found() for _ in rows]
         errors: list[MethodError | None] = list(batch.errors)
         owners = [(row, image) for row in range(len(rows)) for image, _ in enumerate(batch.of(row))]
         module = module_for(network, rows[0].request)
         done = 0
         for part in slices(network, batch.inputs, grant, [rows[0].request.layer]):
-            one = _forward(module, part, rows[0].request.layer)
+            one = _forward(module, part, rows[0].request.layer, network.outputs)
             yield Progress(done, len(owners), "forward pass")
             share = owners[done : done + len(part)]
-            _gradient_maps(network, one, rows, share, found, errors)
+            wanted: list[list[ClassTarget]] = []
+            for k, (row, image) in enumerate(share):
+                try:
+                    wanted.append(_targets(network, rows[row].request, one, k, batch.placed(row)[image], given[row][1]))
+                except MethodError as error:
+                    errors[row] = errors[row] or error
+                    wanted.append([ClassTarget(0)])
+            _gradient_maps(network, one, rows, share, wanted, found, errors)
             for k, (row, image) in enumerate(share):
                 if errors[row] is None:
-                    work = _Perturbed(network, module, rows[row].request, grant, _single(one, k), image)
+                    work = _Perturbed(network, module, rows[row].request, grant, _single(one, k), image, wanted[k])
                     for said in work.run(found[row]):
                         yield Progress(done + k + said, len(owners), "masked forward passes")
             done += len(part)
@@ -87,7 +109,7 @@ class Cam(OneShotMethod):
         ]
 
 
-def _forward(module: nn.Module, inputs: Tensor, layer: str) -> _Pass:
+def _forward(module: nn.Module, inputs: Tensor, layer: str, outputs: Outputs) -> _Pass:
     """One forward pass with a graph from the layer on."""
     leaves: list[Tensor] = []
 
@@ -97,33 +119,31 @@ def _forward(module: nn.Module, inputs: Tensor, layer: str) -> _Pass:
         return leaves[0].to(output.dtype)
 
     with torch.enable_grad():
-        _, scores = capture(module, inputs, (), change={layer: lift}, to_output=True)
-    assert scores is not None
-    if scores.dim() != 2:
-        raise MethodError(
-            "not-applicable", "class activation maps need a network whose output is a list of class scores"
-        )
-    return _Pass(inputs, leaves[0], scores, affine(scores, leaves[0], LINEAR_NODES))
+        _, logits = answer(module, inputs, outputs, change={layer: lift})
+    if not logits.requires_grad:
+        raise MethodError("not-applicable", f"the network's answer does not depend on {layer}")
+    return _Pass(inputs, leaves[0], logits, affine(logits, leaves[0], LINEAR_NODES))
 
 
 def _single(one: _Pass, k: int) -> _Pass:
     """Image k of a pass, without its graph."""
     part = slice(k, k + 1)
-    return _Pass(one.inputs[part], one.activation.detach()[part], one.scores.detach()[part], one.linear)
+    return _Pass(one.inputs[part], one.activation.detach()[part], one.logits.detach()[part], one.linear)
 
 
-def _classes(request: Any, scores: Tensor) -> list[int]:
-    """Class indices of one image's targets, in order, each once; scores of that image."""
-    found: list[int] = []
-    for target in request.targets:
-        if isinstance(target, int):
-            if target >= len(scores):
-                raise MethodError("invalid-request", f"the network has {len(scores)} classes; {target} was asked for")
-            found.append(target)
-        else:
-            count = how_many(target)
-            found.extend(scores.sort(descending=True, stable=True).indices[:count].tolist())
-    return list(dict.fromkeys(found))
+def _targets(
+    network: Network, request: Any, one: _Pass, k: int, where: Transform, mask: Tensor | None
+) -> list[ClassTarget]:
+    """The targets of image k of a pass, in order, each once.
+
+    Raises:
+        MethodError: there is no such class, the region is empty, or a method cannot be used on them.
+    """
+    white = None if mask is None else mask_in_input(mask, where)
+    region = read_region(getattr(request, "region", None))
+    found = Chooser(network.outputs, region, where.input_size, white).targets(request.targets, one.logits[k])
+    _check(request, one, found[0])
+    return found
 
 
 def _gradient_maps(
@@ -131,19 +151,13 @@ def _gradient_maps(
     one: _Pass,
     rows: Sequence[Row],
     owners: Sequence[tuple[int, int]],
+    wanted: Sequence[Sequence[ClassTarget]],
     found: list[_Found],
     errors: list[MethodError | None],
 ) -> None:
     """Every gradient method of every image and target of a slice: one backward for the k-th targets of all images."""
-    wanted: list[list[int]] = [[0] for _ in owners]
-    for k, (row, _) in enumerate(owners):
-        try:
-            wanted[k] = _classes(rows[row].request, one.scores[k].detach())
-            _check(rows[row].request, one)
-        except MethodError as error:
-            errors[row] = error
     for turn in range(max(len(classes) for classes in wanted)):
-        targets = torch.tensor([classes[min(turn, len(classes) - 1)] for classes in wanted], device=one.scores.device)
+        targets = [classes[min(turn, len(classes) - 1)] for classes in wanted]
         gradient = one.gradient(targets)
         activation = one.activation.detach()
         cache: dict[str, Tensor] = {}
@@ -155,18 +169,18 @@ def _gradient_maps(
                 if method in GRADIENT_MAPS or (method == "ablationcam" and one.linear):
                     if method not in cache:
                         cache[method] = _map(method, one, activation, gradient, targets)
-                    _add(found[row], network, request, method, image, int(targets[k]), one, k, cache[method][k])
+                    _add(found[row], network, request, method, image, targets[k], one, k, cache[method][k])
 
 
-def _map(method: str, one: _Pass, activation: Tensor, gradient: Tensor, targets: Tensor) -> Tensor:
+def _map(method: str, one: _Pass, activation: Tensor, gradient: Tensor, targets: Sequence[ClassTarget]) -> Tensor:
     if method == "ablationcam":
-        score = one.scores.detach().gather(1, targets[:, None])[:, 0]
+        score = one.scores(targets).detach()
         return weighted(activation, linear_ablation_weights(activation, gradient, score))
     return GRADIENT_MAPS[method](activation, gradient)
 
 
-def _check(request: Any, one: _Pass) -> None:
-    if "cam" in request.methods and not (one.linear and _pooled(one)):
+def _check(request: Any, one: _Pass, target: ClassTarget) -> None:
+    if "cam" in request.methods and not (one.linear and _pooled(one, target)):
         raise MethodError(
             "not-applicable",
             f"cam needs a head of global average pooling and one linear layer right above {request.layer}; "
@@ -174,21 +188,21 @@ def _check(request: Any, one: _Pass) -> None:
         )
 
 
-def _pooled(one: _Pass) -> bool:
+def _pooled(one: _Pass, target: ClassTarget) -> bool:
     """Whether the scores see only each channel's mean: their gradient is the same at every position."""
-    gradient = one.gradient(torch.zeros(len(one.scores), dtype=torch.int64, device=one.scores.device))
+    gradient = one.gradient([target] * len(one.logits))
     return bool(torch.allclose(gradient, gradient.mean(dim=(2, 3), keepdim=True).expand_as(gradient), rtol=1e-4))
 
 
 def _add(
-    found: _Found, network: Network, request: Any, method: str, image: int, target: int, one: _Pass, k: int,
+    found: _Found, network: Network, request: Any, method: str, image: int, target: ClassTarget, one: _Pass, k: int,
     raw: Tensor, **more: Any,
 ) -> None:  # fmt: skip
     """Keep one map, and the facts about it."""
     if not bool(torch.isfinite(raw).all()):
-        raise MethodError("numerical-error", f"{method} of class {target} is not finite")
-    scores = one.scores[k].detach()
-    array = f"cam/{method}/{target}"
+        raise MethodError("numerical-error", f"{method} of class {target.text} is not finite")
+    logits = one.logits[k].detach()
+    array = f"cam/{method}/{target.text}"
     item = len(found.arrays.setdefault(array, []))
     found.arrays[array].append(raw.detach().float().cpu())
     if request.upsampled and raw.shape[-2:] != one.inputs.shape[-2:]:
@@ -200,10 +214,12 @@ def _add(
             "array": array,
             "item": item,
             "image": image,
-            "target": target,
-            "name": network.classes[target] if target < len(network.classes) else None,
-            "logit": float(scores[target]),
-            "probability": float(scores.softmax(dim=0)[target]),
+            "target": target.index,
+            "other_side": target.other,
+            "name": target.name(network.classes),
+            "logit": float(target.value(logits)),
+            "probability": target.probability(network.outputs, logits),
+            "region_pixels": target.pixels,
             "minimum": float(raw.min()),
             "maximum": float(raw.max()),
             "all_negative": bool((raw <= 0).all()) and bool((raw < 0).any()),
@@ -217,10 +233,19 @@ def _add(
 class _Perturbed:
     """The methods of one image that need more than the shared pass: masks, ablations, all biases, guided gradients."""
 
-    def __init__(self, network: Network, module: nn.Module, request: Any, grant: Grant, one: _Pass, image: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        module: nn.Module,
+        request: Any,
+        grant: Grant,
+        one: _Pass,
+        image: int,
+        targets: Sequence[ClassTarget],
+    ) -> None:
         self._network, self._module, self._request, self._grant = network, module, request, grant
         self._one, self._image = one, image
-        self._classes = _classes(request, one.scores[0])
+        self._targets = targets
         self._rows = _Rows(network, request.layer, one.inputs, grant)
 
     def run(self, found: _Found) -> Generator[float, None, None]:
@@ -233,18 +258,28 @@ class _Perturbed:
                     repeated_module_for(self._network, request),
                     one.inputs,
                     one.activation,
-                    self._classes,
+                    self._targets,
+                    self._network.outputs,
                     self._rows.whole,
                 )
             )
-            for target, row in zip(self._classes, weights, strict=True):
+            for target, row in zip(self._targets, weights, strict=True):
                 self._keep(found, "scorecam", target, weighted(one.activation, row[None])[0], forwards=channels)
         if "ablationcam" in request.methods and not one.linear:
-            scores = {target: float(one.scores[0, target]) for target in self._classes}
+            scores = [float(target.value(one.logits[0])) for target in self._targets]
             weights = yield from self._rows.pace.timed(
-                ablation_weights(self._module, one.inputs, request.layer, one.activation, scores, self._rows.above)
+                ablation_weights(
+                    self._module,
+                    one.inputs,
+                    request.layer,
+                    one.activation,
+                    self._targets,
+                    scores,
+                    self._network.outputs,
+                    self._rows.above,
+                )
             )
-            for target, row in zip(self._classes, weights, strict=True):
+            for target, row in zip(self._targets, weights, strict=True):
                 self._keep(found, "ablationcam", target, weighted(one.activation, row[None])[0], forwards=channels)
         if "fullgrad" in request.methods:
             yield from self._fullgrad(found)
@@ -252,9 +287,9 @@ class _Perturbed:
             yield from self._guided(found)
 
     def _fullgrad(self, found: _Found) -> Generator[float, None, None]:
-        graph = FullGradient(self._module, self._one.inputs)
-        for target in self._classes:
-            terms = graph.of(torch.tensor([target], device=self._one.inputs.device))
+        graph = FullGradient(self._module, self._one.inputs, self._network.outputs)
+        for target in self._targets:
+            terms = graph.of([target])
             size = (self._one.inputs.shape[2], self._one.inputs.shape[3])
             gap = float(terms.gap()[0] / terms.logit[0]) if float(terms.logit[0]) != 0 else 0.0
             self._keep(found, "fullgrad", target, fullgrad_map(terms, size)[0], completeness_gap=gap, forwards=1)
@@ -265,25 +300,23 @@ class _Perturbed:
         mode = RuleMode("guided", nonstandard_gate=self._request.nonstandard_gate)
         inputs = self._one.inputs.detach().requires_grad_()
         with torch.enable_grad(), mode:
-            scores = self._module(inputs)
-        report = mode.report(scores)
+            logits = logits_of(self._module, inputs, self._network.outputs)
+        report = mode.report(logits)
         if not report.rectifications or report.nonstandard or report.escaped:
             raise MethodError(
                 "not-applicable",
                 f"guided-gradcam found {sum(report.rectifications.values())} rectifications to guide and "
                 f"{sum(report.nonstandard.values()) + sum(report.escaped.values())} it cannot; use gradcam",
             )
-        plain = _forward(self._module, self._one.inputs, self._request.layer)
-        for target in self._classes:
-            guided = torch.autograd.grad(scores[0, target], inputs, retain_graph=True)[0]
-            raw = gradcam(
-                plain.activation.detach(), plain.gradient(torch.tensor([target], device=inputs.device))
-            ).relu()
+        plain = _forward(self._module, self._one.inputs, self._request.layer, self._network.outputs)
+        for target in self._targets:
+            guided = torch.autograd.grad(target.value(logits[0]), inputs, retain_graph=True)[0]
+            raw = gradcam(plain.activation.detach(), plain.gradient([target])).relu()
             full = F.interpolate(raw[None], size=inputs.shape[2:], mode="bilinear", align_corners=False)
             self._keep(found, "guided-gradcam", target, (guided * full)[0], forwards=1)
             yield 1.0
 
-    def _keep(self, found: _Found, method: str, target: int, raw: Tensor, **more: Any) -> None:
+    def _keep(self, found: _Found, method: str, target: ClassTarget, raw: Tensor, **more: Any) -> None:
         _add(found, self._network, self._request, method, self._image, target, self._one, 0, raw, **more)
 
 
@@ -328,6 +361,8 @@ def _outcome(request: Any, network: Network, found: _Found, transforms: list[dic
         {
             "layer": request.layer,
             "shape": list(network.layers[request.layer].shape),
+            "output": network.outputs.facts(),
+            "region": getattr(request, "region", None),
             "maps": sorted(found.facts, key=lambda one: (one["image"], order[one["method"]])),
             "transforms": transforms,
             "notes": notes,

@@ -24,6 +24,13 @@ from workers.methods.maximize.picture_check import check_pictures, covered
 from workers.methods.maximize.recipes import generator_of, read_recipe
 from workers.methods.maximize.step import advance
 from workers.passes.calls import capture
+from workers.passes.class_targets import (
+    ClassTarget,
+    RegionOfPictures,
+    read_region,
+    region_of_pictures,
+    without_mask,
+)
 from workers.passes.pace import SliceClock
 from workers.passes.planes import as_grey
 from workers.passes.scores import OUTPUT
@@ -168,7 +175,14 @@ def _objectives(network: Network, row: Row) -> list[Objective]:
     """One objective for each picture; channels that are ranked are ranked on the first image."""
     request = row.request
     if request.objective:
-        return [read_objective(one) for one in request.objective]
+        size, (_, mask) = read_recipe(request, network).input_size, without_mask(row)
+
+        def region(value: Any) -> RegionOfPictures | None:
+            if network.outputs.form != "planes":
+                return None
+            return region_of_pictures(network.outputs, read_region(value), size, mask)
+
+        return [read_objective(one, region) for one in request.objective]
     inputs, _ = network.prepare(row.images[:1], request.preprocess)
     with torch.no_grad():
         seen, _ = capture(network.module, inputs, [request.layer])
@@ -212,6 +226,7 @@ def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None
 
 
 def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) -> Generator[Progress, None, Result]:
+    row, _ = without_mask(row)
     recipe, request, clock = states[0].recipe, row.request, SliceClock(grant)
     if all(state.stopped_by == "diverged" for state in states):
         steps = sorted(len(state.losses) for state in states)
@@ -245,19 +260,22 @@ def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) 
         "size": list(recipe.size),
         "references": len(row.images) - first,
         "pictures": [
-            {**_told(state), **check.facts(), "image_id": None} for state, check in zip(states, checks, strict=True)
+            {**_told(state, network), **check.facts(), "image_id": None}
+            for state, check in zip(states, checks, strict=True)
         ],
+        **_answered(network, states),
     }
     return Outcome(arrays, facts)
 
 
-def _told(state: Ascent) -> dict[str, Any]:
+def _told(state: Ascent, network: Network) -> dict[str, Any]:
     """Facts of one ascent."""
     target = state.objective.target
     return {
         "kind": "sum" if len(state.objective.terms) > 1 else target.kind,
         "layer": None if target.layer == OUTPUT else target.layer,
         "channel": target.channel,
+        "class_name": _class_name(network, target) if target.layer == OUTPUT else None,
         "loss_first": state.losses[0] if state.losses else None,
         "loss_last": state.losses[-1] if state.losses else None,
         "steps": len(state.losses),
@@ -266,6 +284,20 @@ def _told(state: Ascent) -> dict[str, Any]:
         "withheld": state.withheld,
         "steps_without_gradient": state.silent_steps,
     }
+
+
+def _answered(network: Network, states: Sequence[Ascent]) -> dict[str, Any]:
+    """Of the classes that are maximized: how the network's answer is read, and their names."""
+    terms = [term for state in states for _, term in state.objective.terms if term.layer == OUTPUT]
+    names = {("-" if term.other else "") + str(term.channel): _class_name(network, term) for term in terms}
+    return {
+        "output": network.outputs.facts() if terms else None,
+        "class_names": {index: name for index, name in names.items() if name is not None},
+    }
+
+
+def _class_name(network: Network, term: Term) -> str | None:
+    return ClassTarget(term.channel or 0, term.other).name(network.classes)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

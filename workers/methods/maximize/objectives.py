@@ -5,7 +5,7 @@ An objective is read from one row's activations, C×H×W or C, and is a number t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import MethodError
+from workers.passes.class_targets import OTHER_SIDE, ClassTarget, RegionOfPictures
 from workers.passes.scores import OUTPUT
 
 LEAST_COSINE = 0.1
@@ -32,6 +33,8 @@ class Term:
         place: (y, x) of a unit.
         direction: a vector with one number for each channel.
         cosine_power: p in dot · max(0.1, cos)^p.
+        other: of a class, whether its other side is meant.
+        over: of a class of a network that answers in maps, where it counts; None is everywhere.
     """
 
     kind: str
@@ -41,6 +44,8 @@ class Term:
     place: tuple[int, int] | None = None
     direction: tuple[float, ...] = ()
     cosine_power: float = 0.0
+    other: bool = False
+    over: RegionOfPictures | None = None
 
     def value(self, activation: Tensor) -> Tensor:
         """Its value, 0-d, float32 at least.
@@ -59,6 +64,8 @@ class Term:
         assert self.channel is not None
         if self.channel >= maps.shape[0]:
             raise MethodError("channel-out-of-range", f"{self.layer or 'the output'} has {maps.shape[0]} channels")
+        if self.kind == "class":
+            return self.class_target(activation).value(widened(activation))
         plane = widened(maps[self.channel])
         if self.place is not None:
             return self._at(plane, *self.place)
@@ -67,6 +74,13 @@ class Term:
         if self.reduce == "center":
             return plane[plane.shape[0] // 2, plane.shape[1] // 2]
         return plane.mean()
+
+    def class_target(self, logits: Tensor) -> ClassTarget:
+        """The class as it counts in one picture's logits, classes or classes×h×w."""
+        assert self.channel is not None
+        if logits.dim() == 1 or self.over is None:
+            return ClassTarget(self.channel, self.other)
+        return self.over.target(self.channel, self.other, logits)
 
     def _at(self, plane: Tensor, y: int, x: int) -> Tensor:
         height, width = plane.shape
@@ -140,18 +154,24 @@ def widened(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def read_objective(objective: Any) -> Objective:
+Regions = Callable[[Any], RegionOfPictures | None]
+"""A class objective's region, as in a request → where it counts in pictures."""
+
+
+def read_objective(objective: Any, regions: Regions = lambda region: None) -> Objective:
     """The objective of a resolved request, in the words of the HTTP contract."""
     terms = getattr(objective, "sum", None)
     if terms is not None:
-        return Objective(tuple((float(term.weight), _read_term(term.of)) for term in terms))
-    return Objective(((1.0, _read_term(objective)),))
+        return Objective(tuple((float(term.weight), _read_term(term.of, regions)) for term in terms))
+    return Objective(((1.0, _read_term(objective, regions)),))
 
 
-def _read_term(term: Any) -> Term:
+def _read_term(term: Any, regions: Regions) -> Term:
     class_index = getattr(term, "class", None)
     if class_index is not None:
-        return Term("class", OUTPUT, int(class_index))
+        other = str(class_index).startswith(OTHER_SIDE)
+        over = regions(getattr(term, "region", None))
+        return Term("class", OUTPUT, abs(int(class_index)), other=other, over=over)
     unit = getattr(term, "unit", None)
     if unit is not None:
         place = None if unit.y is None else (int(unit.y), int(unit.x))

@@ -15,7 +15,7 @@ from torch import Tensor
 from workers.contract import Grant, Network, Progress, Row
 from workers.methods.maximize.ascent import Ascent
 from workers.passes.pace import Pace
-from workers.passes.scores import activations
+from workers.passes.scores import OUTPUT, activations
 
 MOST_TOGETHER = 32
 """Photographs in one forward."""
@@ -31,6 +31,7 @@ class Check:
         rank: of the target channel among all by mean, 1 for the strongest; None where the objective is no channel.
         percentile: share of the photographs, in percent, whose value is lower; None without photographs.
         reference_max: largest value among the photographs.
+        probability: of the target class; None where the objective is no class, or the network gives values.
     """
 
     means: Tensor
@@ -38,6 +39,7 @@ class Check:
     rank: int | None
     percentile: float | None = None
     reference_max: float | None = None
+    probability: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
@@ -47,6 +49,7 @@ class Check:
             "channels": len(self.means),
             "percentile": self.percentile,
             "reference_max": self.reference_max,
+            "probability": self.probability,
         }
 
 
@@ -73,7 +76,7 @@ def check_pictures(
         if unit.shape[2:] != size:
             unit = F.interpolate(unit, size, mode="bilinear", antialias=True, align_corners=False)
         seen = _look(network, network.normalize(unit), state.objective.layers)
-        checks.append(_checked(state, {name: maps[0] for name, maps in seen.items()}))
+        checks.append(_checked(network, state, {name: maps[0] for name, maps in seen.items()}))
         yield Progress(state.steps, state.steps, f"checking picture {number + 1} of {len(states)}")
     if len(row.images) > first:
         values = yield from _reference_values(network, states, row, grant, first)
@@ -83,12 +86,15 @@ def check_pictures(
     return checks
 
 
-def _checked(state: Ascent, activations: Mapping[str, Tensor]) -> Check:
+def _checked(network: Network, state: Ascent, activations: Mapping[str, Tensor]) -> Check:
     target = state.objective.target
     activation = activations[target.layer].float()
     means = activation.mean((1, 2)) if activation.dim() == 3 else activation
     rank = None if target.channel is None else 1 + int((means > means[target.channel]).sum())
-    return Check(means.cpu(), float(state.objective.value(activations)), rank)
+    check = Check(means.cpu(), float(state.objective.value(activations)), rank)
+    if target.layer == OUTPUT:
+        check.probability = target.class_target(activations[OUTPUT]).probability(network.outputs, activations[OUTPUT])
+    return check
 
 
 def _reference_values(
@@ -121,7 +127,7 @@ def _reference_values(
 def _look(network: Network, inputs: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """Activations of a batch by layer, the output under OUTPUT."""
     with torch.no_grad():
-        return activations(network.module, inputs, layers, network.most_images)
+        return activations(network.module, inputs, layers, network.outputs, network.most_images)
 
 
 def covered(image: Tensor, size: tuple[int, int]) -> Tensor:

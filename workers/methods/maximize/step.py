@@ -140,26 +140,26 @@ def _seen(network: Network, states: Sequence[Ascent], inputs: Tensor, redirect: 
     fast = states[0].fast
     module = network.lean_module(fast=fast)
     if network.most_images is not None:
-        return _seen_apart(module, inputs, layers, redirect)
+        return _seen_apart(network, module, inputs, layers, redirect)
     if fast and can_replay(inputs.device) and not redirect and not network.random:  # a graph holds the plain gradients
-        return replayed_activations(module, inputs, layers)
+        return replayed_activations(module, inputs, layers, network.outputs)
     mode: Any = RedirectMode(redirect, inputs.device) if redirect else nullcontext()
     with mode:
         if fast and not states[0].recipe.diversity:
             found = narrow_activations(module, inputs, layers[0], read_channels([row.objective for row in states]))
             if found is not None:
                 return {layers[0]: found}
-        return activations(module, inputs, layers)
+        return activations(module, inputs, layers, network.outputs)
 
 
 def _seen_apart(
-    module: nn.Module, inputs: Tensor, layers: Sequence[str], redirect: Sequence[bool]
+    network: Network, module: nn.Module, inputs: Tensor, layers: Sequence[str], redirect: Sequence[bool]
 ) -> dict[str, Tensor]:
     """What `_seen` tells, each view in a forward of its own: the network's answers depend on their company."""
     parts = []
     for number, view in enumerate(torch.split(inputs, 1)):
         with RedirectMode(redirect[number : number + 1], inputs.device) if redirect else nullcontext():
-            parts.append(activations(module, view, layers))
+            parts.append(activations(module, view, layers, network.outputs))
     return {name: torch.cat([part[name] for part in parts]) for name in layers}
 
 

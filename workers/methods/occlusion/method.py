@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,16 @@ from workers.methods.occlusion.incremental import Tape
 from workers.methods.occlusion.recording import NoTape
 from workers.passes.batches import module_for, relative_size, repeated_module_for
 from workers.passes.calls import capture
+from workers.passes.class_targets import (
+    NO_CLASS,
+    Chooser,
+    ClassTarget,
+    mask_in_input,
+    read_region,
+    without_mask,
+)
 from workers.passes.pace import Pace
+from workers.passes.scores import answer, raw_answer, read_tensor
 
 _WINDOWS_CPU, _WINDOWS_GPU = 8, 64
 """Windows in one forward pass at most."""
@@ -22,9 +32,13 @@ _WINDOWS_CPU, _WINDOWS_GPU = 8, 64
 
 @dataclass(frozen=True)
 class _Answers:
-    """What the network says to each of n inputs: probabilities of the class, sums or units of the map, top classes."""
+    """What the network says to each of n inputs: of the class, of the map (its sum or a unit), and the top class.
 
-    probability: Tensor
+    Attributes:
+        answer: the class's probability, or its value where the network gives none.
+    """
+
+    answer: Tensor
     activation: Tensor
     top_class: Tensor
 
@@ -46,7 +60,8 @@ class Occlusion(SingleMethod):
         Row: one image; request `window`, `stride`, `fill`, `target`, `unit`, `incremental`.
 
         Arrays, with p × q places:
-            probability: 1×p×q float32. activation: 1×p×q float32. top_class: 1×p×q int32.
+            probability: 1×p×q float32, or value where the network's numbers are no logits. activation: 1×p×q float32.
+            top_class: 1×p×q int32, −1 where the one class there is is not predicted.
         """
         return (yield from _Occluder(network, row, grant).run())
 
@@ -55,8 +70,11 @@ class _Occluder:
     """One row's image under its squares."""
 
     def __init__(self, network: Network, row: Row, grant: Grant) -> None:
+        row, self._mask = without_mask(row)
         request = row.request
         self._network, self._request, self._grant = network, request, grant
+        self._outputs = network.outputs
+        self._apart = False
         self._module: nn.Module = module_for(network, request)
         inputs, transforms = network.prepare(row.images[:1], request.preprocess)
         self._x, self._transform = inputs, transforms[0]
@@ -88,10 +106,9 @@ class _Occluder:
 
     def run(self) -> Generator[Progress, None, Outcome]:
         """All places, some at a time."""
-        clean, activation = self._forward(self._x)
+        clean, activation = self._first()
         channel = self._channel(activation)
-        target = self._request.target
-        target = int(clean.argmax()) if isinstance(target, str) else int(target)
+        target = self._target(clean)
         baseline = self._answers(clean, activation[:, channel], target)
         tape = self._tape(channel)
         if tape is None:
@@ -101,26 +118,45 @@ class _Occluder:
         for start in range(0, len(self._corners), tile):
             corners = self._corners[start : start + tile]
             if tape is not None:
-                scores, maps = tape.run(corners, self._patch.expand(-1, *self._window), channel)
+                told, maps = tape.run(corners, self._patch.expand(-1, *self._window), channel)
+                logits = read_tensor(self._outputs, told, len(corners))
             else:
-                scores, stack = self._forward(self._hidden(corners))
+                logits, stack = self._forward(self._hidden(corners))
                 maps = stack[:, channel]
-            found.append(self._answers(scores, maps, target))
+            found.append(self._answers(logits, maps, target))
             done = min(start + tile, len(self._corners))
             yield Progress(done, len(self._corners), f"{done} of {len(self._corners)} places")
         answers = _Answers(*(torch.cat([getattr(one, name) for one in found]) for name in _Answers.__annotations__))
-        if not bool(answers.probability.isfinite().all() and answers.activation.isfinite().all()):
+        if not bool(answers.answer.isfinite().all() and answers.activation.isfinite().all()):
             raise MethodError("numerical-error", "the network's answers left the finite numbers")
         return self._outcome(answers, baseline, target, channel, tape is not None)
 
+    def _first(self) -> tuple[Tensor, Tensor]:
+        """The same as `_forward` of the whole image."""
+        logits, maps = self._forward(self._x)
+        if self._outputs.ending is None:
+            return logits, maps
+        # A layer after the network's last softmax or sigmoid is watched in a pass that keeps that.
+        self._apart = True
+        own = self._forward(self._x)[1]
+        self._apart = not torch.equal(own, maps)
+        return logits, own
+
     @torch.no_grad()
     def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits n×classes and the watched layer's maps n×C×h×w."""
-        seen, output = capture(self._module, inputs, [self._layer.name], to_output=True)
+        """Logits n×classes (n×classes×h×w) and the watched layer's maps n×C×h×w."""
+        seen, logits = answer(self._module, inputs, self._outputs, [self._layer.name])
+        if self._apart:
+            seen, _ = capture(self._module, inputs, [self._layer.name])
         maps = seen[self._layer.name].float()
-        if not isinstance(output, Tensor):
-            raise MethodError("not-applicable", f"{self._network.id} gives no class scores")
-        return output.float().flatten(1), maps if maps.dim() == 4 else maps.flatten(1)[:, :, None, None]
+        return logits, maps if maps.dim() == 4 else maps.flatten(1)[:, :, None, None]
+
+    def _target(self, clean: Tensor) -> ClassTarget:
+        """The class whose answer is mapped, fixed on the whole image."""
+        region = read_region(getattr(self._request, "region", None))
+        white = None if self._mask is None else mask_in_input(self._mask, self._transform)
+        self._chooser = Chooser(self._outputs, region, self._transform.input_size, white)
+        return self._chooser.targets([self._request.target], clean[0])[0]
 
     def _channel(self, activation: Tensor) -> int:
         """The map asked for, or the one with the largest total activation on the whole image, as in the paper."""
@@ -129,12 +165,12 @@ class _Occluder:
 
     def _tape(self, channel: int) -> Tape | None:
         """The shortcut, where it is wanted and the network allows it."""
-        if not self._request.incremental or not self._layer.spatial:
+        if not self._request.incremental or not self._layer.spatial or self._apart:
             return None
         if self._network.random or self._network.most_images is not None:
             return None  # what it answers to a part says nothing of the whole
         try:
-            tape = Tape(self._module, self._x, self._layer.name)
+            tape = Tape(self._module, self._x, self._layer.name, partial(raw_answer, outputs=self._outputs))
         except NoTape:
             return None
         return tape if tape.watched.dim() == 4 and channel < tape.watched.shape[1] else None
@@ -152,37 +188,50 @@ class _Occluder:
             hidden[n, :, top : top + self._window[0], left : left + self._window[1]] = self._patch
         return hidden
 
-    def _answers(self, scores: Tensor, maps: Tensor, target: int) -> _Answers:
+    def _answers(self, logits: Tensor, maps: Tensor, target: ClassTarget) -> _Answers:
         unit = self._request.unit
         if unit.y is None:
             activation = maps.double().sum((1, 2)).float()
         else:
             activation = maps[:, unit.y, unit.x]
-        return _Answers(
-            scores.double().softmax(1)[:, target].float().cpu(),
-            activation.cpu(),
-            scores.argmax(1).to(torch.int32).cpu(),
-        )
+        chances = target.probabilities(self._outputs, logits)
+        told = target.values(logits) if chances is None else chances
+        return _Answers(told.float().cpu(), activation.cpu(), self._top(logits).to(torch.int32).cpu())
 
-    def _outcome(self, answers: _Answers, baseline: _Answers, target: int, channel: int, shortcut: bool) -> Outcome:
-        arrays = {name: getattr(answers, name).view(1, *self._grid) for name in _Answers.__annotations__}
+    def _top(self, logits: Tensor) -> Tensor:
+        """The class predicted for each of n inputs; −1 where there is one by itself and its other side is."""
+        if self._outputs.count > 1:
+            return torch.stack([self._chooser.ranking(one).argmax() for one in logits])
+        own = logits.flatten(1).mean(dim=1)
+        return torch.where(own > 0, 0, NO_CLASS) if self._outputs.link == "sigmoid" else torch.zeros_like(own)
+
+    def _outcome(
+        self, answers: _Answers, baseline: _Answers, target: ClassTarget, channel: int, shortcut: bool
+    ) -> Outcome:
+        name = "value" if self._outputs.link == "value" else "probability"
+        other = "probability" if name == "value" else "value"
+        found = {name: answers.answer, "activation": answers.activation, "top_class": answers.top_class}
+        arrays = {key: values.view(1, *self._grid) for key, values in found.items()}
         unit = self._request.unit
         classes = self._network.classes
         facts = {
-            "target": target,
-            "target_name": classes[target] if target < len(classes) else None,
+            "target": target.index,
+            "other_side": target.other,
+            "target_name": target.name(classes),
+            "output": self._outputs.facts(),
+            "region": getattr(self._request, "region", None),
+            "region_pixels": target.pixels,
             "unit": {"layer": self._layer.name, "channel": channel, "y": unit.y, "x": unit.x},
             "baseline": {
-                "probability": float(baseline.probability[0]),
+                name: float(baseline.answer[0]),
+                other: None,
                 "activation": float(baseline.activation[0]),
                 "top_class": int(baseline.top_class[0]),
             },
-            "lowest_probability": self._lowest(answers.probability),
+            f"lowest_{name}": self._lowest(answers.answer),
+            f"lowest_{other}": None,
             "lowest_activation": self._lowest(answers.activation),
-            "top_classes": {
-                str(index): classes[index] if index < len(classes) else None
-                for index in sorted(set(answers.top_class.tolist()))
-            },
+            "top_classes": {str(index): self._name(index) for index in sorted(set(answers.top_class.tolist()))},
             "window": list(self._window),
             "stride": list(self._request.stride),
             "fill": self._request.fill,
@@ -191,6 +240,12 @@ class _Occluder:
             "transform": self._transform.facts(),
         }
         return Outcome(arrays, facts)
+
+    def _name(self, index: int) -> str | None:
+        classes = self._network.classes
+        if index == NO_CLASS:
+            return f"not {classes[0]}" if classes else "not class 0"
+        return classes[index] if index < len(classes) else None
 
     def _lowest(self, values: Tensor) -> dict[str, Any]:
         place = int(values.argmin())

@@ -123,7 +123,7 @@ def _kind(
         kind = "meet"
     elif func is F.pad and maps and _is_zero_border(args, kwargs):
         kind = "pad"
-    elif func in _RESHAPES and output.shape[0] == 1:
+    elif func in _RESHAPES and output.shape[:1] == (1,):
         kind = "reshape"
     elif func in _WHOLE_MAP:
         kind = "whole"

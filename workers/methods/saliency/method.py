@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
-from workers.methods.saliency.targets import Target, Unit, logits, read_target, scores
+from workers.methods.saliency.targets import Target, Unit, read_target, scores
 from workers.passes.batches import module_for, relative_size, repeated_module_for, slices
+from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, read_region, without_mask
 from workers.passes.pace import Pace
 from workers.passes.rules import PathReport, RuleMode
+from workers.passes.scores import logits_of
 
 _BLUR_SHARE = 0.1
 """Sigma of the blurred baseline as a share of the input's shorter side."""
@@ -37,6 +39,7 @@ class _Item:
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
     squares: Tensor = field(default_factory=lambda: torch.zeros(()))
     value: float = 0.0
+    probability: float | None = None
     baseline_value: float = 0.0
     steps: int = 0
     report: PathReport | None = None
@@ -99,7 +102,7 @@ class Saliency(OneShotMethod):
         yield from work.integrate(items)
         for number, row in enumerate(rows):
             if results[number] is None:
-                results[number] = _finish(row, [item for item in items if item.row == number], network.classes)
+                results[number] = _finish(row, [item for item in items if item.row == number], network)
         return [result for result in results if result is not None]
 
 
@@ -114,22 +117,14 @@ class _Work:
 
     def prepare(self, number: int, row: Row) -> Generator[Progress, None, list[_Item]]:
         """The row's images with their targets and baselines."""
+        row, mask = without_mask(row)
         request = row.request
         inputs, transforms = self._network.prepare(row.images, request.preprocess)
         # Few on a CPU, where more points in one forward and backward only cost memory traffic.
         wish = 4 if self._network.device.type == "cpu" else 32
         scale = relative_size(self._network, inputs)
         self._tile = Pace.by_memory(self._network, self._grant, wish=wish, bytes_a_number=8, scale=scale).rows()
-        target = read_target(request.target)
-        targets: list[Target] = []
-        if target is None:
-            for part in slices(self._network, inputs, self._grant):
-                with torch.no_grad():
-                    targets += [int(index) for index in logits(self._module, part).argmax(1).tolist()]
-                if len(targets) < len(inputs):
-                    yield Progress(0, 1, "predicting")
-        else:
-            targets = [self._canonical(target)] * len(inputs)
+        targets = yield from self._targets(request, inputs, transforms, mask)
         items = []
         for index, transform in enumerate(transforms):
             x = inputs[index : index + 1]
@@ -143,10 +138,28 @@ class _Work:
             items.append(item)
         return items
 
-    def _canonical(self, target: Target) -> Target:
-        if isinstance(target, int):
-            return target
-        return Unit(self._network.layers[target.layer].name, target.channel, target.y, target.x)
+    def _targets(
+        self, request: Any, inputs: Tensor, transforms: Sequence[Transform], mask: Tensor | None
+    ) -> Generator[Progress, None, list[Target]]:
+        """Each image's target; what is predicted, and where, is found by a forward pass."""
+        outputs, wish = self._network.outputs, read_target(request.target)
+        if isinstance(wish, Unit):
+            unit = Unit(self._network.layers[wish.layer].name, wish.channel, wish.y, wish.x)
+            return [unit] * len(inputs)
+        region = read_region(getattr(request, "region", None))
+        if isinstance(wish, int) and outputs.form == "scores" and wish < outputs.count:
+            return [ClassTarget(wish)] * len(inputs)
+        targets: list[Target] = []
+        for part in slices(self._network, inputs, self._grant):
+            with torch.no_grad():
+                logits = logits_of(self._module, part, outputs)
+            for own in logits:
+                where = transforms[len(targets)]
+                white = None if mask is None else mask_in_input(mask, where)
+                targets += Chooser(outputs, region, where.input_size, white).targets([wish], own)
+            if len(targets) < len(inputs):
+                yield Progress(0, 1, "predicting")
+        return targets
 
     def integrate(self, items: list[_Item]) -> Generator[Progress, None, None]:
         """Differentiate at every point, then again with more steps where an integral is not complete."""
@@ -175,9 +188,17 @@ class _Work:
     @torch.no_grad()
     def _scores(self, inputs: list[Tensor], items: list[_Item]) -> list[float]:
         """The items' targets at some inputs."""
-        values, _ = scores(self._module, torch.cat(inputs), [item.target for item in items])
+        values, source = scores(self._module, torch.cat(inputs), [item.target for item in items], self._network.outputs)
         found: list[float] = values.tolist()
+        for number, item in enumerate(items):
+            if inputs[number] is item.x:
+                item.probability = self._probability(item, source[number])
         return found
+
+    def _probability(self, item: _Item, logits: Tensor) -> float | None:
+        """The probability of an item's class, from the logits of its image."""
+        target = item.target
+        return target.probability(self._network.outputs, logits.detach()) if isinstance(target, ClassTarget) else None
 
     def _differentiate(self, tile: list[_Point]) -> None:
         """One forward and backward of a tile of points, added to their items' sums."""
@@ -189,19 +210,22 @@ class _Work:
         mode = RuleMode(rule, nonstandard_gate=request.nonstandard_gate)
         with torch.enable_grad():
             with mode if rule == "guided" else nullcontext():
-                values, source = scores(self._module, inputs, [point.item.target for point in tile])
+                targets = [point.item.target for point in tile]
+                values, source = scores(self._module, inputs, targets, self._network.outputs)
             if rule == "guided":
                 report = mode.report(source)
                 for point in tile:
                     point.item.report = report
             with mode.from_unit(source):
                 (gradients,) = torch.autograd.grad(values.sum(), inputs)
-        for point, gradient, value in zip(tile, gradients.float(), values.tolist(), strict=True):
+        found = zip(tile, gradients.float(), values.tolist(), source, strict=True)
+        for point, gradient, value, own in found:
             point.item.total += point.weight * gradient
             if point.item.request.method == "vargrad":
                 point.item.squares += point.weight * gradient.to(point.item.squares.dtype) ** 2
             if _at_image(point.item):
                 point.item.value = value
+                point.item.probability = self._probability(point.item, own)
 
 
 def _chunks(points: Any, size: int) -> Iterator[list[Any]]:
@@ -286,7 +310,7 @@ def _attribution(item: _Item) -> Tensor:
     return item.total
 
 
-def _finish(row: Row, items: list[_Item], classes: Sequence[str]) -> Result:
+def _finish(row: Row, items: list[_Item], network: Network) -> Result:
     attribution = torch.cat([_attribution(item) for item in items])
     if not bool(attribution.isfinite().all()):
         return MethodError("numerical-error", "the attribution left the finite numbers")
@@ -294,7 +318,13 @@ def _finish(row: Row, items: list[_Item], classes: Sequence[str]) -> Result:
     if refusal is not None:
         return refusal
     outcome = Outcome({"attribution": attribution.contiguous().cpu()})
-    outcome.facts = {"method": row.request.method, "images": [_facts(item, classes) for item in items]}
+    of_class = all(isinstance(item.target, ClassTarget) for item in items)
+    outcome.facts = {
+        "method": row.request.method,
+        "output": network.outputs.facts() if of_class else None,
+        "region": getattr(row.request, "region", None),
+        "images": [_facts(item, network.classes) for item in items],
+    }
     return outcome
 
 
@@ -320,10 +350,14 @@ def _refusal(item: _Item) -> MethodError | None:
 
 def _facts(item: _Item, classes: Sequence[str]) -> dict[str, Any]:
     target = item.target
+    own = target if isinstance(target, ClassTarget) else None
     facts: dict[str, Any] = {
-        "target": target if isinstance(target, int) else vars(target),
-        "target_name": classes[target] if isinstance(target, int) and target < len(classes) else None,
+        "target": vars(target) if own is None else own.index,
+        "other_side": own is not None and own.other,
+        "target_name": None if own is None else own.name(classes),
         "logit": item.value,
+        "probability": item.probability,
+        "region_pixels": None if own is None else own.pixels,
         "minimum": float(_attribution(item).min()),
         "maximum": float(_attribution(item).max()),
         "transform": item.transform.facts(),

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.contract import Outputs
 from workers.passes.calls import capture
+from workers.passes.class_targets import ClassTarget
+from workers.passes.scores import logits_of
 
 
 @dataclass(frozen=True)
@@ -29,35 +32,27 @@ class Unit:
         return plane.mean((1, 2)) if self.y is None or self.x is None else plane[:, self.y, self.x]
 
 
-Target = int | Unit
+Target = ClassTarget | Unit
 
 
-def logits(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Class scores of a batch, N×classes, before any softmax."""
-    output: Any = module(inputs)
-    scores = output if isinstance(output, Tensor) else output[0]
-    return scores.flatten(1)
-
-
-def read_target(target: Any) -> Target | None:
-    """A resolved request's target: a class index or a Unit; None where it is `predicted`."""
-    if isinstance(target, int):
+def read_target(target: Any) -> int | str | Unit:
+    """A resolved request's target: a class as it is wished for, or a Unit."""
+    if isinstance(target, int | str):
         return target
-    if isinstance(target, str):
-        return None
     return Unit(target.layer, target.channel, target.y, target.x)
 
 
-def scores(module: nn.Module, inputs: Tensor, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+def scores(module: nn.Module, inputs: Tensor, targets: Sequence[Target], outputs: Outputs) -> tuple[Tensor, Tensor]:
     """The target's value for each input of a batch; the forward stops where the target is a unit.
 
     Args:
         module: in evaluation mode.
         inputs: N×C×H×W.
         targets: one an input; all classes, or all units of one layer.
+        outputs: how the network's output is read.
 
     Returns:
-        N float32 values, and the tensor they were read from (where a backward pass starts).
+        N float32 values, and the tensor they were read from (where a backward pass starts): logits, or an activation.
     """
     first = targets[0]
     if isinstance(first, Unit):
@@ -65,6 +60,6 @@ def scores(module: nn.Module, inputs: Tensor, targets: Sequence[Target]) -> tupl
         source = seen[first.layer]
         picked = [one.value(source[i : i + 1]) for i, one in enumerate(targets) if isinstance(one, Unit)]
         return torch.cat(picked).float(), source
-    source = logits(module, inputs)
-    index = torch.tensor(targets, device=source.device)
-    return source.gather(1, index[:, None])[:, 0].float(), source
+    source = logits_of(module, inputs, outputs)
+    chosen = [one.value(source[i]) for i, one in enumerate(targets) if isinstance(one, ClassTarget)]
+    return torch.stack(chosen), source

@@ -95,7 +95,6 @@ def test_classes_that_there_are_not(lite0: ModelCard, body: dict[str, Any], deta
 @pytest.mark.parametrize(
     "body",
     [
-        {"targets": [-1]},
         {"targets": ["top:0"]},
         {"targets": ["top:33"]},
         {"targets": ["top:many"]},

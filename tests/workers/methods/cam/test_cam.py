@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
 from tests.workers.methods.cam.cam_peers import build, relative, request
-from workers.contract import Grant, MethodError, Row
+from workers.contract import Grant, MethodError, Outputs, Row
 from workers.methods.cam import METHOD
 from workers.methods.cam import maps as cam_maps
 from workers.methods.cam.fullgrad import FullGradient
 from workers.methods.cam.masks import score_weights
+from workers.passes.class_targets import ClassTarget
 
 METHODS = ["gradcam", "gradcam++", "hirescam", "elementwise", "xgradcam", "layercam", "eigencam", "eigengradcam"]
 
@@ -106,7 +107,8 @@ def test_score_weights_are_a_distribution_and_know_no_common_offset() -> None:
 
         activation = torch.rand(1, 5, 4, 4)
         activation[0, 2] = 0.7
-        work = score_weights(Net(), torch.rand(1, 3, 8, 8), activation, [0, 3], lambda: 2)
+        targets = [ClassTarget(0), ClassTarget(3)]
+        work = score_weights(Net(), torch.rand(1, 3, 8, 8), activation, targets, Outputs(count=4), lambda: 2)
         while True:
             try:
                 next(work)
@@ -209,7 +211,7 @@ def test_fullgrad_terms_sum_to_the_logit_with_saturation_and_miss_by_it_without(
     network = FakeNetwork(Saturating(), size=(12, 12), chain=False)
     inputs, _ = network.prepare([image((12, 12), 8), image((12, 12), 9)])
     before = traces(network.module)
-    terms = FullGradient(network.module, inputs).of(torch.tensor([1, 2]))
+    terms = FullGradient(network.module, inputs, network.outputs).of([ClassTarget(1), ClassTarget(2)])
     assert traces(network.module) == before
     torch.testing.assert_close(terms.gap() / terms.logit, torch.zeros(2), atol=1e-4, rtol=0)
     assert terms.saturation().abs().max() > 0.01 * terms.logit.abs().max()
@@ -231,7 +233,9 @@ def test_fullgrad_by_hand() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.nn.functional.relu6(self.conv(x)).sum(dim=(1, 2, 3))[:, None]
 
-    terms = FullGradient(One().eval(), torch.tensor([1.0, 0.0, 5.0]).reshape(1, 3, 1, 1)).of(torch.tensor([0]))
+    terms = FullGradient(One().eval(), torch.tensor([1.0, 0.0, 5.0]).reshape(1, 3, 1, 1), Outputs()).of(
+        [ClassTarget(0)]
+    )
     values = [term.flatten().tolist() for term in terms.terms]
     assert values == [[2, 0, 0], [-1, 0, 0], [0, 0, 6]]
     assert terms.saturated == [2]

@@ -19,6 +19,7 @@ from workers.methods.cam import METHOD
 from workers.methods.cam.fullgrad import FullGradient
 from workers.methods.cam.masks import ablation_weights, score_weights
 from workers.networks.build import LoadedNetwork, load
+from workers.passes.class_targets import ClassTarget
 
 BOXES = json.loads((Path(__file__).parent / "photograph_boxes.json").read_text())
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket")
@@ -100,10 +101,13 @@ def test_ablation_in_closed_form_is_brute_force(lite0: LoadedNetwork, found: Out
 def test_ablation_by_forwards_agrees_with_the_closed_form(lite0: LoadedNetwork, head: dict[str, Any]) -> None:
     """What runs for heads that are not linear, on this one that is."""
     activation, target = head["A"][:1], 282
-    scores = {target: float(head["logits"][0, target])}
-    work = ablation_weights(lite0.module, head["inputs"][:1], LAYER, activation, scores, lambda: 320)
+    score = float(head["logits"][0, target])
+    targets = [ClassTarget(target)]
+    work = ablation_weights(
+        lite0.module, head["inputs"][:1], LAYER, activation, targets, [score], lite0.outputs, lambda: 320
+    )
     weights = last(work)[0]
-    expected = head["w"][target] * activation[0].mean(dim=(1, 2)) / scores[target]
+    expected = head["w"][target] * activation[0].mean(dim=(1, 2)) / score
     assert relative(weights, expected) <= 1e-4
 
 
@@ -124,7 +128,10 @@ def test_score_cam_in_batches_of_one_and_of_thirty_two(lite0: LoadedNetwork, pho
     with torch.no_grad():
         lite0.module(inputs)
     handle.remove()
-    one, many = (last(score_weights(lite0.module, inputs, seen[0], [282, 281], lambda n=n: n)) for n in (1, 32))
+    targets = [ClassTarget(282), ClassTarget(281)]
+    one, many = (
+        last(score_weights(lite0.module, inputs, seen[0], targets, lite0.outputs, lambda n=n: n)) for n in (1, 32)
+    )
     assert one.shape == (2, 32)
     assert (one >= 0).all()
     torch.testing.assert_close(one.sum(dim=1), torch.ones(2), rtol=0, atol=1e-5)
@@ -146,7 +153,9 @@ def test_fullgrad_completes_and_misses_the_saturation_exactly_without_it(
 ) -> None:
     gaps = [fact["completeness_gap"] for fact in found.facts["maps"] if fact["method"] == "fullgrad"]
     assert len(gaps) == 3 and max(map(abs, gaps)) <= 1e-4
-    terms = FullGradient(lite0.module, head["inputs"]).of(head["logits"].argmax(dim=1))
+    terms = FullGradient(lite0.module, head["inputs"], lite0.outputs).of(
+        [ClassTarget(index) for index in head["logits"].argmax(dim=1).tolist()]
+    )
     saturation = terms.saturation()
     assert (saturation.abs() > 0.1 * terms.logit.abs()).all(), "ReLU6 saturates on photographs"
     terms.terms = [term for k, term in enumerate(terms.terms) if k not in terms.saturated]
