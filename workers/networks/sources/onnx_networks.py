@@ -24,8 +24,8 @@ from workers.networks.sources.source import Options, Source, SourceError
 _LARGEST_BYTES = 2 * 1024**3
 """What a protocol buffer may have."""
 _MOST_NODES = 20_000
-_NEWEST_OPSET = 21
-"""Of ai.onnx, that onnx2torch understands; a newer graph is brought down to it."""
+_OPSETS = (21, 17, 13)
+"""Of ai.onnx: onnx2torch 1.5 knows no newer one than the first, and some operators in older forms only."""
 _SAME = 1e-4
 
 _OPERATORS = frozenset({
@@ -134,16 +134,12 @@ def _built(path: Path, size: tuple[int, int], modified_ns: int, length: int) -> 
         SourceError: it cannot be translated, or does not agree.
     """
     del modified_ns, length  # part of the cache's key
-    onnx, onnxslim, onnx2torch, onnxruntime = _libraries()
+    onnxruntime = _libraries()[3]
     model = _read(path)
     planes = _looked_at(path, path.stat().st_mtime_ns, path.stat().st_size)[0]
     try:
         runtime = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        if any(one.domain in ("", "ai.onnx") and one.version > _NEWEST_OPSET for one in model.opset_import):
-            model = onnx.version_converter.convert_version(model, _NEWEST_OPSET)
-        slim = onnxslim.slim(model)
-        with with_values():
-            network = _renamed(onnx2torch.convert(slim), slim)
+        network = _translated(model)
     except SourceError:
         raise
     except Exception as error:
@@ -158,6 +154,24 @@ def _built(path: Path, size: tuple[int, int], modified_ns: int, length: int) -> 
     if not isinstance(found, Tensor) or found.shape != deployed.shape or _far(found, deployed):
         raise SourceError(f"{path.name} was translated, and answers otherwise than in ONNX Runtime: it is not used")
     return network
+
+
+def _translated(model: Any) -> fx.GraphModule:
+    """The graph's nodes as modules of torch, by the first operator set in which onnx2torch knows them all."""
+    onnx, onnxslim, onnx2torch, _ = _libraries()
+    own = max(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    refusal: Exception | None = None
+    for version in (own, *(one for one in _OPSETS if one < own)):
+        if version > _OPSETS[0]:
+            continue
+        try:
+            slim = onnxslim.slim(model if version == own else onnx.version_converter.convert_version(model, version))
+            with with_values():
+                return _renamed(onnx2torch.convert(slim), slim)
+        except Exception as error:  # noqa: BLE001  (three libraries, each with errors of its own)
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
 
 
 def _far(found: Tensor, own: Tensor) -> bool:
