@@ -133,7 +133,11 @@ def test_a_program_answers_as_the_network_itself(networks: Networks, name: str, 
         program = answered(networks, kind, name, precision)
         assert set(program.arrays) == set(eager.arrays)
         for array, own in eager.arrays.items():
-            torch.testing.assert_close(program.arrays[array], own, atol=0, rtol=0, equal_nan=True)
+            found, own = program.arrays[array].double(), own.double()
+            scale = float(own.nan_to_num().abs().max()) or 1.0
+            # What was exported for one image is given its images singly, which sums in another order than a batch.
+            share = 2e-2 if precision == "fast" and kind == "fixed" else 1e-5
+            torch.testing.assert_close(found, own, atol=share * scale, rtol=0, equal_nan=True)
 
 
 def test_a_fixed_batch_is_given_its_images_one_at_a_time(networks: Networks) -> None:

@@ -20,6 +20,7 @@ from workers.networks.sources.libraries import (
     torchvision_names,
     torchvision_source,
 )
+from workers.networks.sources.onnx_networks import onnx_source
 from workers.networks.sources.programs import export_source
 from workers.networks.sources.source import IMAGENET_CLASSES, Options, Published, Source, SourceError
 
@@ -40,7 +41,7 @@ _KINDS = (
     "or a network of ours"
 )
 
-PROGRAMS = {"export": export_source, "keras": keras_source}
+PROGRAMS = {"export": export_source, "keras": keras_source, "onnx": onnx_source}
 """Kinds of source that are a file with architecture and weights in one."""
 
 

@@ -82,14 +82,20 @@ INPLACE = {"silu_.default": F.silu, "hardswish_.default": F.hardswish, "mish_.de
 """Operators that write into their input, whose function takes `inplace`."""
 
 
+def _given(arguments: Sequence[Any], start: int, *defaults: Any) -> list[Any]:
+    """Arguments from a place on, the operator's defaults for those that are left out."""
+    given = list(arguments[start : start + len(defaults)])
+    return given + list(defaults[len(given) :])
+
+
 def _conv(a: Sequence[Any], get: Callable[[Any], Any]) -> nn.Module | None:
     weight, bias = get(a[1]), get(a[2]) if len(a) > 2 else None
     if not isinstance(weight, Tensor):
         return None
-    stride, padding, dilation, groups = (*a[3:7], *((1, 1), (0, 0), (1, 1), 1)[len(a[3:7]) :])
+    stride, padding, dilation, groups = _given(a, 3, (1, 1), (0, 0), (1, 1), 1)
     # On the meta device: the program's own tensors take the place of parameters at once.
     made = nn.Conv2d(
-        weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), _pair(stride),
+        weight.shape[1] * groups, weight.shape[0], (weight.shape[2], weight.shape[3]), _pair(stride),
         padding if isinstance(padding, str) else _pair(padding), _pair(dilation), groups, bias is not None,
         device="meta",
     )  # fmt: skip
@@ -129,22 +135,22 @@ def _pair(value: Any) -> Any:
 
 
 def _max_pool(a: Sequence[Any], _: Any) -> nn.Module:
-    kernel, stride, padding, dilation, ceil = (*a[1:6], *(None, (), 0, 1, False)[len(a[1:6]) :])
+    kernel, stride, padding, dilation, ceil = _given(a, 1, None, (), 0, 1, False)
     return nn.MaxPool2d(_pair(kernel), _pair(stride) or None, _pair(padding), _pair(dilation), ceil_mode=ceil)
 
 
 def _avg_pool(a: Sequence[Any], _: Any) -> nn.Module:
-    kernel, stride, padding, ceil, pad, by = (*a[1:7], *(None, (), 0, False, True, None)[len(a[1:7]) :])
+    kernel, stride, padding, ceil, pad, by = _given(a, 1, None, (), 0, False, True, None)
     return nn.AvgPool2d(_pair(kernel), _pair(stride) or None, _pair(padding), ceil, pad, by)
 
 
 def _hardtanh(a: Sequence[Any], _: Any, inplace: bool = False) -> nn.Module:
-    low, high = (*a[1:3], *(-1.0, 1.0)[len(a[1:3]) :])
+    low, high = _given(a, 1, -1.0, 1.0)
     return nn.ReLU6(inplace) if (low, high) == (0, 6) else nn.Hardtanh(low, high, inplace)
 
 
 def _flatten(a: Sequence[Any], _: Any) -> nn.Module:
-    return nn.Flatten(*(*a[1:3], *(0, -1)[len(a[1:3]) :]))
+    return nn.Flatten(*_given(a, 1, 0, -1))
 
 
 def _prelu(a: Sequence[Any], get: Callable[[Any], Any]) -> nn.Module | None:
@@ -154,7 +160,7 @@ def _prelu(a: Sequence[Any], get: Callable[[Any], Any]) -> nn.Module | None:
 
 def _rest(kind: Callable[..., nn.Module], *defaults: Any) -> Callable[[Sequence[Any], Any], nn.Module]:
     """A module whose arguments are those of the operator after its input."""
-    return lambda a, _: kind(*(*a[1 : 1 + len(defaults)], *defaults[len(a[1:]) :]))
+    return lambda a, _: kind(*_given(a, 1, *defaults))
 
 
 def _inplace(kind: Callable[..., nn.Module]) -> Callable[[Sequence[Any], Any], nn.Module]:
@@ -166,7 +172,7 @@ MODULES: Mapping[str, Callable[[Sequence[Any], Callable[[Any], Any]], nn.Module 
     "relu.default": _rest(nn.ReLU), "relu_.default": _inplace(nn.ReLU), "relu6.default": _rest(nn.ReLU6),
     "hardtanh.default": _hardtanh, "hardtanh_.default": lambda a, get: _hardtanh(a, get, inplace=True),
     "leaky_relu.default": _rest(nn.LeakyReLU, 0.01), "prelu.default": _prelu, "elu.default": _rest(nn.ELU, 1.0),
-    "leaky_relu_.default": lambda a, _: nn.LeakyReLU(*(a[1:2] or [0.01]), inplace=True),
+    "leaky_relu_.default": lambda a, _: nn.LeakyReLU(_given(a, 1, 0.01)[0], True),
     "selu.default": _rest(nn.SELU), "silu.default": _rest(nn.SiLU), "silu_.default": _inplace(nn.SiLU),
     "mish.default": _rest(nn.Mish), "mish_.default": _inplace(nn.Mish), "hardswish.default": _rest(nn.Hardswish),
     "hardswish_.default": _inplace(nn.Hardswish), "hardsigmoid.default": _rest(nn.Hardsigmoid),

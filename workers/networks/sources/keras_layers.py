@@ -102,19 +102,19 @@ class SamePad(nn.Module):
         return F.pad(x, sides, value=self.fill)
 
 
-def _padded(module: nn.Module, layer: Any, kernel: tuple[int, int], stride: tuple[int, int], fill: float) -> nn.Module:
+def _padded(module: Any, layer: Any, kernel: tuple[int, int], stride: tuple[int, int], fill: float) -> nn.Module:
     """The module, behind the margin that `same` asks for where torch's own padding cannot give it."""
     dilation = tuple(getattr(layer, "dilation_rate", (1, 1)))
     if layer.padding == "valid":
-        return module
+        return module  # type: ignore[no-any-return]
     if layer.padding != "same":
         raise SourceError(f"the Keras layer {layer.name} has the padding {layer.padding}, which is not translated")
     spans = [(kernel[k] - 1) * dilation[k] for k in range(2)]
     if stride == (1, 1) and all(span % 2 == 0 for span in spans) and hasattr(module, "padding_mode"):
         module.padding = (spans[0] // 2, spans[1] // 2)
         module._reversed_padding_repeated_twice = [spans[1] // 2] * 2 + [spans[0] // 2] * 2
-        return module
-    return nn.Sequential(SamePad(kernel, stride, dilation, fill), module)  # type: ignore[arg-type]
+        return module  # type: ignore[no-any-return]
+    return nn.Sequential(SamePad(kernel, stride, (dilation[0], dilation[1]), fill), module)
 
 
 def _conv(layer: Any) -> nn.Module:
@@ -311,5 +311,5 @@ _LAYERS: dict[str, Callable[[Any], nn.Module]] = {
     "ELU": lambda layer: nn.ELU(float(layer.alpha)), "Softmax": lambda layer: nn.Softmax(dim=1),
     "Activation": lambda layer: _activation(layer.activation, layer.name) or nn.Identity(),
     "Concatenate": _concatenate,
-    **{kind: (lambda layer: Merged(type(layer).__name__)) for kind in ("Add", "Subtract", "Multiply", "Average", "Maximum")},
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum"), lambda layer: Merged(type(layer).__name__)),
 }  # fmt: skip

@@ -100,7 +100,8 @@ def _input_shape(model: Any, name: str) -> tuple[int | None, int | None, int]:
     inputs = getattr(model, "inputs", None) or []
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise SourceError(f"{name} takes other than one batch of images N×H×W×C")
-    return tuple(inputs[0].shape[1:])  # type: ignore[return-value]
+    height, width, planes = inputs[0].shape[1:]
+    return height, width, int(planes)
 
 
 def _build(path: Path) -> nn.Module:

@@ -189,7 +189,7 @@ class _Part(fx.GraphModule):
 
     def __deepcopy__(self, memo: Any) -> Any:
         """A copy of the same name."""
-        made = fx.GraphModule.__deepcopy__(self, memo)  # type: ignore[no-untyped-call]
+        made: Any = super().__deepcopy__(memo)
         made.name_as(self.kind)
         made.training = self.training
         return made
