@@ -37,13 +37,15 @@ def _admitted(operation: Operation[Any], asked: dict[str, Any], card: ModelCard,
     for images in range(1, min(64, max(operation.max_images, 1)) + 1):
         named = [{"id": f"img-{number}"} for number in range(images)] if operation.max_images else []
         request = operation.request.model_validate({**asked, **({"images": named} if named else {})})
-        resolved = operation.resolve(request, card)
         try:
+            resolved = operation.resolve(request, card)
             check_cost(resolved, operation, card, len(named), settings)
         except ProblemError as problem:
-            if "memory" in problem.detail or "MiB" in problem.detail:
-                break
-            raise
+            if problem.name == "not-applicable" and found is None:
+                continue  # it needs more images
+            if problem.name != "too-expensive" or "MiB" not in problem.detail:
+                raise
+            break
         found = (resolved, len(named))
     assert found is not None, "not even one image is admitted"
     return found
