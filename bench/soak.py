@@ -2,8 +2,9 @@
 
 Workers are killed (every 20 s), the queue's server is killed and started again on its append-only file (every 5 min),
 1 % of the jobs cost an engine its life, 5 % are cancelled, 5 % are sent twice with one idempotency key, and clients
-lose their event streams and come back. Long jobs are a few ascents asked for again and again: all must come to the same
-bits, those that were never disturbed and those that were resumed.
+lose their event streams and come back. Every 40 s one client sends 36 dear requests at once and lets go of them later;
+another one asks the same as fast as it is answered. Long jobs are a few ascents asked for again and again: all must
+come to the same bits, those that were never disturbed and those that were resumed.
 
 Run: python -m bench.soak --minutes 5 --seed 0
 Ends with status 1 when a job was lost, ended twice, came to different results or a key got two jobs.
@@ -25,7 +26,7 @@ from typing import Any
 
 from bench.report import RESULTS, machine
 from bench.soaking.faults import Faults
-from bench.soaking.figures import Memory, judge
+from bench.soaking.figures import Memory, Recorder, judge
 from bench.soaking.load import Load
 from bench.soaking.processes import Processes
 
@@ -59,12 +60,21 @@ async def soak(
     load = Load(processes.url, choice, steps)
     faults = Faults(processes, load, choice, worker_every_s, server_every_s)
     memory = Memory(processes)
+    recorder = Recorder(processes, load)
     try:
         await load.prepare()
         began = time.monotonic()
         at_work = asyncio.create_task(load.clients(*clients))
+        greedy = [asyncio.create_task(each) for each in (load.floods(), load.again())]
         troubles = [
-            asyncio.create_task(each) for each in (faults.workers(), faults.engines(), faults.server(), memory.watch())
+            asyncio.create_task(each)
+            for each in (
+                faults.workers(),
+                faults.engines(),
+                faults.server(),
+                memory.watch(),
+                recorder.watch(),
+            )
         ]
         done, _ = await asyncio.wait([at_work, *troubles], timeout=60 * minutes, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
@@ -75,8 +85,9 @@ async def soak(
         await processes.start_missing()
         with suppress(TimeoutError):
             await asyncio.wait_for(at_work, LAST_JOBS_S)
-        await _ended(troubles[3])
-        figures = await judge(processes, load, faults)
+        for task in [*greedy, *troubles[3:]]:
+            await _ended(task)
+        figures = await judge(processes, load, faults, recorder)
         return {
             "minutes": minutes,
             "seed": seed,

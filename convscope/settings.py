@@ -91,6 +91,18 @@ class Settings(BaseSettings):
     image_set_megapixels: float = Field(
         2000.0, gt=0, description="Most pixels of all images of one set together, millions; each takes three bytes."
     )
+    disk_reserve_mib: int = Field(
+        1024,
+        ge=0,
+        description="Free space on a local store's disk that is kept for work under way and the queue's file, MiB: "
+        "uploads and new jobs are refused below it.",
+    )
+    store_gib: float = Field(
+        64.0, ge=0, description="Most that a local store may hold, GiB; then uploads are refused; 0: no bound."
+    )
+    caller_store_gib: float = Field(
+        16.0, gt=0, description="Most bytes of one caller's images in the store, GiB, as they are stored."
+    )
     result_mib: int = Field(256, ge=1, description="Largest result arrays of one job, MiB.")
     interactive_forwards: int = Field(
         20_000, ge=1, description="Most forward passes of one image that one quick request may cost."
@@ -114,14 +126,27 @@ class Settings(BaseSettings):
     caller_jobs: int = Field(
         100,
         ge=1,
-        description="Most unfinished jobs of one caller; without API keys only the lanes' depth bounds.",
+        description="Most unfinished quick jobs of one caller, and as many long ones; without API keys only the lanes' "
+        "depth bounds. As many may be cancelled within a minute.",
+    )
+    caller_forwards: int = Field(
+        2_000_000,
+        ge=1,
+        description="Most forward passes that all unfinished long jobs of one caller may cost together; the first one "
+        "is always taken.",
+    )
+    quick_forwards: int = Field(
+        100,
+        ge=0,
+        description="A request that costs at most so many forward passes, of a network like the default one, is quick: "
+        "it has places of its own and goes before all others.",
     )
     keep_jobs_s: int = Field(86_400, ge=60, description="How long finished jobs and their results are kept, seconds.")
     keep_images_s: int = Field(604_800, ge=60, description="How long uploaded images are kept, seconds.")
     lease_s: float = Field(
-        6.0, gt=0, description="A running job without renewal for this long goes back to its lane, seconds."
+        4.0, gt=0, description="A running job without renewal for this long goes back to its lane, seconds."
     )
-    renew_s: float = Field(1.5, gt=0, description="How often a worker renews its running jobs, seconds.")
+    renew_s: float = Field(1.0, gt=0, description="How often a worker renews its running jobs, seconds.")
     crashes: int = Field(
         3,
         ge=1,
@@ -144,6 +169,7 @@ class Settings(BaseSettings):
         le=64,
         description="Rows of a step with precision `exact`; 0: one on a CPU, elsewhere as a measurement says.",
     )
+    quick_runs: int = Field(16, ge=1, description="Most quick jobs a worker holds at once.")
     interactive_runs: int = Field(32, ge=1, description="Most interactive jobs a worker holds at once.")
     batch_runs: int = Field(16, ge=1, description="Most batch jobs a worker holds at once.")
     stall_s: float = Field(
@@ -209,6 +235,11 @@ class Settings(BaseSettings):
         if self.catalogue is None or self.catalogue.is_file():
             return None
         return f"--catalogue or CONVSCOPE_CATALOGUE: there is no file {self.catalogue}"
+
+    @property
+    def store_bounds(self) -> dict[str, int]:
+        """What bounds the store, bytes, as `Artifacts.open` takes it."""
+        return {"reserve_bytes": self.disk_reserve_mib << 20, "bound_bytes": round(self.store_gib * 2**30)}
 
     @property
     def artifacts_location(self) -> str:

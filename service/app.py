@@ -23,6 +23,7 @@ from convscope.queue.events import ChangeFeed, Events
 from convscope.queue.jobs import JobLimits, Jobs
 from convscope.queue.server_version import read_version
 from convscope.settings import Settings
+from convscope.store.archive import Archive
 from convscope.store.artifacts import Artifacts
 from convscope.store.card_store import CardStore
 from convscope.store.image_sets import ImageSets
@@ -112,7 +113,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
     async with AsyncExitStack() as stack:
         redis: Any = connect(settings.redis_url)
         stack.push_async_callback(redis.aclose)
-        artifacts = Artifacts.open(settings.artifacts_location)
+        artifacts = Artifacts.open(settings.artifacts_location, **settings.store_bounds)
         changes = await stack.enter_async_context(ChangeFeed(settings.redis_url))
         results = Results(artifacts)
         renderer = Renderer(results, metrics)
@@ -120,9 +121,9 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
         app.state.context = Context(
             settings=settings,
             artifacts=artifacts,
-            images=Images(redis, artifacts, settings.keep_images_s),
+            images=Images(redis, artifacts, settings.keep_images_s, round(settings.caller_store_gib * 2**30)),
             image_sets=ImageSets(redis, artifacts, settings.keep_images_s),
-            jobs=Jobs(redis, JobLimits.from_settings(settings)),
+            jobs=Jobs(redis, JobLimits.from_settings(settings), Archive(artifacts)),
             events=Events(redis),
             changes=changes,
             cards=CardStore(redis),

@@ -57,7 +57,11 @@ async def work(settings: Settings, config: EngineConfig) -> None:
             config,
             redis=redis,
             redis_url=settings.redis_url,
-            artifacts=Artifacts.open(settings.artifacts_location, patience_s=min(15.0, settings.store_patience_s / 4)),
+            artifacts=Artifacts.open(
+                settings.artifacts_location,
+                **settings.store_bounds,
+                patience_s=min(15.0, settings.store_patience_s / 4),
+            ),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)

@@ -16,10 +16,13 @@ from bench.soaking.faults import Faults, Kill
 from bench.soaking.load import Ask, Load
 from bench.soaking.processes import Processes
 from convscope.protocol.results import Manifest
+from convscope.queue.jobs import JobLimits, Jobs
 from convscope.queue.keys import key
+from convscope.store.archive import Archive
 from convscope.store.artifacts import Artifacts
 
 SAMPLE_S = 2.0
+RECORD_EVERY_S = 4.0
 SLOWEST = 8
 POINTS = 60
 
@@ -71,15 +74,42 @@ class Memory:
         return {"mib": parts, "over_time": self._samples[::step]}
 
 
-async def judge(processes: Processes, load: Load, faults: Faults) -> dict[str, Any]:
+class Recorder:
+    """Events of finished jobs, read before they are dropped with the records that go into the archive."""
+
+    def __init__(self, processes: Processes, load: Load) -> None:
+        self._processes = processes
+        self._load = load
+        self._kept: dict[str, Events] = {}
+
+    async def watch(self) -> None:
+        """Read until cancelled."""
+        while True:
+            await asyncio.sleep(RECORD_EVERY_S)
+            for ask in [ask for ask in self._load.asked if ask.job_id and ask.job_id not in self._kept]:
+                try:
+                    found = await _events(self._processes, ask.job_id)
+                except (RedisError, OSError):
+                    continue
+                # Seen at its end for some seconds: a second end would have come with the first.
+                if any(name == "done" and data["at_ms"] < 1000 * (time.time() - 5) for name, data in found):
+                    self._kept[ask.job_id] = found
+
+    async def events(self, job_id: str) -> Events:
+        """What a job told of."""
+        return self._kept.get(job_id) or await _events(self._processes, job_id)
+
+
+async def judge(processes: Processes, load: Load, faults: Faults, recorder: Recorder) -> dict[str, Any]:
     """The figures of a finished soak. `lost` and `twice` are what must be empty."""
     jobs = [ask for ask in load.asked if ask.job_id]
-    events = {ask.job_id: await _events(processes, ask.job_id) for ask in jobs}
+    events = {ask.job_id: await recorder.events(ask.job_id) for ask in jobs}
+    queue = _queue(processes)
     states = {job_id: _state(found) for job_id, found in events.items()}
     terminal = {job_id: sum(name == "done" for name, _ in found) for job_id, found in events.items()}
     lost = [job_id for job_id, count in terminal.items() if count == 0]
     twice = [job_id for job_id, count in terminal.items() if count > 1]
-    failed = Counter([await _failure(processes, job_id) for job_id, state in states.items() if state == "failed"])
+    failed = Counter([await _failure(queue, job_id) for job_id, state in states.items() if state == "failed"])
     quick = [ask for ask in jobs if ask.operation != "maximize"]
     operations = {ask.job_id: ask.operation for ask in jobs}
     recoveries = sorted(_recoveries(faults.kills, events), key=lambda recovery: -recovery.whole_s)
@@ -93,7 +123,9 @@ async def judge(processes: Processes, load: Load, faults: Faults) -> dict[str, A
         "refused": load.refused,
         "keys_with_two_jobs": load.different_ids,
         "attempts": dict(Counter(_attempts(found) for found in events.values())),
-        "different_results": await _different(processes, [ask for ask in jobs if ask.operation == "maximize"], states),
+        "different_results": await _different(
+            processes, queue, [ask for ask in jobs if ask.operation == "maximize"], states
+        ),
         "gaps_in_events": sum(ask.gaps for ask in jobs),
         "resets_of_events": sum(ask.resets for ask in jobs),
         "steps_back": sum(ask.steps_back for ask in jobs),
@@ -121,8 +153,31 @@ async def judge(processes: Processes, load: Load, faults: Faults) -> dict[str, A
             for state in ("queued", "running")
         },
         "fenced_writes": int(await processes.redis.hget(key("counters"), "fenced_writes") or 0),
+        "beside_a_flood": {
+            "flooded": len(load.flooded),
+            "quick": spread(ask.answered - ask.asked for ask in quick if ask.answered is not None and ask.beside_flood),
+            "same_again": load.same_again,
+            "same_again_ids": len(load.same_ids),
+        },
+        "archived": int(await processes.redis.hget(key("counters"), "archived") or 0),
+        "queue_bytes_a_finished_job": await _bytes_a_job(processes),
         "leases_lost": int(await processes.redis.hget(key("counters"), "leases_lost") or 0),
     }
+
+
+async def _bytes_a_job(processes: Processes) -> float | None:
+    """Of the queue's memory, for a job that is archived: its entry, its place in the listing, its result for others."""
+    entries = jobs = total = 0
+    async for name in processes.redis.scan_iter(match=key("archived", "*"), count=1000):
+        total += int(await processes.redis.memory_usage(name, samples=0) or 0)
+        jobs += int(await processes.redis.hlen(name))
+    if not jobs:
+        return None
+    index = key("index", "anonymous")
+    listed = int(await processes.redis.memory_usage(index, samples=0) or 0) / max(1, await processes.redis.zcard(index))
+    async for name in processes.redis.scan_iter(match=key("result", "*"), count=1000):
+        entries += int(await processes.redis.memory_usage(name) or 0)
+    return round(total / jobs + listed + entries / jobs, 1)
 
 
 Events = Sequence[tuple[str, dict[str, Any]]]
@@ -141,9 +196,13 @@ def _attempts(found: Events) -> int:
     return int(max((data["attempt"] for name, data in found if name == "state"), default=0))
 
 
-async def _failure(processes: Processes, job_id: str) -> str:
-    error = json.loads(await processes.redis.hget(key("job", job_id), "error") or "{}")
-    return str(error.get("name", "unknown"))
+def _queue(processes: Processes) -> Jobs:
+    store = Artifacts.open(str(processes.folder / "artifacts"))
+    return Jobs(processes.redis, JobLimits(), Archive(store))
+
+
+async def _failure(queue: Jobs, job_id: str) -> str:
+    return str(((await queue.get(job_id, "anonymous")).error or {}).get("name", "unknown"))
 
 
 @dataclass(frozen=True)
@@ -174,12 +233,12 @@ def _recoveries(kills: Sequence[Kill], events: dict[str, Events]) -> list[Recove
     return taken
 
 
-async def _different(processes: Processes, long: Sequence[Ask], states: dict[str, str]) -> int:
+async def _different(processes: Processes, queue: Jobs, long: Sequence[Ask], states: dict[str, str]) -> int:
     """How many of the requests that were asked for again and again came to more than one result."""
     store = Artifacts.open(str(processes.folder / "artifacts"))
     results: dict[str, set[str | None]] = defaultdict(set)
     for ask in long:
         if states[ask.job_id] == "succeeded":
-            manifest = str(await processes.redis.hget(key("job", ask.job_id), "manifest"))
+            manifest = str((await queue.get(ask.job_id, "anonymous")).manifest)
             results[ask.same].add(Manifest.model_validate_json(await store.get(manifest)).arrays_key)
     return sum(len(found) > 1 for found in results.values())

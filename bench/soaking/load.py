@@ -27,6 +27,8 @@ QUICK: tuple[tuple[str, dict[str, Any]], ...] = (
     ("cam", {"methods": ["gradcam"]}),
 )
 PAUSE_S = 0.2
+FLOOD, FLOOD_EVERY_S = 36, 20.0
+SAME_EVERY_S = 0.05
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Ask:
     gaps: int = 0
     resets: int = 0
     steps_back: int = 0
+    beside_flood: bool = False
 
     @property
     def same(self) -> str:
@@ -72,6 +75,10 @@ class Load:
         self.refused = 0
         self.reconnects = 0
         self.crash_wanted = asyncio.Event()
+        self.flooded: list[str] = []
+        self.same_again = 0
+        self.same_ids: set[str] = set()
+        self._flooding = False
         self.stopping = asyncio.Event()
         self._choice = choice
         self._steps = steps
@@ -108,6 +115,37 @@ class Load:
             *(self._go_on(self.quick) for _ in range(quick)), *(self._go_on(self.long) for _ in range(long))
         )
 
+    async def floods(self) -> None:
+        """Again and again many dear requests at once, each enough to keep a worker busy; cancelled after a while."""
+        while not self.stopping.is_set():
+            await self._pause(FLOOD_EVERY_S)
+            body = {"stride": 4, "image": {"id": self._images[0]}}
+            headers = {"Prefer": "respond-async", "Cache-Control": "no-cache"}
+            answers = [
+                await self._tried("POST", "/v1/occlusion", json={**body, "seed": seed}, headers=headers)
+                for seed in range(FLOOD)
+            ]
+            ids = [str(answer.json()["id"]) for answer in answers if answer.status_code == 202]
+            self.flooded += ids
+            self._flooding = True
+            await self._pause(FLOOD_EVERY_S)
+            self._flooding = False
+            for job_id in ids:
+                await self._tried("DELETE", f"/v1/jobs/{job_id}")
+
+    async def again(self) -> None:
+        """The same request again and again, as fast as it is answered."""
+        while not self.stopping.is_set():
+            answer = await self._tried("POST", "/v1/classify", json={"image": {"id": self._images[0]}, "top": 2})
+            if answer.status_code == 200:
+                self.same_again += 1
+                self.same_ids.add(str(answer.json()["id"]))
+            await asyncio.sleep(SAME_EVERY_S)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+
     async def _go_on(self, kind: Any) -> None:
         while not self.stopping.is_set():
             ask = kind()
@@ -119,6 +157,7 @@ class Load:
     async def one(self, ask: Ask) -> None:
         """A job from its request to its end, with whatever its client does meanwhile."""
         ask.asked = time.monotonic()
+        ask.beside_flood = self._flooding
         fate = self._choice.random()
         ask.crash = self._choice.random() < CRASHED_SHARE
         if fate < REPEATED_SHARE:

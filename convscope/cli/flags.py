@@ -39,11 +39,20 @@ _API = frozenset(
         "longest_wait_s",
         "card_wait_s",
     }
-    | {"lane_depth", "caller_jobs"}
+    | {"lane_depth", "caller_jobs", "caller_forwards", "quick_forwards"}
 )
 _WORKER = frozenset(
     {"catalogue", "weights_folder", "default_model", "device", "threads", "memory_mib", "networks_mib"}
-    | {"tile", "maco_spectrum", "interactive_runs", "batch_runs", "stall_s", "store_patience_s", "drain_s"}
+    | {
+        "tile",
+        "maco_spectrum",
+        "quick_runs",
+        "interactive_runs",
+        "batch_runs",
+        "stall_s",
+        "store_patience_s",
+        "drain_s",
+    }
     | {"renew_s", "crashes"}
 )
 _CLIENT = frozenset({"url", "api_key"})

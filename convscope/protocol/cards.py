@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import cached_property
+from math import prod
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -178,6 +179,14 @@ class ModelCard(_Model):
         table = {alias: layer for layer in self.layers for alias in layer.aliases}
         table.update({layer.name: layer for layer in self.layers})
         return table
+
+    @cached_property
+    def multiplications(self) -> float:
+        """Multiplications of the convolutions of one forward pass at the network's own input size."""
+        once = {layer.order: layer for layer in self.layers if layer.kernel_shape and not layer.container}
+        return float(
+            sum(prod(layer.shape) * prod(layer.kernel_shape[1:]) for layer in once.values() if layer.kernel_shape)
+        )
 
     def layer(self, name: str, pointer: str = "/layer") -> LayerCard:
         """The layer of that name or alias.

@@ -18,6 +18,8 @@ class ProblemType:
     status: int
     title: str
     advice: str
+    passing: bool = False
+    """Whether the same request may succeed when it is sent again: then its Idempotency-Key does not stand for it."""
 
     @property
     def path(self) -> str:
@@ -63,11 +65,18 @@ _TABLE: tuple[tuple[int, str, str, str], ...] = (
     (503, "queue-full", "The service has too much work queued", "Try again after Retry-After."),
     (503, "queue-unavailable", "The queue cannot be reached", "Try again after Retry-After."),
     (503, "store-unavailable", "The artifact store cannot be reached", "Try again after Retry-After."),
+    (507, "store-full", "There is no room for this in the artifact store", "Send fewer or smaller images, wait until older ones expire, or ask the operator for more room."),
     (504, "deadline-exceeded", "The deadline passed before the job finished", "Allow more time with deadline_s."),
 )  # fmt: skip
 
+_PASSING = frozenset({
+    "gone", "request-timeout", "weights-unavailable", "quota-exceeded", "worker-crashed", "internal-error", "queue-full",
+    "queue-unavailable", "store-unavailable", "store-full", "deadline-exceeded",
+})  # fmt: skip
+"""Those that lie in the moment: the machine, the load, what is at hand now. All others lie in the request, and last."""
+
 PROBLEMS: dict[str, ProblemType] = {
-    name: ProblemType(name, status, title, advice) for status, name, title, advice in _TABLE
+    name: ProblemType(name, status, title, advice, name in _PASSING) for status, name, title, advice in _TABLE
 }
 
 

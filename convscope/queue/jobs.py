@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hmac
 import json
-import math
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.connection import guarded
-from convscope.queue.keys import idempotency_key, key
+from convscope.queue.keys import archived_key, key, short_key
 from convscope.queue.listing import read_page
 from convscope.queue.lua import Scripts
 from convscope.queue.records import (
     ACTIVE,
+    NO_QUOTA,
     TERMINAL,
     Claim,
     Job,
@@ -35,15 +35,16 @@ from convscope.queue.records import (
     SweepReport,
     Verdict,
     WorkerInfo,
-    images_json,
     new_id,
     pairs,
 )
+from convscope.queue.requests import compact, refusal, submission
 from convscope.queue.server_version import refuse_old_server
 from convscope.queue.stats import read_beats, read_stats, read_workers
 
 __all__ = [
     "ACTIVE",
+    "NO_QUOTA",
     "TERMINAL",
     "Claim",
     "Job",
@@ -68,15 +69,26 @@ _LONGEST_ID = 64
 _PROBE_KEPT_S = 10
 
 
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+class RecordArchive(Protocol):
+    """Where the records of finished jobs are kept."""
+
+    async def read(self, ref: str, job_id: str) -> Mapping[str, str]:
+        """The record of an archived job."""
+        ...
 
 
 class Jobs:
-    """All moves of jobs and runs. Every method raises ProblemError `queue-unavailable` without a server."""
+    """All moves of jobs and runs. Every method raises ProblemError `queue-unavailable` without a server.
 
-    def __init__(self, redis: Redis, limits: JobLimits) -> None:
+    Args:
+        redis: an ordinary client.
+        limits: bounds and lifetimes.
+        archive: where the records of finished jobs are; who reads none needs none.
+    """
+
+    def __init__(self, redis: Redis, limits: JobLimits, archive: RecordArchive | None = None) -> None:
         self._redis = redis
+        self._archive = archive
         self._limits = limits
         self._scripts = Scripts(redis)
         self._keep_ms = round(limits.keep_jobs_s * 1000)
@@ -96,53 +108,13 @@ class Jobs:
         """
         job_id = new_id()
         status, flat, extra = await self._scripts.run(
-            "enqueue", id=job_id, instead_of=instead_of, **self._submission(spec)
+            "enqueue", id=job_id, instead_of=instead_of, **submission(spec, self._limits)
         )
         if status in ("new", "same"):
-            held = pairs(flat)
-            return Job.from_hash(str(extra) or job_id, held), status == "new"
-        if status == "mismatch":
-            raise ProblemError(
-                "idempotency-mismatch",
-                "This Idempotency-Key came before, with another request.",
-                job_id=extra,
-            )
-        if status == "quota":
-            quota = self._limits.caller_jobs if spec.caller_jobs is None else spec.caller_jobs
-            detail = f"{spec.caller} has {quota} unfinished jobs, as many as allowed."
-            raise ProblemError("quota-exceeded", detail, retry_after_s=5.0, limit=quota)
-        if status == "memory":
-            raise ProblemError("queue-full", "The queue's memory is nearly used up.", retry_after_s=10.0)
-        # The longest wait in a full lane, spread over its jobs' starts, is about when a few places will be free again.
-        wait_s = min(60.0, max(1.0, math.ceil(float(extra) / 1000 / 20)))
-        raise ProblemError(
-            "queue-full",
-            f"{self._limits.lane_depth} {spec.lane} jobs are waiting, as many as allowed.",
-            retry_after_s=wait_s,
-            limit=self._limits.lane_depth,
-        )
-
-    def _submission(self, spec: JobSpec) -> dict[str, str | int | float]:
-        limits = self._limits
-        return {
-            "operation": spec.operation,
-            "caller": spec.caller,
-            "request": _compact(spec.request),
-            "labels": _compact(spec.labels),
-            "images": _compact(images_json(spec)),
-            "lane": spec.lane,
-            "digest": spec.digest,
-            "environment": spec.environment,
-            "deadline_in_ms": "" if spec.deadline_s is None else round(spec.deadline_s * 1000),
-            "idempotency": idempotency_key(spec.caller, spec.idempotency_key) if spec.idempotency_key else "",
-            "fingerprint": spec.fingerprint,
-            "request_id": spec.request_id,
-            "no_cache": int(spec.no_cache),
-            "lane_depth": limits.lane_depth,
-            "caller_jobs": limits.caller_jobs if spec.caller_jobs is None else spec.caller_jobs,
-            "keep_ms": self._keep_ms,
-            "memory_share": limits.memory_share if spec.lane == "interactive" else limits.batch_memory_share,
-        }
+            found = str(extra) or job_id
+            held = pairs(flat) or await self._archived(found, spec.caller)
+            return Job.from_hash(found, held), status == "new"
+        raise refusal(str(status), str(extra), spec, self._limits)
 
     async def get(self, job_id: str, caller: str) -> Job:
         """A caller's job.
@@ -150,17 +122,31 @@ class Jobs:
         Raises:
             ProblemError: `not-found`, also for another caller's job.
         """
-        held = await self._record(job_id)
+        held = await self._record(job_id) or await self._archived(job_id, caller)
         if not hmac.compare_digest(held.get("caller", "").encode(), caller.encode()) or not held:
             raise _no_such_job(job_id)
         return Job.from_hash(job_id, held)
 
-    async def _record(self, job_id: str) -> dict[str, str]:
+    async def _record(self, job_id: str) -> Mapping[str, str]:
         if len(job_id) > _LONGEST_ID:
             return {}
         async with guarded():
             held = await self._redis.hgetall(key("job", job_id))
         return {str(name): str(value) for name, value in held.items()}
+
+    async def _archived(self, job_id: str, caller: str) -> Mapping[str, str]:
+        """The record of a caller's job that is in the archive; empty where it is not."""
+        if len(job_id) > _LONGEST_ID:
+            return {}
+        async with guarded():
+            found = await self._redis.hget(archived_key(caller, job_id), job_id)
+        return await self._unpack(job_id, str(found)) if found else {}
+
+    async def _unpack(self, job_id: str, archived: str) -> Mapping[str, str]:
+        """The record that an entry of the archive is about."""
+        if self._archive is None:
+            raise ProblemError("gone", "The record of this job is in the archive.")
+        return await self._archive.read(archived[1:], job_id)
 
     async def page(
         self,
@@ -176,7 +162,9 @@ class Jobs:
         Raises:
             ProblemError: `invalid-request` for a cursor that this method did not give.
         """
-        return await read_page(self._redis, caller, state=state, operation=operation, limit=limit, cursor=cursor)
+        return await read_page(
+            self._redis, caller, state=state, operation=operation, limit=limit, cursor=cursor, unpack=self._unpack
+        )
 
     async def cancel(self, job_id: str, caller: str) -> Job:
         """End a job: at once where it waits or others share its computation, else the worker is asked to stop.
@@ -189,35 +177,69 @@ class Jobs:
         if len(job_id) > _LONGEST_ID:
             raise _no_such_job(job_id)
         status, flat = await self._scripts.run("cancel", id=job_id, caller=caller, keep_ms=self._keep_ms)
-        if status == "not-found":
+        held = pairs(flat) or await self._archived(job_id, caller)
+        if not held:
             raise _no_such_job(job_id)
-        job = Job.from_hash(job_id, pairs(flat))
-        if status == "finished":
-            raise ProblemError("already-finished", f"The job is {job.state}.", job_id=job_id, state=str(job.state))
-        return job
+        if status == "finished" or (status == "not-found" and held["state"] != JobState.CANCELLED):
+            raise ProblemError("already-finished", f"The job is {held['state']}.", job_id=job_id, state=held["state"])
+        return Job.from_hash(job_id, held)
+
+    async def delete(self, job: Job) -> None:
+        """Forget a finished job, its events, its key, and its result as an answer to identical requests.
+
+        Raises:
+            ProblemError: `not-found`.
+        """
+        status = await self._scripts.run(
+            "delete",
+            id=job.id,
+            caller=job.caller,
+            idempotency=job.idempotency,
+            digest=job.digest,
+            result=short_key(job.manifest or ""),
+        )
+        if status != "deleted":
+            raise _no_such_job(job.id)
 
     async def forget_result(self, job: Job) -> None:
         """No longer answer identical requests with this job's result: its artifacts are gone."""
         if not job.digest or not job.manifest:
             return
         async with guarded():
-            if await self._redis.hget(key("cached", job.digest), "manifest") == job.manifest:
-                await self._redis.delete(key("cached", job.digest))
+            if await self._redis.get(key("result", job.digest)) == short_key(job.manifest):
+                await self._redis.delete(key("result", job.digest))
 
     # Workers.
 
-    async def claim(self, worker: str, *, interactive: int, batch: int, operations: Collection[str]) -> list[Claim]:
+    async def claim(
+        self,
+        worker: str,
+        *,
+        quick: int = 0,
+        interactive: int,
+        batch: int,
+        operations: Collection[str],
+        aged: int = 1,
+        most: Mapping[Lane, int] | None = None,
+    ) -> list[Claim]:
         """Runs for a worker that has room for so many of each lane and knows those operations.
 
         A run marked `alone` is given only to a worker that holds no lease, and nothing else until it has let it go or
-        written a checkpoint. Among `interactive` slots there may be an aged batch run (`slot` says so).
+        written a checkpoint. Among `interactive` places there may be an aged batch run (`slot` says so) where `aged` of
+        them are left for such. `most` bounds how many of a lane's runs this worker may hold of one caller.
         """
+        most = most or {}
         reply = await self._scripts.run(
             "claim",
             worker=worker,
             token=secrets.token_hex(8),
+            quick=max(quick, 0),
             interactive=max(interactive, 0),
             batch=max(batch, 0),
+            aged=aged,
+            most_quick=most.get("quick", 0),
+            most_interactive=most.get("interactive", 0),
+            most_batch=most.get("batch", 0),
             operations=",".join(sorted(operations)),
             lease_ms=self._lease_ms,
             aged_ms=round(self._limits.aged_s * 1000),
@@ -284,8 +306,10 @@ class Jobs:
             run=run,
             epoch=epoch,
             manifest=manifest or "",
-            error=_compact(dict(error)) if error else "",
+            result=short_key(manifest or ""),
+            error=compact(dict(error)) if error else "",
             error_name=str(error["name"]) if error else "",
+            passing=int(error is not None and _passing(error)),
             environment=environment,
             granted="*" if granted is None else " ".join(sorted(granted)),
             computed_ms=computed_ms,
@@ -313,12 +337,20 @@ class Jobs:
         )
         return Verdict(reply)
 
+    async def archived(self, jobs: Sequence[str], ref: str) -> None:
+        """The records of these jobs are in the archive, under that reference (or are no more)."""
+        await self._scripts.run("archive", jobs=" ".join(jobs), ref=ref)
+
     async def sweep(self) -> SweepReport:
         """Put right what time and accidents have done; every supervisor calls it each second."""
         reply = await self._scripts.run(
             "sweep", lease_ms=self._lease_ms, crash_limit=self._limits.crashes, keep_ms=self._keep_ms
         )
         return SweepReport.model_validate(pairs(reply))
+
+    async def bury(self, worker: str) -> int:
+        """A worker is known to be dead: its leases are over now. How many there were."""
+        return int(await self._scripts.run("bury", worker=worker))
 
     async def heartbeat(self, info: WorkerInfo) -> None:
         """A worker lives; without another heartbeat for 10 s it no longer counts."""
@@ -352,6 +384,12 @@ class Jobs:
     async def stats(self) -> QueueStats:
         """Figures for /metrics."""
         return await read_stats(self._redis)
+
+
+def _passing(error: Mapping[str, Any]) -> bool:
+    """Whether the same request may succeed when it is sent again."""
+    known = PROBLEMS.get(str(error["name"]))
+    return known is not None and known.passing
 
 
 def _no_such_job(job_id: str) -> ProblemError:

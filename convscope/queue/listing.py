@@ -2,45 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 
 from convscope.queue.connection import guarded
 from convscope.queue.cursors import Position, read_cursor, write_cursor
-from convscope.queue.keys import key
-from convscope.queue.records import Job
+from convscope.queue.keys import archived_key, key
+from convscope.queue.records import TERMINAL, Job
 
 _AT_ONCE = 100
 
 
 async def read_page(
-    redis: Redis, caller: str, *, state: str | None, operation: str | None, limit: int, cursor: str | None
+    redis: Redis,
+    caller: str,
+    *,
+    state: str | None,
+    operation: str | None,
+    limit: int,
+    cursor: str | None,
+    unpack: Callable[[str, str], Awaitable[Mapping[str, str]]],
 ) -> tuple[list[Job], str | None]:
     """Up to `limit` jobs that fit, after the cursor, and the cursor of the next page; None where there is none.
+
+    `unpack` gives the record of an archived job by its id and what the queue holds of it.
 
     Raises:
         ProblemError: `invalid-request` for a cursor that no page gave; `queue-unavailable`.
     """
-    found: list[Job] = []
+    found: list[tuple[str, dict[str, str] | str]] = []
+    place: Position | None = None
+
+    async def jobs() -> list[Job]:
+        whole = await asyncio.gather(*(record(*one) for one in found))
+        return [Job.from_hash(job_id, held) for (job_id, _), held in zip(found, whole, strict=True)]
+
+    async def record(job_id: str, held: dict[str, str] | str) -> Mapping[str, str]:
+        return await unpack(job_id, held) if isinstance(held, str) else held
+
     after = read_cursor(cursor) if cursor else None
     while True:
         positions = await _positions(redis, caller, after)
         if not positions:
-            return found, None
-        async with guarded():
-            pipe = redis.pipeline(transaction=False)
-            for _, job_id in positions:
-                pipe.hgetall(key("job", job_id))
-            records = await pipe.execute()
-        for (_, job_id), held in zip(positions, records, strict=True):
+            return await jobs(), None
+        for position, held in zip(positions, await _records(redis, caller, positions), strict=True):
             # A job whose time is over leaves the index a little later than its record goes.
-            if not held or (state and held["state"] != state) or (operation and held["operation"] != operation):
+            if not held or (state and not _is(state, held)):
+                continue
+            if operation and (await record(position[1], held))["operation"] != operation:
                 continue
             if len(found) == limit:
-                return found, write_cursor((found[-1].created_ms, found[-1].id))
-            found.append(Job.from_hash(job_id, held))
+                assert place is not None
+                return await jobs(), write_cursor(place)
+            found.append((position[1], held))
+            place = position
         after = positions[-1]
+
+
+def _is(state: str, held: dict[str, str] | str) -> bool:
+    return held[0] == state[0] and state in TERMINAL if isinstance(held, str) else held["state"] == state
+
+
+async def _records(redis: Redis, caller: str, positions: Sequence[Position]) -> list[dict[str, str] | str]:
+    """What the queue holds of each: the record, or where it is archived; empty where there is nothing."""
+    async with guarded():
+        pipe = redis.pipeline(transaction=False)
+        for _, job_id in positions:
+            pipe.hgetall(key("job", job_id))
+            pipe.hget(archived_key(caller, job_id), job_id)
+        replies = await pipe.execute()
+    return [held or where or "" for held, where in zip(replies[::2], replies[1::2], strict=True)]
 
 
 async def _positions(redis: Redis, caller: str, after: Position | None) -> list[Position]:

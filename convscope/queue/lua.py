@@ -25,6 +25,11 @@ _CONSTANTS = (
     "DRAINING_MS",
     "SAVED_WITHIN_MS",
     "WORKER_KEPT_MS",
+    "CANCELLED_COUNTS_MS",
+    "LEAST_CANCELLED",
+    "AGED_COST",
+    "AGED_SLOWEST",
+    "PASSED_OVER",
 )
 NAMES = tuple(sorted(path.stem for path in _FOLDER.glob("*.lua") if path.stem != "common"))
 

@@ -15,9 +15,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from convscope.queue.keys import long_key
 from convscope.settings import Settings
 
-Lane = Literal["interactive", "batch"]
+Lane = Literal["quick", "interactive", "batch"]
+
+NO_QUOTA = 2**31 - 1
+"""More unfinished jobs than any queue holds: the quota, and the share of places, of a caller who is everybody."""
 
 
 class JobState(StrEnum):
@@ -61,7 +65,8 @@ class JobLimits(_Record):
     """Bounds and lifetimes of the queue."""
 
     lane_depth: int = 1000
-    caller_jobs: int = 100
+    caller_jobs: int = Field(100, description="Of quick ones, and as many of long ones.")
+    caller_forwards: int = Field(2_000_000, description="What all unfinished long jobs of a caller may cost together.")
     keep_jobs_s: float = 86_400.0
     lease_s: float = 6.0
     crashes: int = 3
@@ -78,6 +83,7 @@ class JobLimits(_Record):
         return cls(
             lane_depth=settings.lane_depth,
             caller_jobs=settings.caller_jobs,
+            caller_forwards=settings.caller_forwards,
             keep_jobs_s=settings.keep_jobs_s,
             lease_s=settings.lease_s,
             crashes=settings.crashes,
@@ -104,8 +110,8 @@ class JobSpec(_Record):
     `request` is the resolved request as JSON, without labels and deadline. `digest` identifies the computation; "" is
     never shared and never cached. `fingerprint` identifies the request as the client sent it, for its idempotency key.
     `environment` is what the workers ran on when the digest was made, "" unknown; another one's result is not cached.
-    `caller_jobs` is this caller's own quota, where it has one. `image_list` is the artifact key of an image set's
-    contents whose members are the images: a set of thousands is no message for Redis.
+    `cost` is in forward passes. `caller_jobs` is this caller's own quota, where it has one. `image_list` is the
+    artifact key of an image set's contents whose members are the images: a set of thousands is no message for Redis.
     """
 
     operation: str
@@ -114,6 +120,7 @@ class JobSpec(_Record):
     images: list[JobImage] = Field(default_factory=list)
     image_list: str | None = None
     lane: Lane = "interactive"
+    cost: float = Field(1.0, ge=0)
     caller: str = "anonymous"
     digest: str = ""
     environment: str = ""
@@ -150,6 +157,7 @@ class Job(_Record):
 
     `manifest` is the artifact key of the result's manifest; `error` a problem as {name, detail, extra}; `revision` goes
     up with every change; `cancelling` says that a running job has been asked to stop; `run` is its computation.
+    `cached`: it was answered from the store, and when and for how long that was computed is not told.
     """
 
     id: str
@@ -177,6 +185,8 @@ class Job(_Record):
     lane: Lane = "interactive"
     digest: str = ""
     request_id: str = ""
+    idempotency: str = Field("", description="Key of the Idempotency-Key that names it.")
+    cached: bool = False
 
     @property
     def finished(self) -> bool:
@@ -191,6 +201,8 @@ class Job(_Record):
             if name in plain:
                 plain[name] = json.loads(plain[name])
         _part_images(plain)
+        if "manifest" in plain:
+            plain["manifest"] = long_key("results", plain["manifest"])
         progress = {"done": held["done"], "total": held["total"], "message": held.get("message", "")}
         if held.get("losses"):
             progress["losses"] = json.loads(held["losses"])
@@ -200,8 +212,9 @@ class Job(_Record):
 class Claim(_Record):
     """A run given to a worker, under an epoch that every later report must carry.
 
-    `alone`: nothing else may be computed beside it. `slot` is the kind of room it takes: an aged batch run may have
-    been given an interactive one. `deadline_in_s` counts from the claim, for a monotonic clock.
+    `alone`: nothing else may be computed beside it. `slot` is the kind of place it was given: an aged batch run may
+    have got an interactive one. `caller` is whose share of the device it takes. `deadline_in_s` counts from the claim,
+    for a monotonic clock.
     """
 
     run: str
@@ -221,6 +234,7 @@ class Claim(_Record):
     deadline_in_s: float | None = None
     submitted_ms: int
     members: list[str] = Field(default_factory=list)
+    caller: str = ""
     request_id: str = ""
 
     @classmethod

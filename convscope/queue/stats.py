@@ -48,7 +48,7 @@ async def read_stats(redis: Redis) -> QueueStats:
         pipe.time()
         for lane in LANES:
             pipe.zcard(key("lane", lane))
-            pipe.zrange(key("lane", lane), 0, 0, withscores=True)
+            pipe.zrange(key("waiting", lane), 0, 0, withscores=True)
         pipe.zcard(key("leases"))
         pipe.zcard(key("active"))
         pipe.hgetall(key("counters"))

@@ -26,10 +26,12 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from convscope.backoff import Backoff
 from convscope.protocol.problems import ProblemError
+from convscope.store.room import Room, store_full
+from convscope.store.troubles import NO_ROOM, error_number, unavailable
 
-Kind = Literal["images", "results", "checkpoints", "previews", "probes"]
+Kind = Literal["images", "results", "checkpoints", "previews", "records", "probes"]
 Blob = bytes | bytearray | memoryview
-KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews", "probes")
+KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews", "records", "probes")
 CHUNK_BYTES = 4 * 1024 * 1024
 
 # Bytes put again within this time of their last writing are not written again; the sweep spares them as much longer.
@@ -41,7 +43,6 @@ SMALL_BYTES = 1024 * 1024
 # A transfer may take this much longer for each byte: 1 MiB a second, a slow but living store.
 SECONDS_PER_BYTE = 1 / 2**20
 PROBE_TIMEOUT_S = 3.0
-RETRY_AFTER_S = 5.0
 LONGEST_BACKOFF_S = 2.0
 # A writer that died leaves its unfinished file beside the whole ones; obstore names them `<name>#<number>`.
 ORPHAN_S = 3600.0
@@ -62,6 +63,7 @@ def retention_s(keep_images_s: float, keep_jobs_s: float) -> dict[Kind, float]:
         "results": 2 * keep_jobs_s,
         "checkpoints": keep_jobs_s,
         "previews": 2 * keep_jobs_s,
+        "records": 2 * keep_jobs_s,
         "probes": 0.0,  # removed by those that put them, where the store lets them
     }
 
@@ -72,22 +74,39 @@ class Artifacts:
     Args:
         store: where they lie.
         folder: the same place as a path, when it is a local folder.
+        room: how much may be put there, where that is bounded.
         patience_s: how long one call tries before it gives up, seconds, beside what its bytes take.
         backoff_s: pause before the second attempt, seconds; it doubles with each, with jitter.
     """
 
     def __init__(
-        self, store: ObjectStore, *, folder: Path | None = None, patience_s: float = 15.0, backoff_s: float = 0.1
+        self,
+        store: ObjectStore,
+        *,
+        folder: Path | None = None,
+        room: Room | None = None,
+        patience_s: float = 15.0,
+        backoff_s: float = 0.1,
     ) -> None:
         self._store = store
+        self._room = room
         self._folder = folder
         self._patience_s = patience_s
         self._backoff_s = backoff_s
 
     @classmethod
-    def open(cls, url: str, *, patience_s: float = 15.0, backoff_s: float = 0.1) -> Artifacts:
+    def open(
+        cls,
+        url: str,
+        *,
+        reserve_bytes: int = 0,
+        bound_bytes: int = 0,
+        patience_s: float = 15.0,
+        backoff_s: float = 0.1,
+    ) -> Artifacts:
         """The store at a folder's path, `file://…`, `s3://bucket/prefix`, `gs://…` or `az://…`; a folder is created.
 
+        Reserve and bound are those of `Room`, for a folder.
         S3 takes its credentials, region and endpoint from the usual AWS_* variables; an endpoint that says http:// is
         spoken to in the clear.
 
@@ -97,7 +116,9 @@ class Artifacts:
         parts = urlsplit(url)
         if parts.scheme in ("", "file"):
             path = Path(url2pathname(parts.path) if parts.scheme == "file" else url).expanduser().absolute()
-            return cls(LocalStore(path, mkdir=True), folder=path, patience_s=patience_s, backoff_s=backoff_s)
+            local = LocalStore(path, mkdir=True)
+            room = Room(path, reserve_bytes, bound_bytes)
+            return cls(local, folder=path, room=room, patience_s=patience_s, backoff_s=backoff_s)
         if parts.scheme not in ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss"):
             raise ValueError(f"{url!r} is no artifact store: give a folder, file://…, s3://…, gs://… or az://…")
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
@@ -128,7 +149,7 @@ class Artifacts:
             key: what `key_of` said of them, where it was asked before.
 
         Raises:
-            ProblemError: `store-unavailable`.
+            ProblemError: `store-unavailable`; `store-full`, for uploads at once.
         """
         view = memoryview(data).cast("B")
         key = key or await self.key_of(kind, view)
@@ -137,12 +158,15 @@ class Artifacts:
 
         async def write(_limit: asyncio.Timeout) -> None:
             if view.nbytes < SMALL_BYTES or not await self._is_fresh(key, view.nbytes):
+                if self._room is not None:
+                    await self._room.check(view.nbytes, upload=kind == "images")
+                    self._room.took(view.nbytes)
                 # An empty memoryview has no address that Rust would take.
                 await obstore.put_async(
                     self._store, key, view if view.nbytes else b"", use_multipart=self._multipart(view)
                 )
 
-        await self._persist(write, f"writing {view.nbytes} bytes", view.nbytes)
+        await self._persist(write, f"writing {view.nbytes} bytes", view.nbytes, upload=kind == "images")
         return key
 
     async def get(self, key: str) -> bytes:
@@ -258,7 +282,7 @@ class Artifacts:
                 async with asyncio.timeout(self._patience_s):
                     batch = await anext(batches, None)
             except _STORE_TROUBLE as error:
-                raise _unavailable("listing", error) from error
+                raise unavailable("listing", error) from error
             if batch is None:
                 break
             for meta in batch:
@@ -283,7 +307,7 @@ class Artifacts:
                 await obstore.put_async(self._store, probe, b"writable?", use_multipart=False)
                 await obstore.delete_async(self._store, probe)
         except _STORE_TROUBLE as error:
-            raise _unavailable("a probe", error) from error
+            raise unavailable("a probe", error) from error
 
     async def _is_fresh(self, key: str, size: int | None = None) -> bool:
         try:
@@ -306,10 +330,22 @@ class Artifacts:
         # A folder gains nothing from parts; S3 takes at most 5 GiB at once and is quicker in parts.
         return self._folder is None and view.nbytes > 4 * CHUNK_BYTES
 
-    async def _persist(self, attempt: Callable[[asyncio.Timeout], Awaitable[T]], what: str, nbytes: int) -> T:
+    async def check_room(self) -> None:
+        """See that uploads and new work are welcome.
+
+        Raises:
+            ProblemError: `store-full`.
+        """
+        if self._room is not None:
+            await self._room.check(0, upload=True)
+
+    async def _persist(
+        self, attempt: Callable[[asyncio.Timeout], Awaitable[T]], what: str, nbytes: int, *, upload: bool = False
+    ) -> T:
         """Try until it works or the time is over; a third of the time is the most that one attempt may take.
 
-        An attempt is given its limit, for when it learns only by and by how many bytes there are.
+        An upload is not tried again where there is no room: its client can do that. An attempt is given its limit, for
+        when it learns only by and by how many bytes there are.
         """
         transfer_s = nbytes * SECONDS_PER_BYTE
         deadline = time.monotonic() + self._patience_s + transfer_s
@@ -323,35 +359,25 @@ class Artifacts:
                     return await attempt(limit)
             except FileNotFoundError as error:
                 if what.startswith("writing"):  # there is no bucket, or no folder any more
-                    raise _unavailable(what, error) from error
+                    raise unavailable(what, error) from error
                 raise ProblemError("gone", "The stored bytes are not there any more.") from error
             except (PermissionDeniedError, UnauthenticatedError) as error:
-                raise _unavailable(what, error) from error  # trying again changes nothing
+                raise unavailable(what, error) from error  # trying again changes nothing
             except _STORE_TROUBLE as error:
+                if upload and error_number(error) in NO_ROOM:
+                    raise store_full("The artifact store's disk is full.") from error
                 if not isinstance(error, TimeoutError):
                     answered = error
                 pause_s = backoff.next_s()
                 if time.monotonic() + pause_s >= deadline:
                     # The last attempt may have been cut short by the deadline, which says less than a full disk does.
-                    raise _unavailable(what, answered or error) from (answered or error)
+                    raise unavailable(what, answered or error) from (answered or error)
                 await asyncio.sleep(pause_s)
 
 
 def _check(key: str) -> None:
     if not _KEY.fullmatch(key):
         raise ProblemError("gone", "There is no artifact by that key.")
-
-
-def _unavailable(what: str, error: BaseException) -> ProblemError:
-    # The message of obstore tells paths and addresses, which are for the log (as the cause), not for callers.
-    code = re.search(r"\(os error (\d+)\)", str(error))
-    if isinstance(error, TimeoutError):
-        reason = "no answer in time"
-    else:
-        reason = os.strerror(int(code[1])) if code else type(error).__name__
-    return ProblemError(
-        "store-unavailable", f"The artifact store failed at {what}: {reason}.", retry_after_s=RETRY_AFTER_S
-    )
 
 
 async def _sha256(data: memoryview) -> str:

@@ -6,15 +6,20 @@ The original bytes are not kept: whoever needs the picture needs its pixels.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from redis.asyncio import Redis
 
+from convscope.queue.lua import Scripts
 from convscope.store.artifacts import Artifacts
+from convscope.store.room import store_full
 from convscope.store.shelf import Shelf, ShelfRecord
 
 Pixels = npt.NDArray[np.uint8]
@@ -24,6 +29,12 @@ Planes = npt.NDArray[np.float32]
 MADE = "pixels"
 # Arrays larger than this are copied in a thread.
 INLINE_BYTES = 1 << 20
+# Less than this is stored as it is. Whether more can be packed is tried on so many samples of so many bytes.
+LEAST_PACKED = 1 << 16
+SAMPLES, SAMPLE_BYTES = 32, 4096
+ZLIB_LEVEL = 1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,23 +89,27 @@ class Images:
         redis: where the records are.
         artifacts: where the pixels are.
         keep_s: lifetime of an image since it was last uploaded, seconds.
+        share_bytes: of one caller in the store.
     """
 
-    def __init__(self, redis: Redis, artifacts: Artifacts, keep_s: float) -> None:
+    def __init__(self, redis: Redis, artifacts: Artifacts, keep_s: float, share_bytes: int = 2**50) -> None:
         self._artifacts = artifacts
+        self._scripts = Scripts(redis)
+        self._keep_ms = round(keep_s * 1000)
+        self._share_bytes = share_bytes
         self._shelf = Shelf(redis, ImageRecord, ("image", "images"), "image", keep_s)
 
     async def add(self, caller: str, image: DecodedImage) -> ImageRecord:
         """Keep an uploaded image; the same file's bytes give the same id.
 
         Raises:
-            ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`.
+            ProblemError: `store-full`, `store-unavailable`, `queue-unavailable`, `queue-full`.
         """
-        pixels = await self.keep_pixels(image.pixels)
-        planes = None
-        if image.planes is not None:
-            planes = await self._artifacts.put("images", await asyncio.to_thread(planes_bytes, image.planes))
-        return await self._put(caller, pixels, image, planes)
+        pixels = await _in_thread(stored_bytes, image.pixels)
+        planes = None if image.planes is None else await asyncio.to_thread(planes_bytes, image.planes)
+        await self._charge(caller, image.sha256, len(pixels) + len(planes or b""))
+        kept = None if planes is None else await self._artifacts.put("images", planes)
+        return await self._put(caller, await self._artifacts.put("images", pixels), image, kept)
 
     async def known(self, caller: str, sha256: str) -> ImageRecord | None:
         """The caller's image of a file with that SHA-256, kept for longer now; None unless it was stored just before.
@@ -117,13 +132,31 @@ class Images:
         """Make a picture that a job made (uint8, H×W×3, sRGB) an image of these callers; its id, the same for all.
 
         Raises:
-            ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`.
+            ProblemError: `store-full`, `store-unavailable`, `queue-unavailable`, `queue-full`.
         """
-        stored = await self.keep_pixels(pixels)
-        image = DecodedImage(pixels, MADE, stored.rpartition("/")[2])
+        image = DecodedImage(pixels, MADE, await _in_thread(_digest, pixels))
+        data = await _in_thread(stored_bytes, pixels)
         for caller in callers:
-            await self._put(caller, stored, image, None)
+            await self._charge(caller, image.sha256, len(data))
+            await self._put(caller, await self._artifacts.put("images", data), image, None)
         return image_id(image.sha256)
+
+    async def _charge(self, caller: str, digest: str, nbytes: int) -> None:
+        """Put the bytes of an image on its caller's account."""
+        status, total = await self._scripts.run(
+            "charge",
+            caller=caller,
+            id=image_id(digest),
+            bytes=nbytes,
+            share=self._share_bytes,
+            keep_ms=self._keep_ms,
+        )
+        if status == "full":
+            raise store_full(
+                f"The images of {caller} take {total / 2**20:,.1f} MiB in the store, and this one would take "
+                f"{nbytes / 2**20:,.1f}; {self._share_bytes / 2**20:,.1f} MiB are allowed.",
+                limit_bytes=self._share_bytes,
+            )
 
     async def keep_pixels(self, pixels: Pixels) -> str:
         """Store pixels (uint8, H×W×3) without a record and return their artifact key.
@@ -132,8 +165,7 @@ class Images:
             ValueError: other dimensions or another element type.
             ProblemError: `store-unavailable`.
         """
-        data = npy_bytes(pixels) if pixels.nbytes < INLINE_BYTES else await asyncio.to_thread(npy_bytes, pixels)
-        return await self._artifacts.put("images", data)
+        return await self._artifacts.put("images", await _in_thread(stored_bytes, pixels))
 
     async def read_pixels(self, pixels: str) -> Pixels:
         """The pixels behind an artifact key, uint8 H×W×3.
@@ -141,7 +173,8 @@ class Images:
         Raises:
             ProblemError: `gone`, `store-unavailable`.
         """
-        return npy_pixels(await self._artifacts.get(pixels))
+        data = await self._artifacts.get(pixels)
+        return npy_pixels(data) if _is_npy(data) else npy_pixels(await asyncio.to_thread(npy_file, data))
 
     async def read_planes(self, planes: str) -> Planes:
         """The planes behind an artifact key, float32 H×W×C.
@@ -195,6 +228,41 @@ class Images:
 def image_id(sha256: str) -> str:
     """The id of an image by the SHA-256 of its file, or of its .npy file when a job made it."""
     return f"img-{sha256[:32]}"
+
+
+async def _in_thread(make: Callable[[Pixels], T], pixels: Pixels) -> T:
+    """What is made of pixels, in a thread where they are many."""
+    return make(pixels) if pixels.nbytes < INLINE_BYTES else await asyncio.to_thread(make, pixels)
+
+
+def _digest(pixels: Pixels) -> str:
+    return hashlib.sha256(npy_bytes(pixels)).hexdigest()
+
+
+def stored_bytes(pixels: Pixels) -> bytes:
+    """Pixels as they are stored: a .npy file, by zlib where that halves it (flat pictures; no photographs).
+
+    Raises:
+        ValueError: other dimensions or another element type.
+    """
+    data = npy_bytes(pixels)
+    if len(data) < LEAST_PACKED:
+        return data
+    step = max(1, len(data) // SAMPLES)
+    sample = b"".join(data[start : start + SAMPLE_BYTES] for start in range(0, len(data), step))
+    if len(zlib.compress(sample, ZLIB_LEVEL)) > len(sample) / 2:
+        return data
+    packed = zlib.compress(data, ZLIB_LEVEL)
+    return packed if len(packed) <= len(data) / 2 else data
+
+
+def npy_file(data: bytes) -> bytes:
+    """The .npy file in what `stored_bytes` gave."""
+    return data if _is_npy(data) else zlib.decompress(data)
+
+
+def _is_npy(data: bytes) -> bool:
+    return data.startswith(np.lib.format.MAGIC_PREFIX)
 
 
 def npy_bytes(pixels: Pixels) -> bytes:

@@ -192,7 +192,9 @@ async def picture_answer(
     if call.request.method == "GET" and (unchanged := not_modified(call.request, sent)) is not None:
         return unchanged
     drawing = await call.context.renderer.draw(job.manifest, manifest, pick, options)
-    timings = {"queued": job.queued_ms, "computed": job.computed_ms, "rendered": drawing.ms}
+    timings = {"queued": job.queued_ms, "computed": job.computed_ms}
+    if not job.cached:  # else another caller may have had it drawn, and the time would tell
+        timings["rendered"] = drawing.ms
     sent["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in timings.items() if ms is not None)
     return Response(drawing.png, 200, sent, media_type=PNG)
 

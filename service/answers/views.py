@@ -87,6 +87,9 @@ class JobView(_View):
     workers_online: int = Field(description="Live workers; without one, queued jobs wait.")
     request: dict[str, Any] = Field(description="The request with every default filled in.")
     labels: dict[str, str]
+    cached: bool = Field(
+        description="Answered from the store, where an identical request was computed before; its times are not told."
+    )
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -184,7 +187,12 @@ async def workers_seen(context: Context) -> int:
 
 def job_etag(context: Context, job: Job, online: int, detail: Detail = USUAL) -> str:
     """The entity tag of a job's JSON: new with each revision."""
-    return etag(job.id, job.revision, online, context.renderer.rendered_ms(job.manifest), detail)
+    return etag(job.id, job.revision, online, _rendered_ms(context, job), detail)
+
+
+def _rendered_ms(context: Context, job: Job) -> float | None:
+    """How long its last picture took here; not of an answer from the store, which others may have drawn."""
+    return None if job.cached else context.renderer.rendered_ms(job.manifest)
 
 
 def retry_after_s(job: Job, online: int, now_ms: float) -> int:
@@ -206,7 +214,7 @@ async def job_view(
     if result and job.state == JobState.SUCCEEDED and job.manifest is not None:
         shown = await _result_view(context, job.id, await context.results.manifest(job.manifest), detail)
     timings = {"queued": job.queued_ms, "computed": job.computed_ms}
-    rendered = context.renderer.rendered_ms(job.manifest)
+    rendered = _rendered_ms(context, job)
     if rendered is not None:
         timings["rendered"] = rendered
     return {
@@ -218,6 +226,7 @@ async def job_view(
         "workers_online": online,
         "request": {} if detail.facts_only else job.request,
         "labels": job.labels,
+        "cached": job.cached,
         "created_at": iso(job.created_ms),
         "started_at": iso(job.started_ms),
         "finished_at": iso(job.finished_ms),

@@ -25,12 +25,11 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from convscope.protocol.problems import ProblemError
+from convscope.queue.records import NO_QUOTA
 
 log = structlog.get_logger(__name__)
 
 ANONYMOUS = "anonymous"
-NO_QUOTA = 2**31 - 1
-"""More unfinished jobs than any queue holds."""
 LOOK_EVERY_S = 1.0
 """A file that has changed is read at the first request that comes so long after the last look."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

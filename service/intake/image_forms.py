@@ -70,5 +70,6 @@ async def keep_upload(call: Call, data: bytes, value_range: Range | None = None)
         ProblemError: as `keep_image`.
     """
     context = call.context
+    await context.artifacts.check_room()
     limits = context.settings.megapixels
     return await keep_image(context.images, call.caller, data, megapixels=limits, value_range=value_range)

@@ -11,8 +11,12 @@ from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import CommonRequest
+from convscope.queue.jobs import Lane
 from convscope.settings import Settings
 from convscope.store.images import ImageRecord
+
+LIKE_THE_DEFAULT = 4e8
+"""Multiplications of one forward pass of EfficientNet-Lite0."""
 
 
 def check_pixels(images: Sequence[ImageRecord], settings: Settings) -> None:
@@ -53,8 +57,8 @@ def check_length(resolved: Mapping[str, Any], settings: Settings) -> None:
 
 def check_cost(
     resolved: CommonRequest, operation: Operation[Any], card: ModelCard, images: int, settings: Settings
-) -> None:
-    """Refuse a request whose result or computation would be larger than is allowed.
+) -> float:
+    """Refuse a request whose result or computation would be larger than is allowed, and say what it costs.
 
     Args:
         resolved: the request as a worker will get it.
@@ -62,6 +66,9 @@ def check_cost(
         card: the network's card.
         images: how many images it is about.
         settings: where the limits are.
+
+    Returns:
+        Forward passes of one image through a network like the default one, at its own size.
 
     Raises:
         ProblemError: `too-expensive`, with the cost and the limit.
@@ -86,6 +93,21 @@ def check_cost(
             cost_forwards=round(forwards),
             limit_forwards=most,
         )
+    memory = operation.working_bytes(resolved, card, images, cost.result_bytes)
+    if memory > settings.memory_mib << 20:
+        raise ProblemError(
+            "too-expensive",
+            f"The request needs at least {memory / 2**20:,.0f} MiB of a worker's memory; {settings.memory_mib:,} MiB "
+            "are allowed. Ask for smaller inputs, fewer images, channels or samples.",
+            cost_bytes=memory,
+            limit_bytes=settings.memory_mib << 20,
+        )
+    return forwards * max(1.0, card.multiplications / LIKE_THE_DEFAULT)
+
+
+def lane_of(operation: Operation[Any], cost: float, settings: Settings) -> Lane:
+    """The lane of a request: what is really quick goes before all others, whatever its operation may cost at most."""
+    return "quick" if operation.lane == "interactive" and cost <= settings.quick_forwards else operation.lane
 
 
 def _relative_size(resolved: CommonRequest, card: ModelCard) -> float:

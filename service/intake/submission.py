@@ -26,7 +26,7 @@ from service.intake.checking import checked
 from service.intake.forms import IMAGE_FIELDS, MASK, REQUEST_PART, read_fields, read_json, schema, urlencoded, validate
 from service.intake.grants import grant_pictures
 from service.intake.image_forms import keep_upload
-from service.intake.limits import check_cost, check_length, check_pixels
+from service.intake.limits import check_cost, check_length, check_pixels, lane_of
 
 FORM = "application/x-www-form-urlencoded"
 BODY_TYPES = ("multipart/form-data", "application/json", FORM)
@@ -242,9 +242,10 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
         ProblemError: of the network, the layers and channels, the cost and length, the queue.
     """
     context, card = call.context, received.network.card
+    await context.artifacts.check_room()  # told now, not when a result of minutes cannot be stored
     resolved, others = await _resolve(received.request, operation, card, context)
     _check_planes(received.images, [card, *others])
-    check_cost(resolved, operation, card, len(received.images), context.settings)
+    cost = check_cost(resolved, operation, card, len(received.images), context.settings)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
     if plain.get("images"):
         shown = received.images[:-1] if plain.get(MASK) else received.images
@@ -256,7 +257,8 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
         labels=received.request.labels,
         images=[] if received.image_list else received.images,
         image_list=received.image_list,
-        lane=operation.lane,
+        lane=lane_of(operation, cost, context.settings),
+        cost=cost,
         caller=call.caller,
         digest=computation_digest(
             # What is random is computed for each who asks.
@@ -343,7 +345,7 @@ def computation_digest(
     if not environment:
         return ""
     request = {name: value for name, value in resolved.items() if name not in IMAGE_FIELDS | {MASK}}
-    return _digest([environment, list(entries), operation, request, list(pixels)])
+    return _digest([environment, list(entries), operation, request, list(pixels)])[:40]
 
 
 def _fingerprint(received: Received, operation: str) -> str:

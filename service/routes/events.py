@@ -97,7 +97,13 @@ async def _stream(call: Call, job: Job, after: str) -> AsyncIterator[ServerSentE
                     yield _said(retry=RECONNECT_MS, comment="the service stops; come back")
                     return
                 # A reader that came after the last event has nothing to wait for.
-                if (await context.jobs.get(job.id, call.caller)).finished and not (await _newer(call, job.id, after)):
+                job = await context.jobs.get(job.id, call.caller)
+                if job.finished and not (await _newer(call, job.id, after)):
+                    # Its events went with its record into the archive, or it had none, being answered from the store.
+                    if not after:
+                        yield await _snapshot(call, job.id)
+                    data = json_bytes({"state": job.state.value, "at_ms": job.finished_ms}).decode()
+                    yield _said(id=after or "0", event="done", data=data)
                     return
                 changed = asyncio.create_task(watch.changed(LOOK_AGAIN_S))
                 try:

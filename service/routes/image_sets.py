@@ -102,7 +102,7 @@ def _following(record: ImageSetRecord, start: int, limit: int) -> str | None:
         },
         **documented(
             "malformed-body", "request-timeout", "body-too-large", "too-many-pixels", "too-many-images",
-            "unsupported-media-type", "invalid-request", "unreadable-image", "queue-full",
+            "unsupported-media-type", "invalid-request", "unreadable-image", "queue-full", "store-full",
         ),
     },
     openapi_extra={

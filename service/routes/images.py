@@ -110,6 +110,7 @@ class ImageList(BaseModel):
         **documented(
             "malformed-body", "request-timeout", "body-too-large", "too-many-pixels", "too-many-images",
             "unsupported-media-type", "invalid-request", "unreadable-image", "unsupported-format", "queue-full",
+            "store-full",
         ),
     },
     openapi_extra={

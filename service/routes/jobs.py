@@ -240,7 +240,32 @@ _CANCEL: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.delete("/{job_id}", operation_id="delete-job", response_class=Response, responses=_CANCEL)
+@router.delete(
+    "/{job_id}",
+    operation_id="delete-job",
+    response_class=Response,
+    responses={
+        **{status: answer for status, answer in _CANCEL.items() if status != 409},
+        204: openapi.answer("It was finished, and is removed."),
+    },
+)
+async def delete_job(job_id: str, call: CallDependency) -> Response:
+    """Cancel an unfinished job, as POST …/cancel does; remove a finished one, with its result."""
+    job = await find(call, job_id)
+    if not job.finished:
+        try:
+            job = await call.context.jobs.cancel(job_id, call.caller)
+            return await job_answer(call, job, status=200 if job.finished else 202)
+        except ProblemError as error:
+            if error.name != "already-finished":
+                raise
+            job = await find(call, job_id)  # it ended in the meantime
+    elif job.state == JobState.CANCELLED:
+        return await job_answer(call, job, status=200)
+    await call.context.jobs.delete(job)
+    return Response(status_code=204)
+
+
 @router.post("/{job_id}/cancel", operation_id="cancel-job", response_class=Response, responses=_CANCEL)
 async def cancel_job(job_id: str, call: CallDependency) -> Response:
     """Cancel: 200 where it is cancelled (also from before), 202 while it stops, 409 where it had finished."""

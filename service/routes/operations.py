@@ -42,7 +42,7 @@ _PROBLEMS = (
     "too-many-pixels", "too-many-images", "unsupported-media-type", "invalid-request", "unknown-model", "unknown-layer",
     "channel-out-of-range", "not-applicable", "unreadable-image", "unsupported-format", "too-expensive",
     "idempotency-mismatch", "numerical-error", "out-of-memory", "weights-unavailable", "quota-exceeded",
-    "worker-crashed", "queue-full", "deadline-exceeded",
+    "worker-crashed", "queue-full", "store-full", "deadline-exceeded",
 )  # fmt: skip
 
 

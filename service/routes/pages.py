@@ -64,7 +64,12 @@ def openapi_json(found: Any) -> Response:
     from service.results.arrays import json_bytes
 
     body = {"type": found.path, "title": found.title, "status": found.status, "advice": found.advice}
+    body["passing"] = found.passing
     return Response(json_bytes(body), media_type=JSON)
+
+
+_PASSING = "It may pass: the same request, sent again under its <code>Idempotency-Key</code>, is a new try."
+_LASTING = "It lasts: the same request under the same <code>Idempotency-Key</code> is answered with the same failure."
 
 
 def problem_page(problem: ProblemType) -> str:
@@ -73,5 +78,6 @@ def problem_page(problem: ProblemType) -> str:
         problem.title,
         f"<h1>{escape(problem.title)}</h1><p><code>{escape(problem.name)}</code>, HTTP status {problem.status}.</p>"
         f"{markdown(problem.advice)}"
+        f"<p>{_PASSING if problem.passing else _LASTING}</p>"
         "<p>The problem document's <code>detail</code> says what was wrong this time; <code>errors</code> where.</p>",
     )

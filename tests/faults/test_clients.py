@@ -180,7 +180,7 @@ async def _talk(settings: Settings, job_id: str) -> None:
     """A worker with much to say: 1200 events of 12 kB."""
     redis = connect(str(settings.redis_url))
     jobs = Jobs(redis, JobLimits())
-    (claim,) = await jobs.claim("talker", interactive=1, batch=0, operations=["feature-maps"])
+    (claim,) = await jobs.claim("talker", quick=1, interactive=1, batch=0, operations=["feature-maps"])
     assert claim.run == job_id
     for step in range(1200):
         said = JobProgress(done=step, total=1200, message="x" * 12_000)

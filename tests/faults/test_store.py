@@ -13,12 +13,12 @@ import psutil
 from convscope.queue.jobs import JobState
 from tests.faults.conftest import Start
 from tests.faults.looks import ends
-from tests.service.support import png_bytes, problem_of, wait_for
+from tests.service.support import noise_png, problem_of, wait_for
 from tests.service.test_process import start as start_service
 from tests.workers.harness import Client
 
 SMALL, UNLIMITED = 1 << 20, resource.RLIM_INFINITY
-IMAGE = ("image", ("a.png", png_bytes(2000, 1000), "image/png"))
+IMAGE = ("image", ("a.png", noise_png(700, 700), "image/png"))
 
 
 def limit(pid: int, size: int) -> None:
@@ -68,8 +68,11 @@ def test_row_28_a_store_that_is_full_when_something_is_sent(valkey_url: str, tmp
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as http:
             assert http.get("/readyz").status_code == 200
             limit(process.pid, 0)
-            for answer in (http.post("/v1/images", files=[IMAGE]), http.get("/readyz")):
-                problem_of(answer, 503, "store-unavailable")
+            refused = http.post("/v1/images", files=[IMAGE])
+            problem_of(refused, 507, "store-full")
+            unready = http.get("/readyz")
+            problem_of(unready, 503, "store-unavailable")
+            for answer in (refused, unready):
                 assert int(answer.headers["retry-after"]) >= 1
             assert http.get("/livez").status_code == 200 and not half_written(tmp_path / "artifacts")
             limit(process.pid, UNLIMITED)

@@ -214,3 +214,25 @@ async def test_rows_05_and_08_long_work_makes_room_for_what_was_in_a_killed_engi
     for job_id in (*busy, *suspects):
         await client.jobs.cancel(job_id, "tester")
         assert (await client.end(job_id)).state is JobState.CANCELLED and await ends(client, job_id) == 1
+
+
+async def test_row_01_a_worker_beside_a_dead_one_does_not_wait_for_its_leases(start: Start, client: Client):
+    dying = start(lease_s=3600, engine=CHECKPOINTS)
+    job = await client.submit("climb", steps=10**9)
+    await checkpointed(client, job)
+    other = start(lease_s=3600, engine=CHECKPOINTS)
+    await other.said("engine_ready")
+    dying.close()
+    (buried,) = await other.said("neighbour_died")
+    assert buried["runs"] == 1
+    (claimed,) = await other.said("run_claimed")
+    assert claimed["run"] == job and claimed["checkpoint_step"] > 0
+    assert len(await client.jobs.workers()) == 1, "the dead one is counted no more"
+    # One that is stopped has not died: its lease is what decides.
+    other.signal(signal.SIGSTOP)
+    third = start(lease_s=3600, engine=CHECKPOINTS)
+    await third.said("engine_ready")
+    assert not third.lines("neighbour_died")
+    other.signal(signal.SIGCONT)
+    await client.jobs.cancel(job, "tester")
+    assert (await client.end(job)).state is JobState.CANCELLED

@@ -32,7 +32,7 @@ from convscope.queue.jobs import Claim, JobLimits, JobProgress, Jobs, Verdict, W
 from convscope.settings import Settings
 from convscope.store.artifacts import Artifacts
 from convscope.store.card_store import CardStore
-from convscope.store.images import npy_pixels
+from convscope.store.images import npy_file, npy_pixels
 from service.__main__ import Server, bind, server
 
 DEADLINE_S = 20.0
@@ -94,6 +94,14 @@ def png_bytes(width: int = 20, height: int = 16, value: int = 100) -> bytes:
     return buffer.getvalue()
 
 
+def noise_png(width: int, height: int, seed: int = 0) -> bytes:
+    """A PNG file that nobody can pack."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 class Worker:
     """Computes `feature-maps` of the toy network; every other operation fails with `not-applicable`."""
 
@@ -151,7 +159,7 @@ class Worker:
                 if self._idle.is_set():
                     self._resting.set()
                 else:
-                    for claim in await self._jobs.claim("w1", interactive=8, batch=8, operations=operations()):
+                    for claim in await self._jobs.claim("w1", quick=8, interactive=8, batch=8, operations=operations()):
                         task = asyncio.create_task(self._compute(claim))
                         running.add(task)
                         task.add_done_callback(running.discard)
@@ -202,7 +210,7 @@ class Worker:
     async def _succeed(self, claim: Claim) -> None:
         layers = claim.request["layers"]
         card = toy_card()
-        images = [npy_pixels(await self._artifacts.get(image.pixels)) for image in claim.images]
+        images = [npy_pixels(npy_file(await self._artifacts.get(image.pixels))) for image in claim.images]
         arrays: dict[str, np.ndarray] = {}
         facts = []
         for name in layers:

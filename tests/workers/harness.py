@@ -19,8 +19,9 @@ import psutil
 from redis.asyncio import Redis
 
 from convscope.protocol.results import Manifest
-from convscope.queue.jobs import Job, JobImage, JobLimits, Jobs, JobSpec, JobState
+from convscope.queue.jobs import NO_QUOTA, Job, JobImage, JobLimits, Jobs, JobSpec, JobState
 from convscope.queue.keys import key
+from convscope.store.archive import Archive
 from convscope.store.artifacts import Artifacts
 
 T = TypeVar("T")
@@ -151,8 +152,8 @@ class Client:
 
     def __init__(self, redis: Redis, data: Path) -> None:
         self.redis = redis
-        self.jobs = Jobs(redis, JobLimits(lease_s=2.0))
         self.artifacts = Artifacts.open(str(data / "artifacts"))
+        self.jobs = Jobs(redis, JobLimits(lease_s=2.0), Archive(self.artifacts))
 
     async def image(self, seed: int = 0) -> JobImage:
         pixels = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
@@ -170,6 +171,9 @@ class Client:
         **how: Any,
     ) -> str:
         lane = how.pop("lane", "interactive" if operation == "sums" else "batch")
+        bounded = {name: how.pop(name) for name in ("cost", "caller_jobs") if name in how}
+        if not how.pop("bounded", True):
+            bounded["caller_jobs"] = NO_QUOTA
         images = how.pop("images", [await self.image()] if operation == "sums" else [])
         request = {"model": "small", "precision": "exact", "seed": 0, **how}
         if operation == "climb":
@@ -182,12 +186,19 @@ class Client:
             caller=caller,
             deadline_s=deadline_s,
             digest=digest,
+            **bounded,
         )
         job, _ = await self.jobs.enqueue(spec)
         return job.id
 
     async def get(self, job_id: str, caller: str = CALLER) -> Job:
         return await self.jobs.get(job_id, caller)
+
+    async def age(self, job_id: str) -> None:
+        """As if the job had waited for an hour."""
+        job = await self.get(job_id)
+        since = await self.redis.hget(key("run", job.run), "waiting_ms")
+        await self.redis.hset(key("run", job.run), "waiting_ms", int(since) - 3_600_000)
 
     async def in_state(self, job_id: str, *states: JobState, caller: str = CALLER) -> Job:
         """Wait until the job is in one of the states."""

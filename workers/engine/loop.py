@@ -20,7 +20,7 @@ from workers.engine.loader import Loader, NetworkSource
 from workers.engine.memory import Meter, estimate_row_bytes
 from workers.engine.oneshot import OneShots
 from workers.engine.outbox import Outbox
-from workers.engine.plan import Idle, RunBatch, SliceLimits, Task
+from workers.engine.plan import Idle, Lane, RunBatch, SliceLimits, Task
 from workers.engine.reports import Reports
 from workers.engine.runs import Run, read_run
 from workers.engine.scheduler import Scheduler
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 0.25
 LONGEST_WAIT_S = 1.0
-INTERACTIVE_SHARE = 0.25
-"""Part of the working memory kept for the interactive lane."""
+SHARES: dict[Lane, float] = {"quick": 0.125, "interactive": 0.25, "batch": 0.625}
+"""Parts of the working memory kept for each lane."""
 DEADLINE = MethodError("deadline-exceeded", "The deadline passed before the job finished.")
 
 
@@ -57,12 +57,11 @@ class Engine:
         outbox: Outbox,
     ) -> None:
         total = config.memory_mib * 1024**2
-        reserved = int(total * INTERACTIVE_SHARE)
         self._config = config
         self._methods = methods
         self._outbox = outbox
         self._limits = SliceLimits(
-            memory={"interactive": reserved, "batch": total - reserved},
+            memory={lane: int(total * share) for lane, share in SHARES.items()},
             slice_s=config.slice_s,
             window_s=config.window_s,
         )
@@ -212,6 +211,7 @@ class Engine:
             Task(
                 id=run.id,
                 lane=run.lane,
+                caller=run.caller,
                 key=run.key,
                 iterative=isinstance(method, IterativeMethod),
                 rows=run.rows,

@@ -6,8 +6,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Lane = Literal["interactive", "batch"]
-LANES: tuple[Lane, ...] = ("interactive", "batch")
+Lane = Literal["quick", "interactive", "batch"]
+LANES: tuple[Lane, ...] = ("quick", "interactive", "batch")
+"""In the order of their precedence."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Task:
         bytes: working memory it needs.
         deadline: when it expires; None never.
         alone: shares a batch with nobody.
+        caller: whose share of the device it takes.
+        seen_behind: slices of lanes behind its own that it has seen.
     """
 
     id: str
@@ -41,8 +44,9 @@ class Task:
     bytes: int = 0
     deadline: float | None = None
     alone: bool = False
+    caller: str = ""
     arrived: float = 0.0
-    seen_batch: int = field(default=0, compare=False)
+    seen_behind: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Run:
     proving_s: float = math.inf
     checkpointed_step: int = -1
     random_states: list[Tensor] | None = None
+    caller: str = ""
 
     @property
     def network(self) -> Network:
@@ -117,9 +118,9 @@ def _image(size: Sequence[int], blob: bytes | bytearray | memoryview) -> Tensor:
 def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: float) -> Run:
     """The run that a frame of type `run` describes.
 
-    Its header has `run`, `operation`, `request`, `lane`, `deadline_s` (or null), `alone`, `images` (height and width of
-    each, and planes where they are floats) and `checkpoint` (whether the last blob is one); its blobs are the pixels,
-    uint8 H×W×3 or float32 H×W×C, and the checkpoint.
+    Its header has `run`, `operation`, `request`, `lane`, `caller`, `deadline_s` (or null), `alone`, `images` (height
+    and width of each, and planes where they are floats) and `checkpoint` (whether the last blob is one); its blobs are
+    the pixels, uint8 H×W×3 or float32 H×W×C, and the checkpoint.
     The images of a set come as `files`, paths of .npy files, and then no blob is an image.
 
     Raises:
@@ -145,6 +146,7 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
         operation=operation,
         request=request,
         lane=header["lane"],
+        caller=str(header.get("caller", "")),
         method=method,
         row=row,
         deadline=None if header["deadline_s"] is None else now + float(header["deadline_s"]),

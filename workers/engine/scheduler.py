@@ -2,10 +2,10 @@
 
 The loop asks `next(now)`, does what it is told and reports with `ran(...)`. Times are seconds of one monotonic clock.
 
-Interactive work goes first: a task of the interactive lane sees at most two slices of batch work while it is here.
-Batch work gets a slice whenever nobody would see a third, after a few interactive ones, and in any case after
-`share_s` without one. Within a lane, units (a one-shot batch, an iterative group) take turns by the device time that
-each of their tasks has had; within a group, tasks take turns whatever their number of states.
+Quick work goes first, then interactive work (see `turns`): a task sees at most two slices of lanes behind its own
+while it is here. Within a lane, callers share the device's time evenly; of one caller, units (a one-shot batch, an
+iterative group) take turns by the device time that each of their tasks has had; within a group, tasks take turns
+whatever their number of states.
 
 Memory is one pool a lane, so that a minutes-long batch job never keeps an interactive request from being admitted.
 A task larger than its pool runs when nothing else is in the pool.
@@ -33,11 +33,8 @@ from workers.engine.plan import (
     Task,
     Work,
 )
+from workers.engine.turns import Turns
 
-PATIENCE = 2
-"""Slices of batch work an interactive task may see while it is here."""
-STREAK = 4
-"""Interactive slices in a row before batch work may have one."""
 COMPANY_S = 1.0
 """So long after two one-shot tasks of a lane were here at once, a task waits for mates before it starts."""
 KEYS_KEPT = 4096
@@ -81,9 +78,7 @@ class Scheduler:
         self._row_seconds: Recent[Hashable, float] = Recent(KEYS_KEPT)
         self._rows_cap: Recent[Hashable, int] = Recent(KEYS_KEPT)
         self._tiles: Recent[Hashable, int] = Recent(KEYS_KEPT)
-        self._streak = 0
-        self._batch_starved_since: float | None = None
-        self._last_was_batch = False
+        self._turns = Turns(limits.share_s)
         self._lane_before: Lane = "batch"
         self._company_until = -math.inf
 
@@ -96,7 +91,7 @@ class Scheduler:
         task.arrived = now
         if any(other.lane == task.lane and not other.iterative for other in self._tasks()):
             self._company_until = now + COMPANY_S
-        task.seen_batch = 1 if self._last_was_batch and task.lane == "interactive" else 0
+        self._turns.arrives(task)
         self._waiting[task.lane].append(task)
 
     def remove(self, task_id: str) -> int | None:
@@ -164,31 +159,25 @@ class Scheduler:
 
     def next(self, now: float) -> Decision:
         """The next slice. Report it with `ran` before asking again."""
-        window = self._admit(now)
-        ready = {lane: [unit for unit in self._units.values() if unit.lane == lane] for lane in LANES}
-        if self._batch_starved_since is None and ready["batch"] and (ready["interactive"] or window is not None):
-            self._batch_starved_since = now
-        if ready["interactive"]:
-            turn = ready["batch"] if ready["batch"] and self._batch_may_go(now) else ready["interactive"]
-        elif window is not None and not (ready["batch"] and self._batch_may_go(now)):
-            return Idle(window)
-        elif ready["batch"]:
-            turn = ready["batch"]
-        else:
-            return Idle(window)
+        windows = self._admit(now)
+        lane = self._turns.choose({unit.lane for unit in self._units.values()}, windows, self._by_lane(), now)
+        if lane is None:
+            return Idle(min(windows.values(), default=None))
+        turn = [unit for unit in self._units.values() if unit.lane == lane]
         return self._slice_of(min(turn, key=lambda unit: (unit.had_s, unit.number)))
 
     def ran(self, work: Work, seconds: float, now: float) -> None:
         """The slice has been computed and took so long. Said before anything else about its tasks."""
         unit = self._units.get(work.unit)
         if unit is not None:
-            unit.had_s += seconds / len(unit.tasks)
+            unit.had_s += seconds / sum(1 / self._beside(task, unit.lane) for task in unit.tasks.values())
             if isinstance(work, RunBatch):
                 unit.begun = True
                 rows = max(1, sum(task.rows for task in unit.tasks.values()))
                 before = self._row_seconds.get(unit.key) or 0.0
                 self._row_seconds.put(unit.key, max(seconds / rows, 0.7 * before))
-        self._account(self._lane_before, now)
+        busy = {unit.lane for unit in self._units.values()}
+        self._turns.had(self._lane_before, self._by_lane(), busy, now)
 
     def finished(self, unit: int) -> None:
         """A one-shot batch has given its results; its tasks are gone."""
@@ -215,9 +204,9 @@ class Scheduler:
 
     # Admission.
 
-    def _admit(self, now: float) -> float | None:
-        """Move waiting tasks into units while memory allows; seconds until an open window for mates closes."""
-        open_window = None
+    def _admit(self, now: float) -> dict[Lane, float]:
+        """Move waiting tasks into units while memory allows; lane → seconds until an open window for mates closes."""
+        windows: dict[Lane, float] = {}
         for lane in LANES:
             while self._waiting[lane]:
                 head = self._waiting[lane][0]
@@ -233,11 +222,11 @@ class Scheduler:
                 # Who comes alone again and again would wait for nobody.
                 waits = left > 0 and now < self._company_until and not head.alone
                 if waits and sum(task.rows for task in mates) < self._rows_limit(head.key):
-                    if lane == "interactive" or not self._units:
-                        open_window = left
+                    if lane != "batch" or not self._units:
+                        windows[lane] = left
                     break
                 self._start_batch(mates)
-        return open_window
+        return windows
 
     def _let_pass(self, lane: Lane) -> None:
         """Admit what waits behind a head without room and will not keep it waiting: what has passed leaves it room.
@@ -324,12 +313,10 @@ class Scheduler:
 
     # Turns.
 
-    def _batch_may_go(self, now: float) -> bool:
-        since = self._batch_starved_since
-        if since is not None and now - since >= self._limits.share_s:
-            return True
-        present = (task for task in self._tasks() if task.lane == "interactive")
-        return self._streak >= STREAK and all(task.seen_batch < PATIENCE for task in present)
+    def _beside(self, task: Task, lane: Lane) -> int:
+        """How many admitted tasks of a lane share its caller's part of the device's time with this one, itself too."""
+        units = (unit for unit in self._units.values() if unit.lane == lane)
+        return max(1, sum(other.caller == task.caller for unit in units for other in unit.tasks.values()))
 
     def _slice_of(self, unit: _Unit) -> Work:
         self._lane_before = unit.lane
@@ -337,7 +324,7 @@ class Scheduler:
             return RunBatch(unit.number, tuple(unit.tasks), first=not unit.begun)
         least = min(unit.members.values(), key=lambda member: member.service)
         if least.stage != "stepping":
-            least.service += 1.0
+            least.service += self._beside(least.task, unit.lane)
             kind = StartTask if least.stage == "new" else FinishTask
             return kind(unit.number, least.task.id)
         return StepTile(unit.number, tuple(self._fill_tile(unit)), self.tile(unit.key))
@@ -347,6 +334,7 @@ class Scheduler:
         assert unit.members is not None
         chosen: list[tuple[str, int]] = []
         stepping = [member for member in unit.members.values() if member.stage == "stepping"]
+        beside = {member.task.id: self._beside(member.task, unit.lane) for member in stepping}
         left = {member.task.id: sorted(member.steps, key=member.steps.__getitem__) for member in stepping}
         for _ in range(self.tile(unit.key)):
             able = [member for member in stepping if left[member.task.id]]
@@ -354,23 +342,10 @@ class Scheduler:
                 break
             member = min(able, key=lambda member: member.service)
             index = left[member.task.id].pop(0)
-            member.service += 1.0
+            member.service += beside[member.task.id]
             member.steps[index] += 1
             chosen.append((member.task.id, index))
         return chosen
-
-    def _account(self, lane: Lane, now: float) -> None:
-        self._last_was_batch = lane == "batch"
-        if lane == "interactive":
-            self._streak += 1
-            return
-        self._streak = 0
-        self._batch_starved_since = None
-        for task in self._tasks():
-            if task.lane == "interactive":
-                task.seen_batch += 1
-        if any(unit.lane == "interactive" for unit in self._units.values()):
-            self._batch_starved_since = now
 
     # Small things.
 
@@ -384,3 +359,9 @@ class Scheduler:
             yield from waiting
         for unit in self._units.values():
             yield from unit.tasks.values()
+
+    def _by_lane(self) -> dict[Lane, list[Task]]:
+        found: dict[Lane, list[Task]] = {lane: [] for lane in LANES}
+        for task in self._tasks():
+            found[task.lane].append(task)
+        return found

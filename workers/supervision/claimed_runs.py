@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from functools import partial
 import structlog
 
 from convscope.protocol.problems import ProblemError
-from convscope.queue.jobs import Claim, Jobs, Verdict
+from convscope.queue.jobs import Claim, Jobs, Lane, Verdict
 from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.counters import Counters
 from workers.supervision.fault_points import fault_point
@@ -23,12 +24,33 @@ from workers.wire import Frame
 log = structlog.get_logger(__name__)
 
 
+AGED_SHARE = 0.25
+"""Part of the interactive places that batch runs may have when they have waited long."""
+CALLER_SHARE = 0.75
+"""Part of a lane's places that one caller may have, where callers have quotas."""
+
+
 @dataclass(frozen=True)
 class Room:
-    """How many runs a worker holds at once, by the kind of slot they were given."""
+    """How many runs a worker holds at once, by lane; `aged`: batch runs that may yet take an interactive place."""
 
+    quick: int = 16
     interactive: int = 32
     batch: int = 16
+    aged: int = 8
+
+    @property
+    def any(self) -> bool:
+        """Whether there is room for a run of some lane."""
+        return self.quick + self.interactive + self.batch > 0
+
+    def most(self) -> dict[Lane, int]:
+        """How many of a lane's places one caller may have."""
+        return {
+            "quick": math.ceil(CALLER_SHARE * self.quick),
+            "interactive": math.ceil(CALLER_SHARE * self.interactive),
+            "batch": math.ceil(CALLER_SHARE * self.batch),
+        }
 
 
 class ClaimedRuns:
@@ -65,9 +87,15 @@ class ClaimedRuns:
 
     def free(self) -> Room:
         """The room that is left."""
-        slots = [held.claim.slot for held in self._held.values()]
-        interactive, batch = slots.count("interactive"), slots.count("batch")
-        return Room(max(0, self._room.interactive - interactive), max(0, self._room.batch - batch))
+        lanes = [held.claim.lane for held in self._held.values()]
+        # Batch runs in interactive places are back in their own as soon as there is one.
+        aged = max(0, lanes.count("batch") - self._room.batch)
+        return Room(
+            quick=max(0, self._room.quick - lanes.count("quick")),
+            interactive=max(0, self._room.interactive - lanes.count("interactive") - aged),
+            batch=max(0, self._room.batch - lanes.count("batch")),
+            aged=max(0, math.ceil(AGED_SHARE * self._room.interactive) - aged),
+        )
 
     def hear(self, frame: Frame) -> None:
         """A word of the engine, if it is on a run that is held."""

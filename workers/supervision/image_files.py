@@ -10,6 +10,7 @@ from pathlib import Path
 
 from convscope.store.artifacts import Artifacts
 from convscope.store.image_sets import ImageSetContents
+from convscope.store.images import npy_file
 
 FETCHES = 8
 
@@ -53,7 +54,7 @@ class ImageFiles:
             path = folder / f"{number}.npy"
             async with gate:
                 data = await self._artifacts.get(key)
-                await asyncio.to_thread(path.write_bytes, data)
+                await asyncio.to_thread(lambda: path.write_bytes(npy_file(data)))
             return str(path)
 
         paths = await asyncio.gather(*(fetch(k, member.pixels) for k, member in enumerate(contents.members)))

@@ -49,7 +49,11 @@ async def persist(call: Callable[[], Awaitable[T]], *, patience_s: float, **cont
         except ProblemError as problem:
             pause_s = backoff.next_s()
             late = clock() + pause_s > until
-            if problem.name != "queue-unavailable" and (late or problem.name != "store-unavailable"):
+            # The store may come back, or have room again; a caller's own share does not grow.
+            waits = problem.name == "store-unavailable" or (
+                problem.name == "store-full" and "limit_bytes" not in problem.extra
+            )
+            if problem.name != "queue-unavailable" and (late or not waits):
                 raise
             log.warning("store_retry", problem=problem.name, detail=problem.detail, pause_s=pause_s, **context)
         await asyncio.sleep(pause_s)
@@ -179,7 +183,7 @@ class ResultStore:
         try:
             return await self._persist(held, partial(self._images.grant, callers, picture))
         except ProblemError as problem:
-            if problem.name != "queue-full":
+            if problem.name not in ("queue-full", "store-full"):
                 raise
             log.warning("pictures_not_kept", run=held.run, detail=problem.detail)
             return None

@@ -12,6 +12,7 @@ import structlog
 from convscope.backoff import Backoff
 from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.jobs import JobImage, JobProgress, Jobs, Verdict
+from convscope.queue.keys import LANES
 from convscope.recent import Recent
 from convscope.store.artifacts import Artifacts
 from convscope.store.images import Images, Pixels, Planes
@@ -70,7 +71,7 @@ class RunLifecycle:
         self._send = send
         self._counters = counters
         self._recent: Recent[str, Pixels | Planes] = Recent(RECENT_PIXELS_BYTES)
-        self._fetching = asyncio.Semaphore(FETCHES)
+        self._fetching = {lane: asyncio.Semaphore(FETCHES) for lane in LANES}
         self._fetching_sets = asyncio.Semaphore(1)
 
     async def follow(self, held: ClaimedRun) -> None:
@@ -116,7 +117,7 @@ class RunLifecycle:
         claim = held.claim
         files: list[str] = []
         # A set of thousands must not keep single pictures waiting, nor must an engine that is still starting.
-        async with self._fetching_sets if claim.image_list else self._fetching:
+        async with self._fetching_sets if claim.image_list else self._fetching[claim.lane]:
             # An image that is named many times is fetched once.
             distinct = {image.planes or image.pixels: image for image in claim.images}
             fetched = await asyncio.gather(*(self._pixels(image) for image in distinct.values()))
@@ -132,6 +133,7 @@ class RunLifecycle:
             "operation": claim.operation,
             "request": claim.request,
             "lane": claim.lane,
+            "caller": claim.caller,
             "alone": claim.alone,
             "deadline_s": held.deadline_s(),
             "images": sizes,

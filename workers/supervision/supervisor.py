@@ -23,6 +23,7 @@ from convscope.protocol.problems import ProblemError
 from convscope.queue.events import Doorbell
 from convscope.queue.jobs import JobLimits, Jobs, WorkerInfo
 from convscope.settings import Settings
+from convscope.store.archive import AT_ONCE, Archive
 from convscope.store.artifacts import Artifacts, retention_s
 from convscope.store.card_store import CardStore
 from convscope.store.images import Images
@@ -30,6 +31,7 @@ from workers.engine_config import EngineConfig
 from workers.supervision.claimed_runs import ClaimedRuns, Room
 from workers.supervision.counters import Counters
 from workers.supervision.image_files import ImageFiles
+from workers.supervision.neighbours import Neighbours
 from workers.supervision.publishing import Publisher
 from workers.supervision.result_store import ResultStore
 from workers.supervision.run_lifecycle import RunLifecycle
@@ -43,7 +45,9 @@ LOOK_S = 2.0
 """Longest pause between two looks at the queue, should a ring of the doorbell get lost."""
 SLOW_S = 1.0
 """While the queue takes longer than this to answer, nothing more is claimed from it."""
+SWEEP_EVERY_S = 0.5
 SWEEP_ARTIFACTS_S = 3600.0
+ARCHIVE_EVERY_S = 1.0
 LAST_STEPS_S = 2.0
 """Part of `drain_s` that is kept for giving back."""
 
@@ -70,7 +74,10 @@ class Supervisor:
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._settings = settings
+        self._neighbours = Neighbours(settings.data / "worker" / "alive", self.id)
         self._artifacts = artifacts
+        self._redis = redis
+        self._archive = Archive(artifacts)
         self._started_ms = time.time_ns() // 1_000_000
         self._answer_s = 0.0
         self._stopping = asyncio.Event()
@@ -79,10 +86,11 @@ class Supervisor:
         self._publish_now = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._claiming = asyncio.Lock()
+        self._room = Room(settings.quick_runs, settings.interactive_runs, settings.batch_runs)
         self._counters = Counters()
         self._doorbell = Doorbell(redis_url)
         self._jobs = Jobs(redis, JobLimits.from_settings(settings))
-        images = Images(redis, artifacts, settings.keep_images_s)
+        images = Images(redis, artifacts, settings.keep_images_s, round(settings.caller_store_gib * 2**30))
         results = ResultStore(self._jobs, artifacts, images, settings.store_patience_s)
         image_files = ImageFiles(settings.data / "worker" / "spool", artifacts)
         self._watchdog = Watchdog(config.json(), settings.stall_s, self._hear, self._engine_ended, self._counters)
@@ -101,7 +109,7 @@ class Supervisor:
             ),
             self._watchdog,
             self._counters,
-            room=Room(settings.interactive_runs, settings.batch_runs),
+            room=self._room,
             requeue_s=settings.lease_s,
             freed=self._look.set,
         )
@@ -124,6 +132,7 @@ class Supervisor:
             self._sweep,
             self._publish,
             self._sweep_artifacts,
+            self._archive_records,
         ]
         tasks = [asyncio.create_task(concern(), name=concern.__name__) for concern in concerns]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -142,6 +151,7 @@ class Supervisor:
             # Awaited with a limit that cancels again: a library may swallow the first cancellation.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._doorbell.aclose(), LAST_STEPS_S)
+            self._neighbours.close()
             log.info("worker_ended", worker=self.id)
 
     # The engine.
@@ -189,11 +199,17 @@ class Supervisor:
             room = self._claimed.free()
             known = set(self._watchdog.card.get("operations", ())) & set(operations())
             slow = self._answer_s > SLOW_S
-            if self._stopping.is_set() or not known or slow or room.interactive + room.batch == 0:
+            if self._stopping.is_set() or not known or slow or not room.any:
                 return
             async with self._timed():
                 claims = await self._jobs.claim(
-                    self.id, interactive=room.interactive, batch=room.batch, operations=known
+                    self.id,
+                    quick=room.quick,
+                    interactive=room.interactive,
+                    batch=room.batch,
+                    operations=known,
+                    aged=room.aged,
+                    most=self._room.most(),
                 )
             for claim in claims:
                 self._claimed.take(claim)
@@ -253,8 +269,11 @@ class Supervisor:
     async def _sweep(self) -> None:
         """Put right in the queue what time and accidents have done."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(SWEEP_EVERY_S)
             try:
+                for worker in await asyncio.to_thread(self._neighbours.dead):
+                    log.warning("neighbour_died", worker=worker, runs=await self._jobs.bury(worker))
+                    self._neighbours.forget(worker)
                 report = await self._jobs.sweep()
             except ProblemError as problem:
                 log.warning("sweep_failed", problem=problem.name)
@@ -262,6 +281,16 @@ class Supervisor:
             found = {name: number for name, number in report.model_dump().items() if number}
             if found:
                 log.info("swept", **found)
+
+    async def _archive_records(self) -> None:
+        """Move the records of finished jobs out of the queue's memory into the store."""
+        while True:
+            moved = 0
+            try:
+                moved = await self._archive.move(self._redis, self._jobs)
+            except ProblemError as problem:
+                log.warning("archive_failed", problem=problem.name, detail=problem.detail)
+            await asyncio.sleep(0 if moved == AT_ONCE else ARCHIVE_EVERY_S)
 
     async def _publish(self) -> None:
         """Keep the catalogue and the cards that requests wait for published."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -67,6 +68,16 @@ class Operation(ABC, Generic[R]):
     def cost(self, request: R, card: ModelCard, images: int) -> Cost:
         """The cost of a resolved request on `images` images."""
 
+    def working_bytes(self, request: R, card: ModelCard, images: int, result_bytes: int) -> int:
+        """Memory that a worker needs for a resolved request at the least, beside networks and uploads.
+
+        All inputs as they are prepared, float32; the activations of one of them, once forward and once backward; the
+        result, and a copy of it on its way. Methods take as many images into one pass as the memory granted allows.
+        """
+        height, width = input_size(request, card)
+        inputs = 4 * card.preprocess.channels * height * width * images
+        return inputs + int(8 * activations(card) * relative_area(request, card)) + 2 * result_bytes
+
     def models(self, request: R) -> Sequence[str]:
         """Catalogue ids of further networks that the request names."""
         return ()
@@ -84,6 +95,25 @@ class Operation(ABC, Generic[R]):
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
         """The pictures of a result. `request` is the resolved request as JSON; gives [] where there is none to draw."""
+
+
+def input_size(request: CommonRequest, card: ModelCard) -> tuple[int, int]:
+    """Height and width of what goes through the network."""
+    size = request.preprocess.size if request.preprocess is not None else None
+    size = size or getattr(request, "size", None) or card.preprocess.size
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def relative_area(request: CommonRequest, card: ModelCard) -> float:
+    """How many times the network's own input area that is; maps grow by it."""
+    height, width = input_size(request, card)
+    return height * width / (card.preprocess.size[0] * card.preprocess.size[1])
+
+
+def activations(card: ModelCard) -> int:
+    """Numbers that all layers of the network give for one input of its own size."""
+    once = {layer.order: layer for layer in card.layers if not layer.container}
+    return sum(prod(layer.shape) for layer in once.values())
 
 
 def check_channels(channels: list[int] | str, layer: LayerCard, pointer: str = "/channels") -> None:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, prod, sqrt
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import Cost, Operation, check_applicable, check_channels, count_channels
+from convscope.protocol.operations.base import (
+    Cost,
+    Operation,
+    activations,
+    check_applicable,
+    check_channels,
+    count_channels,
+    relative_area,
+)
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, ImageSetRequest, LayerName, LayerNames
 
 MOST_CHANNELS = 2048
 FEWEST_SAMPLES = 4
+COPIES_BYTES = 32
+"""Of each number of the features or Grams of one layer: they are centred, scaled and squared, some in float64."""
 
 
 class CkaRequest(ImageSetRequest):
@@ -196,6 +207,34 @@ class CkaOperation(Operation[CkaRequest]):
         arrays = 4 if request.intervals else 2
         return Cost(result_bytes=4 * arrays * sum(cells), forwards=images * (2.0 if request.other_model else 1.0))
 
+    def working_bytes(self, request: CkaRequest, card: ModelCard, images: int, result_bytes: int) -> int:
+        """The least that one batch takes: all layers' maps, the features of one of them, and its Grams if it has any.
+
+        A batch has as many images as are asked for together, else as few as give enough samples.
+        """
+        area = relative_area(request, card)
+        layers = [card.layer(name) for name in request.layers or []]
+        each = [_samples_per_image(request, layer, area) for layer in layers]
+        batch = min(max(request.batch_images or 1, ceil(FEWEST_SAMPLES / min(each, default=1))), max(images, 1))
+        maps = [prod(layer.shape) * (area if layer.spatial else 1.0) * batch for layer in layers]
+        features, grams = 0.0, 0.0
+        for layer, per_image, numbers in zip(layers, each, maps, strict=True):
+            samples, width = per_image * batch, prod(layer.shape) * (area if layer.spatial else 1.0)
+            rows = count_channels(request.channels, layer) if request.mode == "channels" else len(layers)
+            if request.mode == "channels":
+                numbers *= rows / max(layer.channels, 1)
+                width = numbers / max(samples * rows, 1)
+            features = max(features, numbers)
+            if (
+                request.mode != "channels"
+                or request.kernel == "rbf"
+                or request.intervals
+                or (samples * samples * (width + rows) <= samples * rows * width * width)
+            ):
+                grams = max(grams, rows * samples * samples)
+        pass_bytes = 8 * activations(card) * area
+        return int(pass_bytes + 4 * sum(maps) + COPIES_BYTES * (features + grams)) + 2 * result_bytes
+
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
@@ -224,6 +263,12 @@ class CkaOperation(Operation[CkaRequest]):
                 )
             )
         return drawn
+
+
+def _samples_per_image(request: CkaRequest, layer: LayerCard, area: float) -> float:
+    if request.mode != "channels" or request.samples == "images" or not layer.spatial:
+        return 1.0
+    return layer.shape[1] * sqrt(area) if request.samples == "rows" else layer.shape[1] * layer.shape[2] * area
 
 
 def _default(value: int | None, default: int) -> int:

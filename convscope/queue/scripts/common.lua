@@ -10,10 +10,20 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local ACTIVE = { queued = true, running = true }
-local LANES = { 'interactive', 'batch' }
+local LANES = { 'quick', 'interactive', 'batch' }
 
 local function key(kind, ...)
   return KEYS[1] .. table.concat({ kind, ... }, ':')
+end
+
+-- Where it says which artifact has the records of finished jobs that a caller made in the same minute (ids begin with
+-- their time).
+local function archived(caller, job)
+  return key('archived', caller, string.sub(job, 1, 8))
+end
+
+local function exists(caller, job)
+  return redis.call('EXISTS', key('job', job)) == 1 or redis.call('HEXISTS', archived(caller, job), job) == 1
 end
 
 local function table_of(flat)
@@ -60,24 +70,65 @@ local function problem(name, detail)
   return cjson.encode({ name = name, detail = detail })
 end
 
--- Terminal transition of a job; false where it had one already. `more` are further fields of the record.
-local function end_job(job, state, more)
+-- Quick work and long work have quotas of their own.
+local function unfinished(lane, caller)
+  return key('unfinished', lane == 'quick' and 'quick' or 'long', caller)
+end
+
+-- A caller's place in a lane, a virtual time (start-time fair queueing, Goyal, Vin and Cheng 1996): it begins where the
+-- lane stands, or where the caller's own earlier requests end, and moves on by the cost. So callers share by cost, and
+-- one who sends a thousand requests waits for these and keeps nobody else waiting. An empty lane has no debts.
+local function place(lane, caller, cost)
+  local shares = key('shares', lane)
+  local stands = redis.call('HGET', shares, ':clock') or '0'
+  if redis.call('ZCARD', key('lane', lane)) == 0 then
+    redis.call('DEL', shares)
+    redis.call('HSET', shares, ':clock', stands)
+  end
+  local start = math.max(tonumber(stands), tonumber(redis.call('HGET', shares, caller) or '0'))
+  redis.call('HSET', shares, caller, string.format('%.6f', start + tonumber(cost)))
+  return string.format('%.6f', start)
+end
+
+-- An idempotency key that names this job names it no more.
+local function free_key(idempotency, job)
+  if idempotency and idempotency ~= '' and redis.call('HGET', idempotency, 'job') == job then
+    redis.call('DEL', idempotency)
+  end
+end
+
+-- Terminal transition of a job; false where it had one already. `more` are further fields of the record; after a failure
+-- that may have passed when the request is sent again (`passing`), its key does not stand for it any more.
+local function end_job(job, state, more, passing)
   local at = key('job', job)
-  local held = redis.call('HMGET', at, 'state', 'caller', 'run', 'idempotency')
+  local held = redis.call('HMGET', at, 'state', 'caller', 'run', 'idempotency', 'lane', 'cached')
   if not ACTIVE[held[1]] then return false end
   local keep = tonumber(args.keep_ms)
   redis.call('HSET', at, 'state', state, 'finished_ms', now, 'expires_ms', now + keep, 'cancelling', '0')
   for name, value in pairs(more or {}) do redis.call('HSET', at, name, value) end
-  redis.call('SREM', key('caller', held[2]), job)
+  -- What was cancelled is counted for a while, or a caller could send and cancel without end.
+  if state == 'cancelled' then
+    redis.call('ZADD', unfinished(held[5], held[2]), now + CANCELLED_COUNTS_MS, job)
+    redis.call('PEXPIRE', unfinished(held[5], held[2]), 2 * keep)
+  else
+    redis.call('ZREM', unfinished(held[5], held[2]), job)
+  end
   redis.call('SREM', key('members', held[3]), job)
   redis.call('ZREM', key('deadlines'), job)
   redis.call('ZREM', key('active'), job)
-  announce(job)
-  emit(job, 'done', { state = state })
+  if held[6] ~= '1' then
+    announce(job)
+    emit(job, 'done', { state = state })
+    redis.call('PEXPIRE', key('events', job), keep)
+  end
   redis.call('PEXPIRE', at, keep)
-  redis.call('PEXPIRE', key('events', job), keep)
   redis.call('PEXPIRE', key('index', held[2]), 2 * keep)
-  if held[4] and held[4] ~= '' then redis.call('PEXPIRE', held[4], keep) end
+  redis.call('ZADD', key('finished'), now, job)
+  if passing then
+    free_key(held[4], job)
+  elseif held[4] and held[4] ~= '' then
+    redis.call('PEXPIRE', held[4], keep)
+  end
   count('finished_' .. state)
   return true
 end
@@ -88,14 +139,17 @@ local function members(run)
   return ids
 end
 
-local function end_members(run, state, more)
-  for _, job in ipairs(members(run)) do end_job(job, state, more) end
+local function end_members(run, state, more, passing)
+  for _, job in ipairs(members(run)) do end_job(job, state, more, passing) end
 end
 
 -- Take a run out of every place where runs wait or are computed.
 local function withdraw(run)
   local owner = redis.call('HGET', key('run', run), 'owner')
-  for _, lane in ipairs(LANES) do redis.call('ZREM', key('lane', lane), run) end
+  for _, lane in ipairs(LANES) do
+    redis.call('ZREM', key('lane', lane), run)
+    redis.call('ZREM', key('waiting', lane), run)
+  end
   redis.call('ZREM', key('alone'), run)
   redis.call('ZREM', key('leases'), run)
   if owner and owner ~= '' then redis.call('SREM', key('held', owner), run) end
@@ -113,7 +167,10 @@ end
 local function end_run(run, verdict)
   withdraw(run)
   unshare(run)
-  redis.call('HSET', key('run', run), 'state', 'ended', 'owner', '', 'verdict', verdict)
+  local at = key('run', run)
+  local epoch = redis.call('HGET', at, 'epoch') or '0'
+  redis.call('DEL', at)
+  redis.call('HSET', at, 'state', 'ended', 'owner', '', 'epoch', epoch, 'verdict', verdict)
   redis.call('PEXPIRE', key('run', run), RUN_KEPT_MS)
   redis.call('DEL', key('members', run))
 end
@@ -123,8 +180,9 @@ local function queue_run(run)
   withdraw(run)
   local at = key('run', run)
   redis.call('HSET', at, 'state', 'queued', 'owner', '', 'waiting_ms', now)
-  local held = redis.call('HMGET', at, 'lane', 'submitted_ms', 'alone')
-  redis.call('ZADD', key('lane', held[1]), held[2], run)
+  local held = redis.call('HMGET', at, 'lane', 'submitted_ms', 'alone', 'place')
+  redis.call('ZADD', key('lane', held[1]), held[4] or '0', run)
+  redis.call('ZADD', key('waiting', held[1]), held[2], run)
   if held[3] == '1' then redis.call('ZADD', key('alone'), now, run) end
   for _, job in ipairs(members(run)) do
     if redis.call('HGET', key('job', job), 'state') == 'running' then
@@ -155,10 +213,14 @@ local function abandon(run)
   end
 end
 
+local function too_late(job)
+  return end_job(job, 'expired',
+    { error = problem('deadline-exceeded', 'The deadline passed before the job finished.') }, true)
+end
+
 local function expire_job(job)
   local run = redis.call('HGET', key('job', job), 'run')
-  local ended = end_job(job, 'expired',
-    { error = problem('deadline-exceeded', 'The deadline passed before the job finished.') })
+  local ended = too_late(job)
   if ended and run then abandon(run) end
   return ended
 end
@@ -168,10 +230,7 @@ local function expire_members(run)
   local ended = 0
   for _, job in ipairs(members(run)) do
     local deadline = tonumber(redis.call('HGET', key('job', job), 'deadline_ms') or '')
-    if deadline and deadline <= now and end_job(job, 'expired',
-        { error = problem('deadline-exceeded', 'The deadline passed before the job finished.') }) then
-      ended = ended + 1
-    end
+    if deadline and deadline <= now and too_late(job) then ended = ended + 1 end
   end
   return ended
 end
@@ -185,6 +244,6 @@ local function owned(run, epoch)
 end
 
 local function crashed_out(run, detail)
-  end_members(run, 'failed', { error = problem('worker-crashed', detail) })
+  end_members(run, 'failed', { error = problem('worker-crashed', detail) }, true)
   end_run(run, 'cancelled')
 end

@@ -21,9 +21,7 @@ end
 local meant, ran_on = held.environment or '', args.environment
 local fits = meant == '' or ran_on == '' or meant == ran_on
 if args.manifest ~= '' and held.digest ~= '' and fits then
-  local at = key('cached', held.digest)
-  redis.call('HSET', at, 'manifest', args.manifest, 'computed_ms', args.computed_ms)
-  redis.call('PEXPIRE', at, args.keep_ms)
+  redis.call('SET', key('result', held.digest), args.result, 'PX', args.keep_ms)
 end
 
 expire_members(args.run)
@@ -35,15 +33,21 @@ if args.error_name == 'deadline-exceeded' then
   return 'go-on'
 end
 
+-- How long it took is no affair of those who only joined another caller's computation.
+local function computed_ms(job)
+  local caller = redis.call('HGET', key('job', job), 'caller')
+  return (held.caller or caller) == caller and args.computed_ms or ''
+end
+
 for _, job in ipairs(members(args.run)) do
   if args.manifest ~= '' then
     local total = redis.call('HGET', key('job', job), 'total')
     -- What was told last may be some steps old, as reports are sent twice a second at most; the result tells the losses.
     local told = { done = total, message = 'done', losses = '' }
-    told.manifest, told.computed_ms = args.manifest, args.computed_ms
+    told.manifest, told.computed_ms = args.manifest, computed_ms(job)
     end_job(job, 'succeeded', told)
   else
-    end_job(job, 'failed', { error = args.error, computed_ms = args.computed_ms })
+    end_job(job, 'failed', { error = args.error, computed_ms = computed_ms(job) }, args.passing == '1')
   end
 end
 end_run(args.run, 'go-on')

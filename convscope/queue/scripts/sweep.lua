@@ -67,9 +67,10 @@ end
 -- A computation whose record was lost is made again from its job. Its epochs start beyond any that a worker may hold.
 local function restore(job, held)
   redis.call('HSET', key('run', held.run), 'operation', held.operation, 'request', held.request,
-    'images', held.images, 'lane', held.lane, 'digest', held.digest, 'state', 'queued', 'owner', '', 'epoch', now,
-    'attempt', held.attempt, 'crashes', '0', 'lost', '0', 'alone', '0', 'checkpoint', '', 'previous_checkpoint', '',
-    'checkpoint_step', '0', 'submitted_ms', held.created_ms, 'waiting_ms', now, 'cancelling', '0',
+    'images', held.images, 'lane', held.lane, 'caller', held.caller, 'cost', held.cost or '1',
+    'bounded', held.bounded or '0', 'place', place(held.lane, held.caller, held.cost or '1'), 'digest', held.digest,
+    'state', 'queued', 'owner', '', 'epoch', now, 'attempt', held.attempt, 'crashes', '0', 'lost', '0', 'alone', '0', 'checkpoint', '',
+    'previous_checkpoint', '', 'checkpoint_step', '0', 'submitted_ms', held.created_ms, 'waiting_ms', now, 'cancelling', '0',
     'request_id', held.request_id, 'environment', held.environment or '')
   redis.call('PERSIST', key('run', held.run))
   redis.call('SADD', key('members', held.run), job)
@@ -111,6 +112,7 @@ local function check_waiting(lane, run)
   local held = redis.call('HMGET', key('run', run), 'state', 'lane')
   if held[1] ~= 'queued' or held[2] ~= lane then
     redis.call('ZREM', key('lane', lane), run)
+    redis.call('ZREM', key('waiting', lane), run)
     redis.call('ZREM', key('alone'), run)
     note('dropped')
     return
@@ -134,6 +136,9 @@ end
 for _, job in ipairs(page(key('active'))) do check(job) end
 for _, lane in ipairs(LANES) do
   for _, run in ipairs(page(key('lane', lane))) do check_waiting(lane, run) end
+  for _, run in ipairs(page(key('waiting', lane))) do
+    if not redis.call('ZSCORE', key('lane', lane), run) then redis.call('ZREM', key('waiting', lane), run) end
+  end
 end
 redis.call('HSET', key('sweeper'), 'offset', more and offset + WINDOW or 0)
 

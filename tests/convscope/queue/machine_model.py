@@ -14,7 +14,9 @@ class ModelJob:
     id: str
     caller: str
     run: str
+    lane: str = "interactive"
     state: str = "queued"
+    cached: bool = False
     cancelling: bool = False
     previews: list[str] = field(default_factory=list)
 
@@ -30,7 +32,7 @@ class ModelRun:
     id: str
     lane: str
     digest: str
-    place: tuple[int, str]
+    place: tuple[float, str]
     state: str = "queued"
     epoch: int = 0
     worker: str = ""
@@ -54,6 +56,23 @@ class Model:
     idempotency: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     cached: dict[str, str] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
+    answered: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    clocks: dict[str, float] = field(default_factory=dict)
+    shares: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def counted(self, caller: str, lane: str) -> list[ModelJob]:
+        """The jobs that count in a caller's quota; those that were cancelled still do (for a minute)."""
+        quick = lane == "quick"
+        mine = [job for job in self.jobs.values() if job.caller == caller and (job.lane == "quick") == quick]
+        return [job for job in mine if job.active or job.state == "cancelled"]
+
+    def place(self, caller: str, lane: str) -> float:
+        """Start-time fair queueing with costs of one: where the lane stands, or where the caller's last one ends."""
+        if not self.lane(lane):
+            self.shares = {who: share for who, share in self.shares.items() if who[0] != lane}
+        start = max(self.clocks.get(lane, 0.0), self.shares.get((lane, caller), 0.0))
+        self.shares[lane, caller] = start + 1
+        return start
 
     def members(self, run: str) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.run == run and job.active]
@@ -70,9 +89,15 @@ class Model:
         if key and (caller, key) in self.idempotency:
             job, known = self.idempotency[caller, key]
             return ("same", job) if known == fingerprint else ("mismatch", job)
-        if sum(job.active for job in self.jobs.values() if job.caller == caller) >= self.caller_jobs:
-            return "quota", ""
         may_share = bool(digest) and not no_cache
+        if may_share and digest in self.cached:
+            job, manifest = self.answered.get((digest, caller), ("", ""))
+            if manifest == self.cached[digest]:
+                return "same", job
+        counted = self.counted(caller, lane)
+        active = sum(job.active for job in counted)
+        if len(counted) - active >= max(self.caller_jobs, 10) or active >= self.caller_jobs:
+            return "quota", ""
         if may_share and digest in self.cached:
             return "cached", self.cached[digest]
         if may_share and digest in self.shared:
@@ -81,13 +106,14 @@ class Model:
             return "full", ""
         return "run", ""
 
-    def claim(self, worker: str, interactive: int, batch: int) -> list[str]:
+    def claim(self, worker: str, quick: int, interactive: int, batch: int) -> list[str]:
         held = self.held(worker)
         if any(run.alone or run.park for run in held):
             return []
         given: list[str] = []
         idle = not held
         for lane, wanted, suspects in (
+            ("quick", quick, False),
             ("interactive", interactive, False),
             ("batch", batch, True),
             ("batch", batch, False),
@@ -107,6 +133,7 @@ class Model:
         return given
 
     def take(self, run: ModelRun, worker: str) -> None:
+        self.clocks[run.lane] = max(self.clocks.get(run.lane, 0.0), run.place[0])
         run.state, run.worker, run.park = "running", worker, False
         run.epoch += 1
         for job in self.members(run.id):
@@ -121,9 +148,15 @@ class Model:
         run = self.runs.get(run_id)
         return run if run and run.state == "running" and run.epoch == epoch else None
 
-    def end_jobs(self, run: ModelRun, state: str) -> None:
+    def end_jobs(self, run: ModelRun, state: str, passing: bool = False) -> None:
         for job in self.members(run.id):
             job.state, job.cancelling = state, False
+            if passing:
+                self.free_key(job)
+
+    def free_key(self, job: ModelJob) -> None:
+        """After a failure that may pass, its key stands for it no more."""
+        self.idempotency = {sent: known for sent, known in self.idempotency.items() if known[0] != job.id}
 
     def end(self, run: ModelRun) -> None:
         run.state, run.worker = "ended", ""
@@ -172,7 +205,7 @@ class Model:
         if crashed:
             run.crashes += run.alone
             if run.crashes >= self.crash_limit:
-                self.end_jobs(run, "failed")
+                self.end_jobs(run, "failed", passing=True)
                 self.end(run)
                 return "cancelled"
             run.alone = True
@@ -184,7 +217,7 @@ class Model:
             return
         run.lost += 1
         if run.lost >= 3 * self.crash_limit:
-            self.end_jobs(run, "failed")
+            self.end_jobs(run, "failed", passing=True)
             self.end(run)
             return
         run.alone = run.alone or run.lost >= self.crash_limit
@@ -205,4 +238,5 @@ class Model:
 
     def expire(self, job: ModelJob) -> None:
         job.state, job.cancelling = "expired", False
+        self.free_key(job)
         self.abandon(self.runs[job.run])

@@ -89,8 +89,15 @@ async def test_nothing_stays_of_a_finished_job_but_what_has_a_lifetime(redis: Re
     await jobs.progress(run.run, run.epoch, JobProgress())
     await jobs.finish(run.run, run.epoch, manifest="m", computed_ms=1)
     lasting = {name for name in await redis.keys() if await redis.pttl(name) < 0}
-    assert lasting == {key("changes"), key("doorbell"), key("counters"), key("turns")}
-    for name in (key("job", job.id), key("events", job.id), key("cached", "d"), idempotency_key(ME, "k")):
+    assert lasting == {
+        key("changes"),
+        key("doorbell"),
+        key("counters"),
+        key("turns"),
+        key("finished"),
+        key("shares", "interactive"),
+    }
+    for name in (key("job", job.id), key("events", job.id), key("result", "d"), idempotency_key(ME, "k")):
         assert 86_300_000 < await redis.pttl(name) <= 86_400_000
 
 
@@ -131,7 +138,7 @@ async def test_fifty_submissions_at_once_with_one_key_are_one_job(redis: Redis) 
     answers = await asyncio.gather(*(jobs.enqueue(spec(idempotency_key="k", fingerprint="f")) for _ in range(50)))
     assert len({job.id for job, _ in answers}) == 1
     assert sum(new for _, new in answers) == 1
-    assert await redis.zcard(key("lane", "interactive")) == await redis.scard(key("caller", ME)) == 1
+    assert await redis.zcard(key("lane", "interactive")) == await redis.zcard(key("unfinished", "long", ME)) == 1
 
 
 async def test_ids_are_uuids_of_version_7_that_sort_by_age() -> None:
@@ -201,8 +208,9 @@ async def test_an_identical_request_is_answered_from_the_store(redis: Redis) -> 
     run = await claim_one(jobs)
     await jobs.finish(run.run, run.epoch, manifest="m", computed_ms=7)
     job = await submit(jobs, digest="d", idempotency_key="k", fingerprint="f")
-    assert (job.state, job.manifest, job.computed_ms, job.queued_ms) == (JobState.SUCCEEDED, "m", 7.0, 0)
-    assert [name for name, _ in await events_of(redis, job)] == ["state", "done"]
+    assert (job.state, job.manifest, job.queued_ms) == (JobState.SUCCEEDED, "m", 0)
+    assert job.cached and job.computed_ms is None, "how long another's took is nobody's affair"
+    assert await events_of(redis, job) == []
     assert (await jobs.enqueue(spec(digest="d", idempotency_key="k", fingerprint="f")))[0].id == job.id
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from convscope.queue.jobs import Claim, Job, Jobs, JobState, Verdict, WorkerInfo
+from convscope.queue.jobs import NO_QUOTA, Claim, Job, Jobs, JobState, Verdict, WorkerInfo
 from convscope.queue.keys import SAVED_WITHIN_MS, key
 from tests.convscope.queue.queue_steps import (
     ERROR,
@@ -370,9 +370,85 @@ async def test_a_callers_quota(redis: Redis) -> None:
     await submit(jobs, caller="bob")
     await submit(jobs, caller_jobs=4)
     assert (await problem_of(submit(jobs, caller="eve", caller_jobs=0))).name == "quota-exceeded"
-    await jobs.cancel(mine[0].id, ME)
-    await jobs.cancel(mine[1].id, ME)
+    await submit(jobs, lane="quick")  # quick work has a quota of its own
+    for job in mine[:2]:
+        await jobs.cancel(job.id, ME)
     await submit(jobs)
+
+
+async def test_submitting_and_cancelling_does_not_go_past_the_quota(redis: Redis) -> None:
+    jobs = make_queue(redis, caller_jobs=12)
+    for number in range(12):
+        await jobs.cancel((await submit(jobs, lane="batch", digest=str(number))).id, ME)
+    refused = await problem_of(submit(jobs, lane="batch"))
+    assert refused.name == "quota-exceeded" and "cancelled" in refused.detail
+    await submit(jobs, lane="batch", caller="bob")
+    await submit(jobs, lane="quick")
+    for entry in await redis.zrange(key("unfinished", "long", ME), 0, -1):
+        await redis.zadd(key("unfinished", "long", ME), {entry: 1})  # as if a minute were over
+    await submit(jobs, lane="batch")
+
+
+async def test_the_quota_of_long_work_counts_cost(redis: Redis) -> None:
+    jobs = make_queue(redis, caller_forwards=1000)
+    first = await submit(jobs, lane="batch", cost=5000)  # the first one is always taken
+    refused = await problem_of(submit(jobs, lane="interactive", cost=1))
+    assert (refused.name, refused.extra["limit_forwards"]) == ("quota-exceeded", 1000)
+    assert "5,000" in refused.detail
+    await submit(jobs, lane="quick", cost=5000)
+    await submit(jobs, lane="batch", cost=5000, caller_jobs=NO_QUOTA)
+    await jobs.cancel(first.id, ME)
+    await submit(jobs, lane="batch", cost=10, caller="bob")
+
+
+async def test_callers_take_turns_by_what_they_cost(redis: Redis) -> None:
+    jobs = make_queue(redis)
+    flood = [(await submit(jobs, caller="eve", cost=10)).id for _ in range(20)]
+    dear = (await submit(jobs, caller="ada", cost=30)).id
+    cheap = [(await submit(jobs, caller="bob", cost=5)).id for _ in range(4)]
+    given = [run.run for run in await claim(jobs, interactive=9, batch=0)]
+    assert set(given[:3]) == {flood[0], dear, cheap[0]}, "each one's first, whoever came first"
+    assert set(given[3:]) == {*cheap[1:], *flood[1:4]}, "then two of five for one of ten; nothing more of ada's thirty"
+    late = (await submit(jobs, caller="zoe", cost=1)).id
+    assert late in [run.run for run in await claim(jobs, interactive=2, batch=0)], "before most of the flood"
+    # What went back has its old place.
+    await jobs.requeue(dear, 1, crashed=False)
+    assert (await claim(jobs, interactive=1, batch=0))[0].run == dear
+
+
+async def test_one_caller_never_has_all_places_of_a_lane(redis: Redis) -> None:
+    jobs = make_queue(redis)
+    for _ in range(10):
+        await submit(jobs, caller="eve")
+    most = {"interactive": 3}
+
+    async def claimed(interactive: int) -> int:
+        return len(await jobs.claim("w1", interactive=interactive, batch=0, operations=["classify"], most=most))
+
+    assert await claimed(4) == 3 and await claimed(1) == 0
+    mine = await submit(jobs)
+    (run,) = await jobs.claim("w1", interactive=1, batch=0, operations=["classify"], most=most)
+    assert run.run == mine.id and run.caller == ME
+    everybody = [await submit(jobs, caller="anonymous", caller_jobs=NO_QUOTA) for _ in range(5)]
+    assert await claimed(5) == len(everybody), "who is everybody shares with nobody"
+
+
+async def test_aged_batch_work_takes_only_a_part_of_the_interactive_places_and_dear_work_ages_slowly(
+    redis: Redis,
+) -> None:
+    jobs = make_queue(redis, aged_s=1)
+    dear, cheap = await submit(jobs, lane="batch", cost=20_000), await submit(jobs, lane="batch", cost=10)
+    for run in (dear, cheap):
+        waiting_ms = int(await redis.hget(key("run", run.id), "waiting_ms")) - 5_000
+        await redis.hset(key("run", run.id), "waiting_ms", waiting_ms)
+    taken: list[str] = []
+    for _ in range(8):
+        taken += [run.run for run in await claim(jobs, interactive=1, batch=0)]
+    assert taken == [cheap.id], "five seconds are long for ten passes, and not for twenty thousand"
+    await redis.hset(key("run", dear.id), "waiting_ms", 1)
+    for _ in range(8):
+        none = await jobs.claim("w1", interactive=9, batch=0, operations=["classify"], aged=0)
+        assert none == [], "no part of the interactive places is left for batch work"
 
 
 async def test_every_new_record_counts_with_the_quota_also_of_a_stored_or_shared_result(redis: Redis) -> None:
@@ -429,7 +505,7 @@ async def test_figures_and_workers(redis: Redis) -> None:
     await jobs.finish(run.run, run.epoch, error=ERROR, computed_ms=1)
     await claim(jobs, interactive=0, batch=1)
     stats = await jobs.stats()
-    assert (stats.waiting, stats.running, stats.unfinished) == ({"interactive": 0, "batch": 1}, 1, 2)
+    assert (stats.waiting, stats.running, stats.unfinished) == ({"quick": 0, "interactive": 0, "batch": 1}, 1, 2)
     assert stats.oldest_s["interactive"] == 0 and stats.oldest_s["batch"] >= 0
     assert (stats.counters["submitted"], stats.counters["finished_failed"], stats.workers) == (3, 1, 2)
     assert stats.memory_bytes > 0 and stats.memory_limit_bytes == 0

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from convscope.protocol.problems import ProblemError
 from convscope.queue.connection import connect
 from convscope.queue.jobs import JobLimits, JobProgress, Jobs, JobSpec
-from convscope.queue.keys import key
+from convscope.queue.keys import LANES, key
 from tests.convscope.queue.machine_model import TERMINAL, Model, ModelJob, ModelRun
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         caller=st.sampled_from(CALLERS),
-        lane=st.sampled_from(["interactive", "batch"]),
+        lane=st.sampled_from(["quick", "interactive", "batch"]),
         digest=st.sampled_from(["", "d1", "d2"]),
         no_cache=st.booleans(),
         sent_key=st.sampled_from(["", "", "k1", "k2"]),
@@ -99,20 +99,24 @@ class QueueMachine(RuleBasedStateMachine):
         assert new == (outcome != "same")
         if outcome == "same":
             assert job.id == about
+            if sent_key:
+                self.model.idempotency[caller, sent_key] = (job.id, fingerprint)
             return
         assert job.id not in self.model.jobs
         if sent_key:
             self.model.idempotency[caller, sent_key] = (job.id, fingerprint)
-        made = self.model.jobs[job.id] = ModelJob(id=job.id, caller=caller, run=job.run)
+        made = self.model.jobs[job.id] = ModelJob(id=job.id, caller=caller, run=job.run, lane=lane)
         if outcome == "cached":
-            made.state = "succeeded"
+            made.state, made.cached = "succeeded", True
+            self.model.answered[digest, caller] = (job.id, about)
             assert job.manifest == about
         elif outcome == "join":
             assert job.run == about
             made.state = self.model.runs[about].state
         else:
             assert job.run == job.id
-            self.model.runs[job.id] = ModelRun(id=job.id, lane=lane, digest=digest, place=(job.created_ms, job.id))
+            place = (self.model.place(caller, lane), job.id)
+            self.model.runs[job.id] = ModelRun(id=job.id, lane=lane, digest=digest, place=place)
             if digest:
                 self.model.shared.setdefault(digest, job.id)
 
@@ -142,11 +146,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Workers. They also report on what is no longer theirs: any claim that was ever given.
 
-    @rule(worker=st.sampled_from(WORKERS), room=st.sampled_from([(3, 3), (2, 1), (1, 2), (3, 0), (0, 3)]))
-    def claim(self, worker: str, room: tuple[int, int]) -> None:
-        interactive, batch = room
-        expected = self.model.claim(worker, interactive, batch)
-        claims = self.run(self.jobs.claim(worker, interactive=interactive, batch=batch, operations=["classify", "cam"]))
+    @rule(
+        worker=st.sampled_from(WORKERS), room=st.sampled_from([(2, 3, 3), (0, 2, 1), (1, 1, 2), (3, 3, 0), (0, 0, 3)])
+    )
+    def claim(self, worker: str, room: tuple[int, int, int]) -> None:
+        quick, interactive, batch = room
+        expected = self.model.claim(worker, *room)
+        claims = self.run(
+            self.jobs.claim(worker, quick=quick, interactive=interactive, batch=batch, operations=["classify", "cam"])
+        )
         assert [claim.run for claim in claims] == expected
         for claim in claims:
             run = self.model.runs[claim.run]
@@ -254,7 +262,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def nothing_to_do(self, worker: str) -> None:
         """No run of an unknown operation is given, and nothing is put right where nothing went wrong."""
-        assert self.run(self.jobs.claim(worker, interactive=3, batch=3, operations=["cam"])) == []
+        assert self.run(self.jobs.claim(worker, quick=3, interactive=3, batch=3, operations=["cam"])) == []
         assert not any(self.run(self.jobs.sweep()).model_dump().values())
 
     @rule(really=st.integers(0, 19))
@@ -273,29 +281,37 @@ class QueueMachine(RuleBasedStateMachine):
     async def _compare(self) -> None:
         model = self.model
         pipe = self.redis.pipeline(transaction=False)
-        for lane in ("interactive", "batch"):
+        for lane in LANES:
             pipe.zrange(key("lane", lane), 0, -1)
+            pipe.zrange(key("waiting", lane), 0, -1)
         pipe.zrange(key("leases"), 0, -1)
         pipe.zrange(key("alone"), 0, -1)
         pipe.zrange(key("active"), 0, -1)
         for worker in WORKERS:
             pipe.smembers(key("held", worker))
         for caller in CALLERS:
-            pipe.smembers(key("caller", caller))
+            pipe.zrange(key("unfinished", "quick", caller), 0, -1)
+            pipe.zrange(key("unfinished", "long", caller), 0, -1)
         for digest in ("d1", "d2"):
             pipe.get(key("computation", digest))
         pipe.hget(key("counters"), "fenced_writes")
-        interactive, batch, leases, alone, active, w1, w2, ada, bob, d1, d2, fenced = await pipe.execute()
+        (*lanes, leases, alone, active, w1, w2, ada_quick, ada, bob_quick, bob, d1, d2, fenced) = await pipe.execute()
         runs = list(model.runs.values())
-        assert interactive == [run.id for run in model.lane("interactive")]
-        assert batch == [run.id for run in model.lane("batch")]
+        for lane, in_order, waiting in zip(LANES, lanes[::2], lanes[1::2], strict=True):
+            assert in_order == [run.id for run in model.lane(lane)]
+            assert set(waiting) == set(in_order)
         assert set(leases) == {run.id for run in runs if run.state == "running"}
         assert set(alone) == {run.id for run in runs if run.state == "queued" and run.alone}
         assert set(active) == {job.id for job in model.jobs.values() if job.active}
         for worker, held in (("w1", w1), ("w2", w2)):
             assert held == {run.id for run in model.held(worker)}
-        for caller, unfinished in (("ada", ada), ("bob", bob)):
-            assert unfinished == {job.id for job in model.jobs.values() if job.caller == caller and job.active}
+        for caller, lane, counted in (
+            ("ada", "quick", ada_quick),
+            ("ada", "batch", ada),
+            ("bob", "quick", bob_quick),
+            ("bob", "batch", bob),
+        ):
+            assert set(counted) == {job.id for job in model.counted(caller, lane)}
         for digest, run_id in (("d1", d1), ("d2", d2)):
             assert run_id == model.shared.get(digest)
         assert int(fenced or 0) >= self.fenced
@@ -329,6 +345,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert (lifetime > 0) == (job.state in TERMINAL)
             assert ("manifest" in held) == (job.state == "succeeded")
             assert ("error" in held) == (job.state in ("failed", "expired"))
+            if job.cached:
+                assert events == [] and held["cached"] == "1"
+                continue
             names = [fields["name"] for _, fields in events]
             data = [json.loads(fields["data"]) for _, fields in events]
             assert [entry_id for entry_id, _ in events] == [f"{number}-0" for number in range(1, len(events) + 1)]
@@ -365,7 +384,7 @@ def test_long_histories(valkey_url: str, seed: int) -> None:
     def submit() -> None:
         machine.submit(
             caller=rng.choice(CALLERS),
-            lane=rng.choice(["interactive", "batch"]),
+            lane=rng.choice(["quick", "interactive", "batch"]),
             digest=rng.choice(["", "", "", "d1", "d2"]),
             no_cache=rng.random() < 0.5,
             sent_key=rng.choice(["", "", "", "", "k1"]),
@@ -374,7 +393,11 @@ def test_long_histories(valkey_url: str, seed: int) -> None:
 
     moves: list[tuple[int, Callable[[], None], Callable[[], object]]] = [
         (6, submit, lambda: True),
-        (8, lambda: machine.claim(rng.choice(WORKERS), rng.choice([(3, 3), (1, 1), (3, 0), (0, 2)])), lambda: True),
+        (
+            8,
+            lambda: machine.claim(rng.choice(WORKERS), rng.choice([(1, 3, 3), (1, 1, 1), (2, 3, 0), (0, 0, 2)])),
+            lambda: True,
+        ),
         (2, lambda: machine.renew(one()), lambda: machine.claims),
         (2, lambda: machine.progress(one(), rng.random() < 0.5), lambda: machine.claims),
         (1, lambda: machine.checkpoint(one()), lambda: machine.claims),

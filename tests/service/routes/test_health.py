@@ -33,7 +33,11 @@ def test_figures(client: httpx2.Client) -> None:
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert families["convscope_queue_up"].samples[0].value == 1
     assert families["convscope_workers"].samples[0].value == 1
-    assert {sample.labels["lane"] for sample in families["convscope_queue_depth"].samples} == {"interactive", "batch"}
+    assert {sample.labels["lane"] for sample in families["convscope_queue_depth"].samples} == {
+        "quick",
+        "interactive",
+        "batch",
+    }
     assert families["convscope_worker_batch_rows"].samples[0].value == 3
     counted = {
         (sample.labels["method"], sample.labels["route"], sample.labels["status"])

@@ -158,8 +158,18 @@ class TestCancelling:
 
     def test_finished(self, client: httpx2.Client) -> None:
         job = finished(client, 31)
-        problem = problem_of(client.delete(f"/v1/jobs/{job['id']}"), 409, "already-finished")
+        problem = problem_of(client.post(f"/v1/jobs/{job['id']}/cancel"), 409, "already-finished")
         assert problem["job_id"] == job["id"]
+
+    def test_deleting_a_finished_job_removes_it(self, client: httpx2.Client) -> None:
+        job = finished(client, 32)
+        path = f"/v1/jobs/{job['id']}"
+        answer = client.delete(path)
+        assert answer.status_code == 204 and answer.content == b""
+        for address in (path, f"{path}/result", f"{path}/events"):
+            problem_of(client.get(address), 404, "not-found")
+        problem_of(client.delete(path), 404, "not-found")
+        assert job["id"] not in [one["id"] for one in client.get("/v1/jobs").json()["jobs"]]
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_a_form_may_name_an_image_by_its_id(client: httpx2.Client, image_part: P
 
 
 def test_an_image_and_nothing_else(client: httpx2.Client, image_part: Part) -> None:
-    answer = client.post(MAPS, files=image_part)
+    answer = client.post(MAPS, files=image_part, headers={"Cache-Control": "no-cache"})
     assert answer.status_code == 200, answer.text
     job = answer.json()
     assert job["state"] == "succeeded"
@@ -126,7 +126,7 @@ def test_several_files(client: httpx2.Client) -> None:
 
 
 def test_png_and_safetensors_by_accept(client: httpx2.Client, image_part: Part) -> None:
-    picture = client.post(MAPS, files=image_part, headers={"Accept": "image/png"})
+    picture = client.post(MAPS, files=image_part, headers={"Accept": "image/png", "Cache-Control": "no-cache"})
     assert picture.status_code == 200 and picture.headers["content-type"] == "image/png"
     opened = Image.open(io.BytesIO(picture.content))
     assert opened.format == "PNG" and "convscope:scale" in opened.info

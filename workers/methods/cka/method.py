@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, SingleMethod
+from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
 from workers.methods.cka import hsic
 from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
 from workers.passes.batches import module_for
 from workers.passes.calls import capture, reduce
 from workers.passes.pace import Pace
 from workers.passes.units import Wish, choose
+
+COPIES_BYTES = 32
+"""Of each number of the features or Grams of one layer: they are centred, scaled and squared, some in float64."""
 
 
 class Cka(SingleMethod):
@@ -61,10 +64,22 @@ class _Side:
     def __init__(self, network: Network, layers: list[str], request: Any, grant: Grant) -> None:
         self.network, self.layers = network, layers
         self._request = request
-        self._module = module_for(network, request)
-        self._pace = Pace.by_time(network, grant, first=1, most=64)
         self._maps: dict[str, list[Tensor]] = {}
         self._grams: dict[str, Tensor] = {}
+        self._module = module_for(network, request)
+        numbers = sum(math.prod(layer.shape) for layer in network.layers.values()) * self.scale()
+        fitting = max(1, min(64, int(grant.memory_bytes / max(8 * numbers, 1))))
+        self._pace = Pace.by_time(network, grant, first=1, most=fitting)
+
+    def calls(self) -> list[Layer]:
+        """The layers that are looked at."""
+        return [self.network.layers[name] for name in self.layers]
+
+    def scale(self) -> float:
+        """How many times the pixels of the network's own input size an input has."""
+        size = getattr(self._request.preprocess, "size", None)
+        own = self.network.input_size[0] * self.network.input_size[1]
+        return math.prod(size) / own if size and own else 1.0
 
     def look(self, images: Sequence[Tensor], batch: range) -> Generator[float, None, None]:
         """Run the batch; yields the share done after each forward."""
@@ -140,13 +155,12 @@ def _batches(row: Row, sides: Sequence[_Side], grant: Grant) -> list[range]:
     """The images in batches of nearly equal size, as large as memory allows, none with fewer than four samples."""
     request, images = row.request, len(row.images)
     layers = [side.network.layers[name] for side in sides for name in side.layers]
-    floats = sum(math.prod(layer.shape) for layer in layers)
-    most = max(1, int(grant.memory_bytes / 3 / 4 / max(floats, 1)))
+    most = _fitting(request, sides, grant)
     if request.mode == "channels" and request.samples == "rows":
         # Grams grow with the square of the rows; beyond this many images stacking costs more than it tells.
         most = min(most, max(1, 2048 // max(layer.shape[1] for layer in layers)))
     size = min(request.batch_images or min(most, 64), images)
-    per_image = min(_samples_per_image(request, layer) for layer in layers)
+    per_image = min(_samples_per_image(request, layer, side.scale()) for side in sides for layer in side.calls())
     if images * per_image < FEWEST_SAMPLES:
         raise MethodError(
             "not-applicable", f"CKA needs at least {FEWEST_SAMPLES} samples, {images * per_image} were given"
@@ -157,10 +171,38 @@ def _batches(row: Row, sides: Sequence[_Side], grant: Grant) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(edges)]
 
 
-def _samples_per_image(request: Any, layer: Any) -> int:
+def _fitting(request: Any, sides: Sequence[_Side], grant: Grant) -> int:
+    """Images of one batch whose maps, features and Grams fit into the memory granted; at least one.
+
+    Maps and features grow with the images, Grams with their square.
+    """
+    maps = sum(
+        math.prod(layer.shape) * (side.scale() if layer.spatial else 1) for side in sides for layer in side.calls()
+    )
+    linear, square = 4.0 * maps, 0.0
+    for side in sides:
+        for layer in side.calls():
+            numbers = math.prod(layer.shape) * (side.scale() if layer.spatial else 1.0)
+            samples, rows = _samples_per_image(request, layer, side.scale()), len(side.layers)
+            if request.mode == "channels":
+                rows = len(_channel_list(request.channels, layer.shape[0]))
+                numbers *= rows / max(layer.shape[0], 1)
+            width = numbers / max(samples * rows, 1)
+            linear = max(linear, 4.0 * maps + COPIES_BYTES * numbers)
+            by_grams = request.mode != "channels" or request.kernel == "rbf" or request.intervals
+            if by_grams or samples * (width + rows) <= rows * width * width:
+                square = max(square, COPIES_BYTES * rows * float(samples) ** 2)
+    if square == 0:
+        return max(1, int(grant.memory_bytes / max(linear, 1.0)))
+    return max(1, int((math.sqrt(linear**2 + 4 * square * grant.memory_bytes) - linear) / (2 * square)))
+
+
+def _samples_per_image(request: Any, layer: Any, scale: float) -> int:
     if request.mode != "channels" or request.samples == "images" or not layer.spatial:
         return 1
-    return int(layer.shape[1] if request.samples == "rows" else layer.shape[1] * layer.shape[2])
+    if request.samples == "rows":
+        return int(layer.shape[1] * math.sqrt(scale))
+    return int(layer.shape[1] * layer.shape[2] * scale)
 
 
 def _channel_features(maps: Tensor, request: Any) -> Tensor:

@@ -28,6 +28,7 @@ class Sums(OneShotMethod):
             for row in rows:
                 self._act(row, len(rows))
             for index in range(slices):
+                _note(rows)
                 pause_s = max(getattr(row.request, "slice_s", 0.0) for row in rows)
                 if pause_s:  # nothing to wait for where a test has changed the clocks under us
                     time.sleep(pause_s)
@@ -59,6 +60,13 @@ class Sums(OneShotMethod):
             facts["loss"] = float("nan")
         count = 512 * 1024 if act == "big" else 4
         return Outcome({"sums": torch.tensor(sums), "ramp": torch.arange(count, dtype=torch.float32)}, facts)
+
+
+def _note(rows: Sequence[Row]) -> None:
+    """Write the seeds of a slice as a line into the file that their requests name as `trace`."""
+    for path in {getattr(row.request, "trace", "") for row in rows} - {""}:
+        with Path(path).open("a") as file:
+            file.write(" ".join(str(row.request.seed) for row in rows) + "\n")
 
 
 METHOD = Sums()
