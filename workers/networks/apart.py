@@ -26,7 +26,6 @@ from typing import NoReturn
 
 import torch
 
-from convscope.parent import die_with
 from workers.contract import MethodError
 
 TRIES = 3
@@ -98,9 +97,16 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
         os._exit(0)
 
 
+def _die_with(parent: int) -> bool:
+    """Have the kernel end this process when its parent ends; false where it has."""
+    from convscope.parent import die_with  # here, since the networks alone need nothing of convscope
+
+    return die_with(parent, signal.SIGKILL)
+
+
 def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
     """Fork a keeper for each order until the engine is gone."""
-    if not die_with(parent, signal.SIGKILL):
+    if not _die_with(parent):
         return
     engine.close()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
@@ -118,7 +124,7 @@ def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
 
 def _keep(parent: int, order: Order, answer: socket.socket) -> None:
     """Try the network up to three times; say how it went."""
-    if not die_with(parent, signal.SIGKILL):
+    if not _die_with(parent):
         return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     until = time.monotonic() + order.limit_s
@@ -178,7 +184,7 @@ def _resident_bytes(pid: int) -> int:
 
 def _try(parent: int, order: Order, saying: int) -> None:
     """Import, build and run the network, and say so."""
-    if not die_with(parent, signal.SIGKILL):
+    if not _die_with(parent):
         return
     # Memory that was asked for and not touched counts too: the engine would be refused it, or touch it.
     most = _data_bytes() + order.memory_bytes
