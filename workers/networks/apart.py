@@ -39,12 +39,19 @@ _ANSWER_BYTES = 4096
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be tried: a network of the operator's catalogue, within so many bytes of memory."""
+    """What is to be tried: a network of the operator's catalogue, or the import of a module, within so much memory.
 
-    model: str
-    catalogue: str
-    weights_folder: str
+    Attributes:
+        model, catalogue, weights_folder: the network, and where it is described.
+        module, folder: instead, a module, and the folder beside which it may lie.
+    """
+
     memory_bytes: int
+    model: str = ""
+    catalogue: str = ""
+    weights_folder: str = ""
+    module: str = ""
+    folder: str | None = None
     limit_s: float = LIMIT_S
 
 
@@ -110,6 +117,7 @@ def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
         return
     engine.close()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
+    _prepare()
     own = os.getpid()
     while True:
         line, descriptors, _, _ = socket.recv_fds(control, _LINE_BYTES, 1)
@@ -120,6 +128,13 @@ def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
             control.close()
             _end_after(partial(_keep, own, Order(**json.loads(line)), answer))
         answer.close()
+
+
+def _prepare() -> None:
+    """What every try needs and takes a second, once."""
+    from workers.networks.catalogue.builtin import builtin_entries
+
+    builtin_entries()
 
 
 def _keep(parent: int, order: Order, answer: socket.socket) -> None:
@@ -158,7 +173,7 @@ def _once(order: Order, until: float) -> str | None:
             if _resident_bytes(pid) > order.memory_bytes:
                 return _kill(pid, f"it took more than the {order.memory_bytes / 2**20:,.0f} MiB that it may")
             if time.monotonic() > until:
-                return _kill(pid, f"it was not built within {order.limit_s:g} s")
+                return _kill(pid, f"it took longer than {order.limit_s:g} s")
     finally:
         os.close(said)
 
@@ -192,11 +207,7 @@ def _try(parent: int, order: Order, saying: int) -> None:
     torch.set_num_threads(1)
     died: str | None = None
     try:
-        from workers.networks.build import load_entry
-        from workers.networks.catalogue import Catalogue
-
-        entry = Catalogue(Path(order.catalogue), Path(order.weights_folder)).entry(order.model)
-        load_entry(entry, Path(order.weights_folder), "cpu", fetch=False)
+        _build(order)
     except MethodError:
         pass  # refused in the ordinary way, as the engine will find for itself
     except MemoryError:
@@ -208,6 +219,18 @@ def _try(parent: int, order: Order, saying: int) -> None:
             died = _TOO_MUCH.format(order.memory_bytes / 2**20)
     sys.stdout.flush()
     os.write(saying, json.dumps({"died": died}).encode())
+
+
+def _build(order: Order) -> None:
+    from workers.networks.build import load_entry
+    from workers.networks.catalogue import Catalogue
+    from workers.networks.sources.factories import import_module
+
+    if order.module:
+        import_module(order.module, None if order.folder is None else Path(order.folder))
+        return
+    entry = Catalogue(Path(order.catalogue), Path(order.weights_folder)).entry(order.model)
+    load_entry(entry, Path(order.weights_folder), "cpu", fetch=False)
 
 
 _TOO_MUCH = "it wants more than the {:,.0f} MiB that it may have"
