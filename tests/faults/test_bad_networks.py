@@ -82,11 +82,13 @@ REASONS = {
 def catalogue(folder: Path, *factories: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "bad_networks_of_a_test.py").write_text(MODULE)
+    (folder / "bad_module_of_a_test.py").write_text("import os\nos._exit(9)\n")
     text = "".join(
         f'[networks.{name}]\nsource = "python:bad_networks_of_a_test:{name}"\nweights = "random"\n'
         f"[networks.{name}.preprocess]\nsize = 16\nresize = 16\n"
         for name in factories
     )
+    text += '[networks.module]\nsource = "python:bad_module_of_a_test:network"\nweights = "random"\n'
     (folder / "catalogue.toml").write_text(text)
     return folder / "catalogue.toml"
 
@@ -124,7 +126,7 @@ async def test_they_are_refused_with_their_reason_while_others_are_served(
 
     async def told(name: str) -> str:
         with pytest.raises(ProblemError) as caught:
-            await cards.get(name, 30.0)
+            await cards.get(name, 60.0)
         assert caught.value.name == ("weights-unavailable" if name == "raises" else "network-does-not-run"), name
         return caught.value.detail
 
@@ -137,13 +139,16 @@ async def test_they_are_refused_with_their_reason_while_others_are_served(
     for name, reason in REASONS.items():
         assert reason in str(found[name]), found[name]
     assert "no such file: my-backbone.cfg" in await told("raises")
-    assert (await cards.get("good", 30.0)).layer("one").shape == (4, 14, 14)
+    assert (await cards.get("good", 60.0)).layer("one").shape == (4, 14, 14)
 
     async def hung() -> str:
         return await told("hangs")
 
     reason, *_ = await asyncio.gather(hung(), classified(client))
-    assert "was not built within 25 s" in reason
+    assert "it took longer than 25 s" in reason
+
+    with pytest.raises(ProblemError, match="imported in a process apart, and it ended its process with exit 9"):
+        await cards.get("module", 0.0)
 
     # Not one engine has ended, and what is known is said at once.
     assert len(worker.lines("engine_ready")) == 1 and not worker.lines("engine_ended")

@@ -26,7 +26,6 @@ from typing import NoReturn
 
 import torch
 
-from convscope.parent import die_with
 from workers.contract import MethodError
 
 TRIES = 3
@@ -40,12 +39,19 @@ _ANSWER_BYTES = 4096
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be tried: a network of the operator's catalogue, within so many bytes of memory."""
+    """What is to be tried: a network of the operator's catalogue, or the import of a module, within so much memory.
 
-    model: str
-    catalogue: str
-    weights_folder: str
+    Attributes:
+        model, catalogue, weights_folder: the network, and where it is described.
+        module, folder: instead, a module, and the folder beside which it may lie.
+    """
+
     memory_bytes: int
+    model: str = ""
+    catalogue: str = ""
+    weights_folder: str = ""
+    module: str = ""
+    folder: str | None = None
     limit_s: float = LIMIT_S
 
 
@@ -98,12 +104,20 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
         os._exit(0)
 
 
+def _die_with(parent: int) -> bool:
+    """Have the kernel end this process when its parent ends; false where it has."""
+    from convscope.parent import die_with  # here, since the networks alone need nothing of convscope
+
+    return die_with(parent, signal.SIGKILL)
+
+
 def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
     """Fork a keeper for each order until the engine is gone."""
-    if not die_with(parent, signal.SIGKILL):
+    if not _die_with(parent):
         return
     engine.close()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
+    _prepare()
     own = os.getpid()
     while True:
         line, descriptors, _, _ = socket.recv_fds(control, _LINE_BYTES, 1)
@@ -116,9 +130,16 @@ def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
         answer.close()
 
 
+def _prepare() -> None:
+    """What every try needs and takes a second, once."""
+    from workers.networks.catalogue.builtin import builtin_entries
+
+    builtin_entries()
+
+
 def _keep(parent: int, order: Order, answer: socket.socket) -> None:
     """Try the network up to three times; say how it went."""
-    if not die_with(parent, signal.SIGKILL):
+    if not _die_with(parent):
         return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     until = time.monotonic() + order.limit_s
@@ -152,7 +173,7 @@ def _once(order: Order, until: float) -> str | None:
             if _resident_bytes(pid) > order.memory_bytes:
                 return _kill(pid, f"it took more than the {order.memory_bytes / 2**20:,.0f} MiB that it may")
             if time.monotonic() > until:
-                return _kill(pid, f"it was not built within {order.limit_s:g} s")
+                return _kill(pid, f"it took longer than {order.limit_s:g} s")
     finally:
         os.close(said)
 
@@ -178,7 +199,7 @@ def _resident_bytes(pid: int) -> int:
 
 def _try(parent: int, order: Order, saying: int) -> None:
     """Import, build and run the network, and say so."""
-    if not die_with(parent, signal.SIGKILL):
+    if not _die_with(parent):
         return
     # Memory that was asked for and not touched counts too: the engine would be refused it, or touch it.
     most = _data_bytes() + order.memory_bytes
@@ -186,11 +207,7 @@ def _try(parent: int, order: Order, saying: int) -> None:
     torch.set_num_threads(1)
     died: str | None = None
     try:
-        from workers.networks.build import load_entry
-        from workers.networks.catalogue import Catalogue
-
-        entry = Catalogue(Path(order.catalogue), Path(order.weights_folder)).entry(order.model)
-        load_entry(entry, Path(order.weights_folder), "cpu", fetch=False)
+        _build(order)
     except MethodError:
         pass  # refused in the ordinary way, as the engine will find for itself
     except MemoryError:
@@ -202,6 +219,18 @@ def _try(parent: int, order: Order, saying: int) -> None:
             died = _TOO_MUCH.format(order.memory_bytes / 2**20)
     sys.stdout.flush()
     os.write(saying, json.dumps({"died": died}).encode())
+
+
+def _build(order: Order) -> None:
+    from workers.networks.build import load_entry
+    from workers.networks.catalogue import Catalogue
+    from workers.networks.sources.factories import import_module
+
+    if order.module:
+        import_module(order.module, None if order.folder is None else Path(order.folder))
+        return
+    entry = Catalogue(Path(order.catalogue), Path(order.weights_folder)).entry(order.model)
+    load_entry(entry, Path(order.weights_folder), "cpu", fetch=False)
 
 
 _TOO_MUCH = "it wants more than the {:,.0f} MiB that it may have"

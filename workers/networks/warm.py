@@ -21,6 +21,7 @@ from workers.networks.apart import TRIES, Builder, Deaths, Order, memory_allowed
 from workers.networks.build import LoadedNetwork, load_entry, parameter_count
 from workers.networks.card import CardFolder, make_card
 from workers.networks.catalogue import Catalogue, Entry, as_summary
+from workers.networks.sources.factories import import_apart_first
 from workers.networks.trials import Behaviour
 from workers.networks.weights import published_path
 
@@ -76,6 +77,12 @@ class Networks:
         """Try networks of the operator's own code in its processes before they are built in this one."""
         self._builder = builder
 
+        def imported(module: str, folder: Path | None) -> str | None:
+            order = Order(memory_allowed(self._budget), module=module, folder=None if folder is None else str(folder))
+            return builder.died(order)
+
+        import_apart_first(imported)
+
     def _see_that_it_lives(self, entry: Entry, digest: str) -> None:
         """Refuse a network that died when it was tried apart; try it where it was not.
 
@@ -86,8 +93,8 @@ class Networks:
             return
         kept = self._cards.get(digest)
         if (kept is None or kept["id"] != entry.id) and not self._deaths.tried(digest):
-            path = str(self._catalogue.path)
-            order = Order(entry.id, path, str(self._folder), memory_allowed(self._budget))
+            path, folder = str(self._catalogue.path), str(self._folder)
+            order = Order(memory_allowed(self._budget), entry.id, path, folder)
             self._deaths.note(digest, self._builder.died(order))
         reason = self._deaths.of(digest)
         if reason is not None:

@@ -129,7 +129,7 @@ def test_a_one_shot_job_gives_arrays_facts_and_provenance():
     assert frame.header["facts"]["sums"] == [float(sum(PIXELS))]
     assert frame.header["provenance"] == {
         "model": "small", "weights_sha256": "5ha256", "code": "code", "torch": str(torch.__version__), "device": "cpu",
-        "precision": "exact", "tile": 1, "seed": 4, "libraries": {},
+        "precision": "exact", "tile": 1, "seed": 4, "libraries": {}, "notes": [],
     }  # fmt: skip
     assert frame.header["computed_ms"] > 0
     assert bench.arrays(run)["sums"].tolist() == [float(sum(PIXELS))]

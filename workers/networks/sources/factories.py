@@ -27,6 +27,16 @@ _versions: dict[str, tuple[int, int]] = {}
 """Modules of operators by name, with the version of the file that they were imported from."""
 
 
+_apart: Callable[[str, Path | None], str | None] | None = None
+"""Imports a module in a process apart and tells how that died, where it did."""
+
+
+def import_apart_first(trial: Callable[[str, Path | None], str | None]) -> None:
+    """From now on have modules imported by `trial` before they are imported in this process."""
+    global _apart
+    _apart = trial
+
+
 def factory_source(target: str, options: Options) -> Source:
     """The source of a factory.
 
@@ -38,9 +48,12 @@ def factory_source(target: str, options: Options) -> Source:
     with _importing:
         try:
             _forget_what_was_edited()
-            factory = getattr(_import(module_name, folder), attribute)
+            _see_that_it_lives(module_name, folder)
+            factory = getattr(import_module(module_name, folder), attribute)
         except SourceError:
             raise
+        except SystemExit as error:
+            raise SourceError(f"python:{target} ends its process when it is imported (exit {error.code})") from error
         except Exception as error:
             said = f"{error}" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
             raise SourceError(f"python:{target} cannot be imported: {said}") from error
@@ -49,6 +62,16 @@ def factory_source(target: str, options: Options) -> Source:
         raise SourceError(f"python:{target} is not callable")
     build = functools.partial(_call, factory, options.classes, dict(options.arguments))
     return Source(f"python:{target}", build, Preprocess((224, 224), 256), title=target, code=code)
+
+
+def _see_that_it_lives(name: str, folder: Path | None) -> None:
+    """Refuse a module that dies when it is imported.
+
+    Raises:
+        SourceError: with how it died.
+    """
+    if _apart is not None and name not in sys.modules and (reason := _apart(name, folder)) is not None:
+        raise SourceError(f"the module {name} was imported in a process apart, and {reason}")
 
 
 def _call(factory: Callable[..., nn.Module], classes: int | None, arguments: dict[str, Any]) -> nn.Module:
@@ -62,7 +85,7 @@ def _call(factory: Callable[..., nn.Module], classes: int | None, arguments: dic
     return factory(**arguments)
 
 
-def _import(name: str, folder: Path | None) -> ModuleType:
+def import_module(name: str, folder: Path | None) -> ModuleType:
     """The module; the catalogue's folder is looked through last, so that nothing there hides a library."""
     importlib.invalidate_caches()
     if folder is not None and str(folder) not in sys.path:
