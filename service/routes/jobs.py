@@ -35,6 +35,7 @@ from service.http.paging import PageQuery, page_headers
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
 from service.results.arrays import json_bytes, npy_header, safetensors_header, stored_array
+from service.results.metadata import metadata
 from service.results.rendering import PICK
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -172,8 +173,9 @@ async def read_array(job_id: str, name: str, call: CallDependency, query: Annota
     if name == "":
         return await arrays_answer(call, job, manifest, job_headers(job))
     stored = stored_array(manifest, name)
+    head = _head(manifest, name, media)
     headers = {
-        "ETag": etag(manifest.arrays_key, name, media),
+        "ETag": etag(manifest.arrays_key, name, media, head.hex()),
         "Cache-Control": IMMUTABLE,
         "Vary": "Accept, Authorization",
     }
@@ -187,13 +189,21 @@ async def read_array(job_id: str, name: str, call: CallDependency, query: Annota
     return await artifact_response(
         call.request,
         call.context.artifacts,
-        head=npy_header(stored) if media == NPY else safetensors_header({name: stored}),
+        head=head,
         key=manifest.arrays_key,
         start=stored.offset,
         length=stored.nbytes,
         media_type=media,
         headers=headers,
     )
+
+
+def _head(manifest: Manifest, name: str, media: str) -> bytes:
+    """What stands before an array's bytes in a file of that type."""
+    stored = stored_array(manifest, name)
+    if media == SAFETENSORS:
+        return safetensors_header({name: stored}, metadata(manifest, [name]))
+    return npy_header(stored) if media == NPY else b""
 
 
 @router.get(

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import Cost, Operation, check_applicable, check_channels, count_channels
+from convscope.protocol.operations.base import About, Cost, Operation, check_applicable, check_channels, count_channels
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, ImageSetRequest, LayerName, LayerNames
@@ -195,6 +195,16 @@ class CkaOperation(Operation[CkaRequest]):
             cells = [len(request.layers or []) * len(request.other_layers or request.layers or [])]
         arrays = 4 if request.intervals else 2
         return Cost(result_bytes=4 * arrays * sum(cells), forwards=images * (2.0 if request.other_model else 1.0))
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        del request
+        kind, _, layer = array.partition("/")
+        told = next((one for one in facts["matrices"] if one["array"].partition("/")[2] == layer), None)
+        units = {"matrix": "CKA", "hsic": "HSIC", "interval_low": "CKA", "interval_high": "CKA"}
+        if told is None or kind not in units:
+            return None
+        indices = {"row": told["rows"], "column": told["columns"]}
+        return About(("row", "column"), units[kind], layer or None, indices)
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

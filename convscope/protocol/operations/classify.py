@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import Cost, Operation, check_preprocess
+from convscope.protocol.operations.base import About, Cost, Operation, check_preprocess
 from convscope.protocol.pictures import ArrayInfo, Picture
 from convscope.protocol.requests import ImagesRequest
 
@@ -62,6 +62,10 @@ class ClassifyOperation(Operation[ClassifyRequest]):
 
     def cost(self, request: ClassifyRequest, card: ModelCard, images: int) -> Cost:
         return Cost(result_bytes=4 * output_count(card) * images, forwards=float(images))
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        del request, facts
+        return About(("image", "class"), "logit") if array == "logits" else None
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
