@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -26,7 +27,7 @@ from service.answers.responses import (
     picture_answer,
     representations,
 )
-from service.answers.views import JobList, JobView, etag, failure, job_etag, job_view, workers_online
+from service.answers.views import JobList, JobView, etag, failure, job_etag, job_view, retry_after_s, workers_online
 from service.answers.waiting import wait_for_end, wait_until
 from service.call import Call
 from service.dependencies import CallDependency
@@ -105,6 +106,28 @@ async def read_job(job_id: str, call: CallDependency, query: WaitQueryDependency
             revision = job.revision
             job = await wait_until(call, job, lambda each: each.revision != revision, wait_s)
     return await job_answer(call, job, detail=query.detail)
+
+
+@router.get(
+    "/{job_id}/done",
+    operation_id="job-done",
+    status_code=204,
+    response_class=Response,
+    responses={
+        204: openapi.answer("The job is finished, however it ended."),
+        **documented("not-found", "gone"),
+    },
+)
+async def job_done(job_id: str, call: CallDependency) -> Response:
+    """Whether a job is finished: 204 once it is, 404 before. For schedulers that take any success for the end."""
+    job = await find(call, job_id)
+    if job.finished:
+        return Response(status_code=204, headers={"Cache-Control": "no-cache", **job_headers(job)})
+    online = await workers_online(call.context)
+    again_s = retry_after_s(job, online, time.time() * 1000)
+    raise ProblemError(
+        "not-found", f"The job is {job.state.value}; it is not done.", job_id=job.id, retry_after_s=again_s
+    )
 
 
 @router.get(
