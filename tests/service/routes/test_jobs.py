@@ -127,7 +127,9 @@ class TestDone:
         self, client: httpx2.Client
     ) -> None:
         for seed in (3, FAIL):
-            assert client.get(f"/v1/jobs/{finished(client, seed)['id']}/done").status_code == 204
+            job = submit(client, seed)
+            client.get(f"/v1/jobs/{job['id']}", params={"wait": 20})
+            assert client.get(f"/v1/jobs/{job['id']}/done").status_code == 204
         nobody = problem_of(client.get(f"/v1/jobs/{uuid.UUID(int=7, version=4)}/done"), 404, "not-found")
         assert "job_id" not in nobody
 
