@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -36,6 +37,7 @@ from service.http.problems import problem_response
 from service.http.streaming import IMMUTABLE, artifact_response, not_modified
 from service.results import rendering
 from service.results.arrays import json_bytes, safetensors_header
+from service.results.metadata import metadata
 
 FEW_NUMBERS = 4096
 """JSON with so many numbers is written more quickly than handed to a thread."""
@@ -200,19 +202,19 @@ async def picture_answer(
 
 
 async def arrays_answer(call: Call, job: Job, manifest: Manifest, headers: dict[str, str]) -> Response:
-    """Every array of a result as one safetensors file, as it is stored."""
-    sent = {**headers, "ETag": etag(manifest.arrays_key or job.manifest, SAFETENSORS), "Cache-Control": IMMUTABLE}
-    if manifest.arrays_key is None:
-        head, length = safetensors_header({}), 0
-    else:
-        head, length = b"", await call.context.artifacts.size(manifest.arrays_key)
+    """Every array of a result as one safetensors file: the numbers as they are stored, behind a header of ours."""
+    # As they lie in the stored file, which has no gaps; empty ones stand before what begins at the same place.
+    arrays = dict(sorted(manifest.arrays.items(), key=lambda item: (item[1].offset, item[1].nbytes)))
+    head = safetensors_header(arrays, metadata(manifest, arrays))
+    tag = etag(manifest.arrays_key or job.manifest, SAFETENSORS, hashlib.sha256(head).hexdigest())
+    sent = {**headers, "ETag": tag, "Cache-Control": IMMUTABLE}
     return await artifact_response(
         call.request,
         call.context.artifacts,
         head=head,
         key=manifest.arrays_key,
-        start=0,
-        length=length,
+        start=min((array.offset for array in arrays.values()), default=0),
+        length=sum(array.nbytes for array in arrays.values()),
         media_type=SAFETENSORS,
         headers=sent,
     )

@@ -164,9 +164,9 @@ def npy_header(stored: StoredArray) -> bytes:
     return header.getvalue()
 
 
-def safetensors_header(arrays: Mapping[str, StoredArray]) -> bytes:
+def safetensors_header(arrays: Mapping[str, StoredArray], metadata: Mapping[str, str]) -> bytes:
     """What stands before the bytes of these arrays, one after the other, in a safetensors file."""
-    entries = {}
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     begin = 0
     for name, stored in arrays.items():
         entries[name] = {
@@ -175,7 +175,7 @@ def safetensors_header(arrays: Mapping[str, StoredArray]) -> bytes:
             "data_offsets": [begin, begin + stored.nbytes],
         }
         begin += stored.nbytes
-    header = json.dumps(entries, separators=(",", ":")).encode()
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the format aligns its data to 8 bytes
     return len(header).to_bytes(8, "little") + header
 

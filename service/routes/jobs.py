@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -26,7 +27,7 @@ from service.answers.responses import (
     picture_answer,
     representations,
 )
-from service.answers.views import JobList, JobView, etag, failure, job_etag, job_view, workers_online
+from service.answers.views import JobList, JobView, etag, failure, job_etag, job_view, retry_after_s, workers_online
 from service.answers.waiting import wait_for_end, wait_until
 from service.call import Call
 from service.dependencies import CallDependency
@@ -35,6 +36,7 @@ from service.http.paging import PageQuery, page_headers
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
 from service.results.arrays import json_bytes, npy_header, safetensors_header, stored_array
+from service.results.metadata import metadata
 from service.results.rendering import PICK
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -107,6 +109,28 @@ async def read_job(job_id: str, call: CallDependency, query: WaitQueryDependency
 
 
 @router.get(
+    "/{job_id}/done",
+    operation_id="job-done",
+    status_code=204,
+    response_class=Response,
+    responses={
+        204: openapi.answer("The job is finished, however it ended."),
+        **documented("not-found", "gone"),
+    },
+)
+async def job_done(job_id: str, call: CallDependency) -> Response:
+    """Whether a job is finished: 204 once it is, 404 before. For schedulers that take any success for the end."""
+    job = await find(call, job_id)
+    if job.finished:
+        return Response(status_code=204, headers={"Cache-Control": "no-cache", **job_headers(job)})
+    online = await workers_online(call.context)
+    again_s = retry_after_s(job, online, time.time() * 1000)
+    raise ProblemError(
+        "not-found", f"The job is {job.state.value}; it is not done.", job_id=job.id, retry_after_s=again_s
+    )
+
+
+@router.get(
     "/{job_id}/result",
     operation_id="read-result",
     response_class=Response,
@@ -172,8 +196,9 @@ async def read_array(job_id: str, name: str, call: CallDependency, query: Annota
     if name == "":
         return await arrays_answer(call, job, manifest, job_headers(job))
     stored = stored_array(manifest, name)
+    head = _head(manifest, name, media)
     headers = {
-        "ETag": etag(manifest.arrays_key, name, media),
+        "ETag": etag(manifest.arrays_key, name, media, head.hex()),
         "Cache-Control": IMMUTABLE,
         "Vary": "Accept, Authorization",
     }
@@ -187,13 +212,21 @@ async def read_array(job_id: str, name: str, call: CallDependency, query: Annota
     return await artifact_response(
         call.request,
         call.context.artifacts,
-        head=npy_header(stored) if media == NPY else safetensors_header({name: stored}),
+        head=head,
         key=manifest.arrays_key,
         start=stored.offset,
         length=stored.nbytes,
         media_type=media,
         headers=headers,
     )
+
+
+def _head(manifest: Manifest, name: str, media: str) -> bytes:
+    """What stands before an array's bytes in a file of that type."""
+    stored = stored_array(manifest, name)
+    if media == SAFETENSORS:
+        return safetensors_header({name: stored}, metadata(manifest, [name]))
+    return npy_header(stored) if media == NPY else b""
 
 
 @router.get(

@@ -119,7 +119,12 @@ def test_a_job_is_waited_for_and_a_timeout_leaves_it_running(client: Client) -> 
     with pytest.raises(TimeoutError, match=job.id):
         job.result(timeout_s=0.2)
     assert client.read_job(job.id).state == "running"
+    assert client.job_done(job.id) is False
     job.cancel()
+    job.wait(20)
+    assert client.job_done(job.id) is True
+    with pytest.raises(ProblemError):
+        client.job_done("0" * 36)
     with pytest.raises(JobCancelledError, match=job.id):
         job.result(20)
     assert job.cancel().state == "cancelled"

@@ -110,7 +110,7 @@ async def test_a_result_reads_the_same(tmp_path: Path) -> None:
         results = Results(artifacts)
         for name, tensor in arrays.items():
             np.testing.assert_array_equal(await results.array(manifest, name), tensor.numpy())
-        seen.append(await results.inline(manifest, 20))
+        seen.append(await results.inline(manifest, 20, arrays))
     assert len(seen[0]) == INLINE_ARRAYS
     for found in seen[1:]:
         assert list(found) == list(seen[0])

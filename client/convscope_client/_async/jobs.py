@@ -143,6 +143,16 @@ class AsyncJobs(AsyncResources):
         params = {**LEAN, **({"wait": wait_s} if wait_s > 0 else {})}
         return json_object(await self._sender.send("GET", job_path(job_id), params=params, wait_s=wait_s))
 
+    async def job_done(self, job_id: str) -> bool:
+        """Whether a job is finished, however it ended; carries nothing else."""
+        try:
+            await self._sender.send("GET", job_path(job_id, "done"))
+        except ProblemError as error:
+            if error.status == 404 and error.job_id == job_id:
+                return False
+            raise
+        return True
+
     async def cancel_job(self, job_id: str) -> AsyncJob[Any]:
         """Ask for a job to be cancelled; it stops within two slices of its work.
 

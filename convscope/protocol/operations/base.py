@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -21,6 +21,29 @@ R = TypeVar("R", bound=CommonRequest)
 
 
 Lane = Literal["interactive", "batch"]
+
+
+COLOURS = "colour"
+"""The axis of red, green and blue."""
+SRGB = "sRGB, 0 to 255"
+
+
+@dataclass(frozen=True)
+class About:
+    """What the numbers of a result array are, for whoever has the array without the job.
+
+    Args:
+        axes: what each axis counts, outermost first.
+        unit: what the numbers measure.
+        layer: of which layer they are, where they are of one.
+        indices: which of the layer's or the network's each place along an axis is, `{"channel": [3, 5]}`; of two axes
+            together where the inner one differs along the outer one, `{"image, channel": [[3, 5], [1, 5]]}`.
+    """
+
+    axes: tuple[str, ...]
+    unit: str
+    layer: str | None = None
+    indices: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,10 @@ class Operation(ABC, Generic[R]):
     def draws(self, card: ModelCard) -> bool:
         """Whether its results on that network have a picture."""
         return self.has_picture
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        """What the numbers of an array of a result are; None where the operation does not say."""
+        return None
 
     @abstractmethod
     def pictures(

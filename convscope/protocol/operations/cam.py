@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
 from convscope.protocol.operations.rules import BENT_GATES
 from convscope.protocol.operations.targets import (
     check_answer,
@@ -167,6 +167,14 @@ class CamOperation(Operation[CamRequest]):
             numbers += own + (pixels if request.upsampled and method not in INPUT_SIZED else 0)
             forwards += images * {"scorecam": channels, "ablationcam": channels}.get(method, 0)
         return Cost(result_bytes=4 * numbers * targets * images, forwards=forwards)
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        maps = [one for one in facts["maps"] if one["array"] == array.removesuffix("/full")]
+        if not maps:
+            return None
+        targets = {"map": [{"image": one["image"], "class": one["target"]} for one in maps]}
+        axes = ("map", "plane", "row", "column") if maps[0]["method"] == "guided-gradcam" else ("map", "row", "column")
+        return About(axes, "evidence, signed", facts["layer"], targets)
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

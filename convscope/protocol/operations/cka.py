@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import (
+    About,
     Cost,
     Operation,
     activations,
@@ -234,6 +235,15 @@ class CkaOperation(Operation[CkaRequest]):
                 grams = max(grams, rows * samples * samples)
         pass_bytes = 8 * activations(card) * area
         return int(pass_bytes + 4 * sum(maps) + COPIES_BYTES * (features + grams)) + 2 * result_bytes
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        kind, _, layer = array.partition("/")
+        told = next((one for one in facts["matrices"] if one["array"].partition("/")[2] == layer), None)
+        units = {"matrix": "CKA", "hsic": "HSIC", "interval_low": "CKA", "interval_high": "CKA"}
+        if told is None or kind not in units:
+            return None
+        indices = {"row": told["rows"], "column": told["columns"]}
+        return About(("row", "column"), units[kind], layer or None, indices)
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import Cost, Operation, check_preprocess
+from convscope.protocol.operations.base import About, Cost, Operation, check_preprocess
 from convscope.protocol.operations.targets import check_answer, resolve_region
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError
@@ -93,6 +93,9 @@ class ClassifyOperation(Operation[ClassifyRequest]):
 
     def draws(self, card: ModelCard) -> bool:
         return card.dense
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        return About(("image", "class"), "logit") if array == "logits" else None
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

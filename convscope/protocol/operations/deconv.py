@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import Cost, Operation, check_channels, count_channels
+from convscope.protocol.operations.base import COLOURS, SRGB, About, Cost, Operation, check_channels, count_channels
 from convscope.protocol.operations.rules import Rule, check_rule
 from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
@@ -133,6 +133,16 @@ class DeconvOperation(Operation[DeconvRequest]):
             window = min(box[0], height) * min(box[1], width)
             numbers += count * (4 * planes * (height * width + window) + 3 * window)
         return Cost(result_bytes=numbers * images, forwards=images + 2.0 * projections)
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        kind, _, layer = array.partition("/")
+        told = next((one for one in facts["layers"] if one["layer"] == layer), None)
+        if told is None or kind not in ("projection", "patch_projection", "patch"):
+            return None
+        indices = {"projection": [one["channel"] for one in told["projections"]]}
+        if kind == "patch":
+            return About(("projection", "row", "column", COLOURS), SRGB, layer, indices)
+        return About(("projection", "plane", "row", "column"), "projected activation, signed", layer, indices)
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

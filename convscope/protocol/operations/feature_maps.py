@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import (
+    About,
     Cost,
     Operation,
     area_factor,
@@ -108,6 +109,14 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
             plane = layer.shape[1] * layer.shape[2] * factor if layer.spatial else 1.0
             numbers += count_channels(request.channels or "all", layer) * plane
         return Cost(result_bytes=int(4 * numbers * images), forwards=float(images))
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        layer = array.partition("/")[2]
+        told = next((one for one in facts["layers"] if one["layer"] == layer), None)
+        if told is None:
+            return None
+        axes = ("image", "channel", "row", "column")
+        return About(axes, "activation", layer, {"image, channel": told["channels"]})
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

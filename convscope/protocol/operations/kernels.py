@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, CommonRequest, LayerName
@@ -74,6 +74,12 @@ class KernelsOperation(Operation[KernelsRequest]):
         outputs, inputs, height, width = _kernel_shape(card.layer(request.layer or ""))
         numbers = count_of(request.filters, outputs) * count_of(request.inputs, inputs) * height * width
         return Cost(result_bytes=4 * numbers, forwards=0.0)
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        if array != "weights":
+            return None
+        indices = {"filter": facts["filters"], "input": facts["inputs"]}
+        return About(("filter", "input", "row", "column"), "weight", facts["layer"], indices)
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

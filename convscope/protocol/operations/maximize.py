@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import Cost, Operation, check_applicable, check_channels, count_channels
+from convscope.protocol.operations.base import (
+    COLOURS,
+    SRGB,
+    About,
+    Cost,
+    Operation,
+    check_applicable,
+    check_channels,
+    count_channels,
+)
 from convscope.protocol.operations.objectives import (
     AnyObjective,
     ChannelObjective,
@@ -262,6 +271,20 @@ class MaximizeOperation(Operation[MaximizeRequest]):
             result_bytes=pictures * (3 * height * width + alpha + 4 * steps + 4 * channels),
             forwards=area * (3.0 * pictures * steps * (request.crops or 1) + pictures + images),
         )
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        pictures = facts["pictures"]
+        indices = {"picture": [one["channel"] for one in pictures]}
+        layers = {one["layer"] for one in pictures}
+        layer = layers.pop() if len(layers) == 1 else None
+        kinds = {
+            "images": (("picture", "row", "column", COLOURS), SRGB),
+            "planes": (("picture", "plane", "row", "column"), "input, 0 to 1"),
+            "alpha": (("picture", "row", "column"), "opacity, 0 to 1"),
+            "loss": (("picture", "step"), "objective"),
+            "channel_means": (("picture", "channel"), "activation"),
+        }
+        return About(*kinds[array], layer, indices) if array in kinds else None
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

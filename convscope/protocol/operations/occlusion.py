@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
 from convscope.protocol.operations.targets import (
     PREDICTED,
     check_answer,
@@ -174,6 +174,14 @@ class OcclusionOperation(Operation[OcclusionRequest]):
         for i in (0, 1):
             places *= (size[i] - window[i]) // stride[i] + 1
         return Cost(result_bytes=12 * places * images, forwards=float(images * (1 + places)))
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        axes = ("image", "row", "column")
+        if array == "activation":
+            unit = facts["unit"]
+            return About(axes, "activation", unit["layer"], {"channel": unit["channel"]})
+        units = {"probability": "probability", "top_class": "class index"}
+        return About(axes, units[array], None, {"class": facts["target"]}) if array in units else None
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

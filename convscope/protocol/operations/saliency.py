@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import Cost, Operation
+from convscope.protocol.operations.base import About, Cost, Operation
 from convscope.protocol.operations.rules import check_rule
 from convscope.protocol.operations.targets import (
     PREDICTED,
@@ -136,6 +136,12 @@ class SaliencyOperation(Operation[SaliencyRequest]):
             result_bytes=4 * card.preprocess.channels * height * width * images,
             forwards=images * (1.0 + 3.0 * points.get(request.method, 1)),
         )
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        if array != "attribution":
+            return None
+        targets = [one["target"] for one in facts["images"]]
+        return About(("image", "plane", "row", "column"), "attribution, signed", None, {"image": targets})
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

@@ -10,6 +10,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import (
+    COLOURS,
+    SRGB,
+    About,
     Cost,
     Operation,
     check_applicable,
@@ -154,6 +157,22 @@ class TopActivations(Operation[TopActivationsRequest]):
                 numbers += units * window * (3 + projected)
         passes = 2.0 * shown if request.projection != "none" else 0.0
         return Cost(result_bytes=numbers, forwards=images + min(shown, images) + passes)
+
+    def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        kind, _, layer = array.partition("/")
+        told = next((one for one in facts["layers"] if one["layer"] == layer), None)
+        kinds = {
+            "values": ((), "activation"),
+            "images": ((), "place in the image set"),
+            "units": (("row, column",), "position in the map"),
+            "patch": (("row", "column", COLOURS), SRGB),
+            "projection": (("plane", "row", "column"), "projected activation, signed"),
+        }
+        if told is None or kind not in kinds:
+            return None
+        axes, unit = kinds[kind]
+        indices = {"channel": [one["channel"] for one in told["channels"]]}
+        return About(("channel", "rank", *axes), unit, layer, indices)
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

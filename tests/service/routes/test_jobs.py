@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from convscope.settings import Settings
-from tests.service.support import HOLD, SLOW, Service, Worker, png_bytes, problem_of, wait_for
+from tests.service.support import FAIL, HOLD, SLOW, Service, Worker, png_bytes, problem_of, wait_for
 
 MAPS = "/v1/feature-maps"
 
@@ -109,6 +109,29 @@ class TestReading:
                 answer = other.get(f"/v1/jobs/{job['id']}")
                 assert answer.json()["workers_online"] == 0
                 assert answer.headers["retry-after"] == "30"
+
+
+class TestDone:
+    def test_it_is_not_found_until_the_job_is_finished(self, client: httpx2.Client) -> None:
+        job = submit(client, HOLD)
+        address = f"/v1/jobs/{job['id']}/done"
+        problem = problem_of(early := client.get(address), 404, "not-found")
+        assert problem["job_id"] == job["id"]
+        assert int(early.headers["retry-after"]) >= 1
+        assert early.headers["cache-control"] == "no-store"
+        client.post(f"/v1/jobs/{job['id']}/cancel")
+        done = wait_for(lambda: (answer := client.get(address)).status_code == 204 and answer, "the end of the job")
+        assert done.content == b""
+
+    def test_a_job_that_succeeded_or_failed_is_done_and_one_that_is_not_there_is_not(
+        self, client: httpx2.Client
+    ) -> None:
+        for seed in (3, FAIL):
+            job = submit(client, seed)
+            client.get(f"/v1/jobs/{job['id']}", params={"wait": 20})
+            assert client.get(f"/v1/jobs/{job['id']}/done").status_code == 204
+        nobody = problem_of(client.get(f"/v1/jobs/{uuid.UUID(int=7, version=4)}/done"), 404, "not-found")
+        assert "job_id" not in nobody
 
 
 class TestLists:
