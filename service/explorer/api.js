@@ -73,14 +73,17 @@ export const submit = (operation, body, signal) =>
   read(`/v1/${operation}`, { method: 'POST', json: body, headers: { Prefer: 'respond-async' }, signal });
 
 async function compute(operation, body, { signal } = {}) {
-  const job = await read(`/v1/${operation}`, { method: 'POST', json: body, headers: { Prefer: 'wait=20' }, signal });
+  const job = await read(`/v1/${operation}?data=href`, { method: 'POST', json: body, headers: { Prefer: 'wait=20' }, signal });
   return job.state === 'succeeded' ? job : finished(job.id, signal);
 }
 
+/** A job as JSON, without the numbers of its arrays: `array` fetches those that are wanted. */
+export const jobAt = (id, options) => read(`/v1/jobs/${id}?data=href`, options);
+
 /** Wait for a job's end and give it; throws the problem of one that failed or was cancelled. */
 export async function finished(id, signal) {
-  let job = await read(`/v1/jobs/${id}`, { signal });
-  while (['queued', 'running'].includes(job.state)) job = await read(`/v1/jobs/${id}?wait=20`, { signal });
+  let job = await jobAt(id, { signal });
+  while (['queued', 'running'].includes(job.state)) job = await read(`/v1/jobs/${id}?wait=20&data=href`, { signal });
   return settled(job);
 }
 
@@ -179,10 +182,9 @@ async function* parsed(stream) {
 
 const KINDS = { '<f4': Float32Array, '<i4': Int32Array, '<i8': BigInt64Array, '|u1': Uint8Array };
 
-/** An array of a result: { shape, data }, data flat. Small ones came with the job's JSON, others are fetched as .npy. */
+/** An array of a result, fetched as .npy: { shape, data }, data flat. */
 export async function array(job, name, signal) {
   const told = job.result.arrays[name];
-  if (told.data) return { shape: told.shape, data: told.data.flat(Infinity) };
   const bytes = await (await request(told.href, { headers: { Accept: 'application/x-npy' }, signal })).arrayBuffer();
   const length = new DataView(bytes).getUint16(8, true);
   const head = new TextDecoder().decode(bytes.slice(10, 10 + length));

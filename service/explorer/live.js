@@ -1,6 +1,6 @@
 /* A job as it goes: state, progress, preview and loss curve live, cancel, and its picture when it is finished. */
 
-import { events, pictureAt, read, request, array } from './api.js';
+import { array, events, jobAt, pictureAt, request } from './api.js';
 import { Part, html, nothing, number, problem } from './parts.js';
 import { READING } from './reading.js';
 import './curve.js';
@@ -36,7 +36,7 @@ class Live extends Part {
     this.error = undefined;
     this._showPreview(undefined);
     try {
-      this.told = await read(`/v1/jobs/${this.job}`, { signal });
+      this.told = await jobAt(this.job, { signal });
       this.progress = this.told.progress;
       if (!OVER.has(this.told.state)) await this._listen(signal);
       if (this.told.state === 'succeeded') {
@@ -58,7 +58,7 @@ class Live extends Part {
       if (name === 'preview') this._preview(data.href, signal);
       if (name === 'done') break;
     }
-    if (!signal.aborted) this.told = await read(`/v1/jobs/${this.job}`, { signal });
+    if (!signal.aborted) this.told = await jobAt(this.job, { signal });
   }
 
   _progressed(data) {

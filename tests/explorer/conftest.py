@@ -13,7 +13,8 @@ from tests.service.conftest import client, service, service_settings, worker
 __all__ = ["client", "service", "service_settings", "worker"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for each file: while it runs, an event loop of Playwright's does, beside which no other test's can."""
     with browsers.running() as browser:
         yield browser

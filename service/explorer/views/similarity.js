@@ -137,7 +137,7 @@ class SimilarityView extends Part {
     const pairs = [];
     told.rows.forEach((name, row) => {
       for (let column = row + 1; column < width; column += 1) {
-        if (Number.isFinite(data[row * width + column]) && data[row * width + column] !== null) pairs.push([data[row * width + column], name, told.columns[column]]);
+        if (Number.isFinite(data[row * width + column])) pairs.push([data[row * width + column], name, told.columns[column]]);
       }
     });
     pairs.sort((a, b) => b[0] - a[0]);

@@ -15,8 +15,9 @@ from tests.browser import Visit
 Visitor = Callable[..., Visit]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for each file: while it runs, an event loop of Playwright's does, beside which no other test's can."""
     with browsers.running() as browser:
         yield browser
 
