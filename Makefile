@@ -45,9 +45,15 @@ lint: $(INSTALLED) ## style, types and import directions
 
 install: $(INSTALLED) ## the environment in .venv, with the locked versions
 
-lock: $(INSTALLED) ## write requirements.lock from pyproject.toml (newer versions with ARGS=--upgrade)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet \
-		--no-emit-package convscope-client --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+# With the hashes of all files, so that nobody gets another file of the same version.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --quiet --generate-hashes \
+	--no-emit-package convscope --no-emit-package convscope-client --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock"
+
+lock: $(INSTALLED) ## write requirements.lock and the images' locks from pyproject.toml (newer versions with ARGS=--upgrade)
+	$(COMPILE) --extra dev --output-file requirements.lock $(ARGS)
+	$(COMPILE) --constraint requirements.lock --output-file docker/service.lock
+	$(COMPILE) --constraint requirements.lock --extra worker --output-file docker/worker.lock
 
 openapi: $(INSTALLED) ## write openapi/openapi.json, and the client after it
 	$(BIN)/python -m service.write_openapi > openapi/openapi.json

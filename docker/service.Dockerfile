@@ -3,12 +3,14 @@
 FROM python:3.11-slim AS build
 WORKDIR /source
 RUN python -m venv /opt/convscope
-COPY requirements.lock pyproject.toml README.md ./
+COPY docker/service.lock ./
+# The lock names every package that the service needs, with the hashes of its files.
+RUN /opt/convscope/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement service.lock
+COPY pyproject.toml README.md ./
 COPY client client
 COPY convscope convscope
 COPY service service
-# The lock as constraints: its versions, and of its packages only those that the service needs.
-RUN /opt/convscope/bin/pip install --no-cache-dir --constraint requirements.lock ./client . \
+RUN /opt/convscope/bin/pip install --no-cache-dir --no-deps ./client . \
     && ! /opt/convscope/bin/python -c "import torch" 2> /dev/null
 
 FROM python:3.11-slim

@@ -6,15 +6,21 @@
 FROM python:3.11-slim AS build
 WORKDIR /source
 RUN python -m venv /opt/convscope
-COPY requirements.lock pyproject.toml README.md ./
+COPY docker/worker.lock ./
 ARG TORCH_INDEX=""
-# Torch on its own, before our source: the layer stays when only the source changes.
-RUN if [ -n "$TORCH_INDEX" ]; then index="--index-url $TORCH_INDEX"; fi; \
-    /opt/convscope/bin/pip install --no-cache-dir $index $(grep -E '^(torch|torchvision)==' requirements.lock | cut -d' ' -f1)
+# The lock names every package that a worker needs, with the hashes of its files; before our source, so that the layer
+# stays when only that changes. Another index has other files of the same versions, and no CUDA libraries beside them.
+RUN if [ -n "$TORCH_INDEX" ]; then \
+      /opt/convscope/bin/pip install --no-cache-dir --index-url "$TORCH_INDEX" \
+        $(grep -oE '^(torch|torchvision)==[^ ;]+' worker.lock) \
+      && awk '/^[a-z]/ { kept = $0 !~ /^(torch|torchvision|triton|nvidia-|cuda-)/ } kept' worker.lock > rest.lock; \
+    else mv worker.lock rest.lock; fi \
+    && /opt/convscope/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement rest.lock
+COPY pyproject.toml README.md ./
 COPY client client
 COPY convscope convscope
 COPY workers workers
-RUN /opt/convscope/bin/pip install --no-cache-dir --constraint requirements.lock ./client ".[worker]"
+RUN /opt/convscope/bin/pip install --no-cache-dir --no-deps ./client .
 
 FROM python:3.11-slim
 ARG DEVICE=cpu

@@ -75,6 +75,7 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; the exit status."""
     if not die_with_parent_if_asked():
         return 1
+    os.umask(0o077)  # what it stores is for its user
     try:
         settings = Settings()
         if settings.exposure_trouble is not None:

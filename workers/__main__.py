@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -91,6 +92,7 @@ def main(config: EngineConfig | None = None) -> int:
     """Work until told to stop; the exit status. `config` replaces the engine's settings, for tests."""
     if not die_with_parent_if_asked():
         return 1
+    os.umask(0o077)  # what it stores is for its user
     try:
         settings = Settings()
     except ValidationError as error:

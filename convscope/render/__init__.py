@@ -19,6 +19,7 @@ from convscope.render.matrix import draw_matrix
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
 from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, encode, join, line_height, text_width
+from convscope.render.stopping import go_on
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
 
 __all__ = ["MOST_STACKED", "RenderOptions", "render", "stack"]
@@ -84,6 +85,7 @@ def stack(
 
 
 def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions) -> Drawn:
+    go_on()
     settled = plan(picture, options)
     if settled.view == "overlay":
         drawn = draw_overlay(picture, arrays, upload, settled)
@@ -104,6 +106,7 @@ def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int) 
         ("Software", f"Convscope {__version__}"),
         ("convscope:scale", json.dumps(facts, allow_nan=False)),
     ]
+    go_on()
     return encode(join(sheets), texts, repeated=any(each.repeated for each in drawn))
 
 

@@ -15,6 +15,7 @@ from convscope.render.options import Plan
 from convscope.render.page import MINUS, Page, clean, colour_bar, notes_on_scale, number
 from convscope.render.scaling import Scaled, scale_maps
 from convscope.render.sheet import SMALL, Sheet, check_size, elide, line_height, text_width
+from convscope.render.stopping import go_on
 from convscope.render.tiles import Arrays, Drawn, palette_of, read_part, scale_facts
 
 Bytes = NDArray[np.uint8]
@@ -98,6 +99,7 @@ def _write_values(
     """Each cell's value in the ink that stands out from its colour."""
     brightness = colours.astype(float) @ (0.299, 0.587, 0.114)
     for row, column in np.ndindex(*levels.shape):
+        go_on()
         text = texts[row][column]
         ink = INK if brightness[levels[row, column]] > 140 else WHITE
         y = top + row * cell + (cell - line_height(SMALL)) // 2

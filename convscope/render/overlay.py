@@ -17,6 +17,7 @@ from convscope.render.options import Plan
 from convscope.render.page import Page, colour_bar, number, own_range_bar
 from convscope.render.scaling import MIDDLE, Scale
 from convscope.render.sheet import check_size
+from convscope.render.stopping import go_on
 from convscope.render.tiles import (
     PART_GAP,
     Arrays,
@@ -36,7 +37,7 @@ _UNSEEN_BRIGHTNESS = 0.4
 """Of the parts of the upload that the network did not see."""
 
 
-def _default_factor(height: int, width: int, count: int) -> float:
+def default_factor(height: int, width: int, count: int) -> float:
     """Pixels for each pixel of the upload: shrunk to a size that fits a page, enlarged by whole numbers."""
     target = next((side for most, side in ((1, 768), (4, 448), (12, 320), (36, 224)) if count <= most), 160)
     longest = max(height, width)
@@ -173,7 +174,7 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
         raise ProblemError("gone", f"The image that {picture.name} is drawn on is no longer kept{advice}.")
     parts = read_parts(picture, arrays, flatten=True)
     per_tile = [sum(part.tile == tile for part in parts) for tile in range(len(picture.tiles))]
-    factor = plan.scale or _default_factor(upload.shape[0], upload.shape[1], len(parts))
+    factor = plan.scale or default_factor(upload.shape[0], upload.shape[1], len(parts))
     height, width = (max(1, round(side * factor)) for side in upload.shape[:2])
     sizes = [(height, max(1, n * (width + PART_GAP) - PART_GAP)) for n in per_tile]
     titles, captions = tile_texts(picture, plan)
@@ -203,6 +204,7 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     drawn_in_tile = [0] * len(picture.tiles)
     number_of_part = iter(range(len(numbers)))
     for part in parts:
+        go_on()
         if part.photograph:
             layer = _Layer(part.array, None, None, nan, False, nearest=True)
         else:

@@ -17,6 +17,7 @@ from convscope.render.options import Plan
 from convscope.render.page import Page, clean, colour_bar, notes_on_scale, number
 from convscope.render.scaling import Scale, Scaled
 from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, elide, line_height, text_width
+from convscope.render.stopping import go_on
 
 Arrays = Callable[[str], NDArray[Any]]
 Bytes = NDArray[np.uint8]
@@ -256,6 +257,7 @@ def tile_texts(picture: Picture, plan: Plan) -> tuple[list[str], list[list[str]]
 def write_texts(sheet: Sheet, page: Page, grid: Grid, titles: Sequence[str], captions: Sequence[Sequence[str]]) -> None:
     """Titles and captions, each cut to its column."""
     for tile, (title, lines) in enumerate(zip(titles, captions, strict=True)):
+        go_on()
         top, left = grid.corner(tile)
         top, left = top + page.top, left + page.left
         sheet.text(top, left, elide(title, LABEL, grid.cell_width), LABEL)
@@ -326,6 +328,7 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     lefts = [left + page.left for _, left in corners]
     number_of_part = iter(range(len(numbers)))
     for part, factor in zip(parts, factors, strict=True):
+        go_on()
         index = None if part.photograph else next(number_of_part)
         levels, missing = (None, None) if index is None else (scaled.levels[index], scaled.nan[index])
         block = _block(part, levels, missing, palette, colours, nan)

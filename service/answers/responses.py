@@ -31,6 +31,7 @@ from service.answers.views import (
     retry_after_s,
     workers_online,
 )
+from service.answers.waiting import while_connected
 from service.call import Call
 from service.http.negotiation import JSON, PNG, SAFETENSORS
 from service.http.problems import problem_response
@@ -193,7 +194,7 @@ async def picture_answer(
     sent = {**headers, "ETag": tag, "Cache-Control": IMMUTABLE}
     if call.request.method == "GET" and (unchanged := not_modified(call.request, sent)) is not None:
         return unchanged
-    drawing = await call.context.renderer.draw(job.manifest, manifest, pick, options)
+    drawing = await while_connected(call, call.context.renderer.draw(job.manifest, manifest, pick, options))
     timings = {"queued": job.queued_ms, "computed": job.computed_ms}
     if not job.cached:  # else another caller may have had it drawn, and the time would tell
         timings["rendered"] = drawing.ms

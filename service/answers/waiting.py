@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
 from convscope.queue.jobs import Job
 from service.call import Call
 from service.http.streaming import disconnected
+
+T = TypeVar("T")
 
 LOOK_AGAIN_S = 5.0
 """A change that the feed lost is seen at the latest after so long."""
@@ -63,6 +66,25 @@ async def wait_until(
     finally:
         await _end(gone)
         await _end(stopping)
+
+
+async def while_connected(call: Call, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, which is cancelled when the client leaves. The request's body must have been read, or be none.
+
+    Raises:
+        ClientDisconnect: nobody waits any more.
+    """
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(disconnected(call.request.receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        await _end(gone)
+        working.cancel()
+        await asyncio.wait({working})
 
 
 async def _end(task: asyncio.Task[object]) -> None:

@@ -40,6 +40,14 @@ class Metrics:
         self.pictures_cached = Counter(
             "convscope_pictures_cached_total", "Pictures answered without drawing.", registry=self.registry
         )
+        self.pictures_unwanted = Counter(
+            "convscope_pictures_unwanted_total",
+            "Pictures whose client left while they were drawn.",
+            registry=self.registry,
+        )
+        self.drawing = Gauge(
+            "convscope_pictures_drawing", "Pictures being drawn, or waiting for it.", registry=self.registry
+        )
         self.sse_clients = Gauge("convscope_sse_clients", "Open event streams.", registry=self.registry)
         self.waiting = Gauge("convscope_waiting_requests", "Requests held until a job changes.", registry=self.registry)
         self.cancelled_by_disconnect = Counter(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -17,13 +19,21 @@ from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.recent import Recent
 from convscope.render import MOST_STACKED, RenderOptions, stack
+from convscope.render.extent import extent
 from convscope.render.options import plan
+from convscope.render.stopping import stops_when
 from service.http.metrics import Metrics
-from service.results.arrays import Results, array_infos
+from service.http.turns import Turns
+from service.results.arrays import Results, array_infos, stored_array
 
 PICK = "/query/pick"
 """Where a request names one picture of a result."""
 CACHE_BYTES = 64 * 1024 * 1024
+MOST_PIXELS = 128_000_000
+"""Drawn at once, with the numbers that are read for it: twice the largest page, at about ten bytes each."""
+LARGE_PIXELS = 4_000_000
+"""A larger picture takes half a second or more."""
+WAIT_S = 60.0
 _TIMES_KEPT = 1024
 
 
@@ -41,10 +51,12 @@ class Renderer:
     def __init__(self, results: Results, metrics: Metrics) -> None:
         self._results = results
         self._metrics = metrics
-        self._threads = os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="render")
-        # Arrays are read before a thread is free to draw them; this bounds how many lie in memory.
-        self._room = asyncio.Semaphore(2 * self._threads)
+        threads = max(2, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
+        self._all = Turns(MOST_PIXELS, "being drawn", WAIT_S)
+        # One thread stays for what is small, however many large pictures are asked for.
+        self._large = Turns(threads - 1, "being drawn", WAIT_S)
+        self._small = Turns(threads, "being drawn", WAIT_S)
         self._drawn: Recent[tuple[object, ...], Drawing] = Recent(CACHE_BYTES)
         self._times: Recent[str, float] = Recent(_TIMES_KEPT)
 
@@ -70,18 +82,54 @@ class Renderer:
         chosen = choose(manifest, pick)
         shown = chosen[:MOST_STACKED]
         overlaid = {each.image for each in shown if plan(each, options).view == "overlay"} - {None}
-        async with self._room:
-            arrays = await self._results.drawn(manifest, shown)
-            uploads = {image: await self._results.upload(manifest, image) for image in overlaid if image is not None}
-            started = time.perf_counter()
-            work = partial(stack, chosen, arrays.__getitem__, uploads.get, options)
-            png = await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        seconds = time.perf_counter() - started
+        pixels = _extent(manifest, shown, options)
+        threads = self._large if pixels > LARGE_PIXELS else self._small
+        with self._metrics.drawing.track_inprogress():
+            try:
+                async with self._all.turn(pixels), threads.turn(1):
+                    arrays = await self._results.drawn(manifest, shown)
+                    uploads = {
+                        each: await self._results.upload(manifest, each) for each in overlaid if each is not None
+                    }
+                    work = partial(stack, chosen, arrays.__getitem__, uploads.get, options)
+                    png, seconds = await self._in_thread(work)
+            except asyncio.CancelledError:
+                self._metrics.pictures_unwanted.inc()
+                raise
         drawing = Drawing(png, round(1000 * seconds, 1))
         self._metrics.rendered.labels(manifest.operation).observe(seconds)
         self._drawn.put(identity, drawing, len(png))
         self._times.put(key, drawing.ms)
         return drawing
+
+    async def _in_thread(self, work: Callable[[], bytes]) -> tuple[bytes, float]:
+        """What is drawn in a thread, and in how many seconds; cancelled, once the thread has stopped."""
+        unwanted = threading.Event()
+
+        def draw() -> tuple[bytes, float]:
+            with stops_when(unwanted.is_set):
+                started = time.perf_counter()
+                return work(), time.perf_counter() - started
+
+        drawing = asyncio.get_running_loop().run_in_executor(self._pool, draw)
+        try:
+            return await asyncio.shield(drawing)
+        except asyncio.CancelledError:
+            unwanted.set()
+            # The turn is given back when memory and thread are: the last piece of it is short.
+            await asyncio.wait({drawing})
+            if not drawing.cancelled():
+                drawing.exception()
+            raise
+
+
+def _extent(manifest: Manifest, pictures: Sequence[Picture], options: RenderOptions) -> int:
+    return extent(
+        pictures,
+        lambda name: stored_array(manifest, name).shape,
+        lambda image: (manifest.images[image].height, manifest.images[image].width),
+        options,
+    )
 
 
 def version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -24,8 +25,9 @@ from tests.contract.compose import MissingVariableError, load
 from tests.contract.trees import ROOT
 from tests.convscope.cli.launched import wait_until
 
-GIVEN = {"CONVSCOPE_PASSWORD": "a-password"}
+GIVEN = {"CONVSCOPE_PASSWORD": "a-password", "CONVSCOPE_KEYS": "keys.toml"}
 RECIPES = ("service", "worker")
+KEY = "a-key"
 
 
 def recipe(name: str) -> str:
@@ -57,11 +59,38 @@ def test_names_lead_somewhere() -> None:
 
 def test_the_queue_keeps_what_it_has_and_wants_a_password() -> None:
     command = " ".join(load(GIVEN)["services"]["valkey"]["command"])
-    for words in ("--appendonly yes", "--maxmemory-policy noeviction", "--requirepass a-password"):
+    for words in ("--appendonly yes", "--maxmemory-policy noeviction"):
         assert words in command
+    for service in load(GIVEN)["services"].values():
+        words = [*service.get("entrypoint", []), *service.get("command", [])]
+        assert not [word for word in words if "a-password" in word], "command lines are seen by everybody"
     assert "ports" not in load(GIVEN)["services"]["valkey"]
     with pytest.raises(MissingVariableError, match="password"):
         load({})
+    with pytest.raises(MissingVariableError, match="keys"):
+        load({"CONVSCOPE_PASSWORD": "a-password"})
+
+
+@pytest.mark.parametrize("name", ["valkey", "api", "worker", "worker-gpu", "s3"])
+def test_every_container_has_few_rights_and_a_bound_on_memory_and_processes(name: str) -> None:
+    service = load(GIVEN)["services"][name]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"] and "/tmp" in service["tmpfs"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    limits = service["deploy"]["resources"]["limits"]
+    assert re.fullmatch(r"\d+[mg]", limits["memory"]) and limits["pids"] <= 1024
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_lock_of_an_image_has_versions_of_the_one_lock_and_the_hash_of_every_file(name: str) -> None:
+    def versions(path: Path) -> dict[str, str]:
+        return dict(re.findall(r"^([a-z0-9._-]+)==([^ ;\\]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+
+    text = (ROOT / "docker" / f"{name}.lock").read_text(encoding="utf-8")
+    ours = versions(ROOT / "docker" / f"{name}.lock")
+    assert ours.items() <= versions(ROOT / "requirements.lock").items() and len(ours) > 20
+    for stanza in re.split(r"\n(?=[a-z0-9])", text)[1:]:
+        assert "--hash=sha256:" in stanza, stanza
+    assert ("torch" in ours) == (name == "worker")
 
 
 def test_the_profiles() -> None:
@@ -91,7 +120,7 @@ def test_a_recipe_runs_as_nobody_in_particular_and_is_asked_for_its_health(name:
     assert re.search(r"^USER convscope$", final, re.MULTILINE)
     assert final.index("USER convscope") < final.index("\nCMD ")
     assert "HEALTHCHECK" in final
-    assert "--constraint requirements.lock" in recipe(name)
+    assert "--no-deps --require-hashes --requirement" in recipe(name)
     # What is copied exists, so that a build cannot fail on it.
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", recipe(name), re.MULTILINE):
         assert all((ROOT / source).exists() for source in sources.split())
@@ -161,7 +190,12 @@ class Composition:
             "HOME": str(folder),
             **{name: value for name, value in os.environ.items() if name.startswith(("LD_", "PYTHON"))},
         }
-        self.programs = {"valkey-server": str(get_binary_path()), "convscope": str(Path(scripts) / "convscope")}
+        self.programs = {"/bin/sh": "/bin/sh", "convscope": str(Path(scripts) / "convscope")}
+        (folder / "programs").mkdir()
+        (folder / "programs" / "valkey-server").symlink_to(get_binary_path())
+        self.clean["PATH"] += f":{folder / 'programs'}"
+        keys = f'[callers.ann]\nkey_sha256 = "{hashlib.sha256(KEY.encode()).hexdigest()}"\n'
+        (folder / "keys.toml").write_text(keys)
         for name in ("queue", "artifacts", "data"):
             (folder / name).mkdir()
 
@@ -175,14 +209,17 @@ class Composition:
         places |= {place: str(self.folder) + place for place in ("/artifacts", "/data")}
         for before, after in places.items():
             given = {variable: value.replace(before, after) for variable, value in given.items()}
+        if "CONVSCOPE_API_KEYS_FILE" in given:
+            given["CONVSCOPE_API_KEYS_FILE"] = str(self.folder / "keys.toml")
         given["CONVSCOPE_HOST"] = "127.0.0.1"
         given["CONVSCOPE_PORT"] = str(self.api_port)
         given["CONVSCOPE_DEVICE"] = "cpu"
         return {**self.clean, **given}
 
     def run(self, name: str, recipe_name: str | None = None, *more: str) -> subprocess.Popen[bytes]:
-        program, *arguments = self.services[name]["command"]
-        environment = self.environment(name, recipe_name) if recipe_name else self.clean
+        service = self.services[name]
+        program, *arguments = [*service.get("entrypoint", []), *service["command"]]
+        environment = self.environment(name, recipe_name) if recipe_name else {**self.clean, **service["environment"]}
         log = self.folder / f"{name}.log"
         return start(self.stack, [self.programs[program], *arguments, *more], environment, log)
 
@@ -208,15 +245,19 @@ def test_the_commands_of_the_containers_run_with_two_workers(tmp_path: Path) -> 
         composed.run("api", "service")
         assert composed.health("worker", "worker") == 1
         workers = [composed.run("worker", "worker") for _ in range(2)]
-        with httpx2.Client(base_url=f"http://127.0.0.1:{composed.api_port}", trust_env=False, timeout=60) as client:
+        address, headers = f"http://127.0.0.1:{composed.api_port}", {"Authorization": f"Bearer {KEY}"}
+        with httpx2.Client(base_url=address, headers=headers, trust_env=False, timeout=60) as client:
             wait_until(lambda: _workers(client) == 2, 120, "two workers")
             assert composed.health("api", "service") == 0
             assert composed.health("worker", "worker") == 0
+            assert client.get("/v1/jobs", headers={"Authorization": "Bearer another"}).status_code == 401
             file = io.BytesIO()
             Image.effect_noise((64, 64), 60).convert("RGB").save(file, "png")
             parts = [("image", ("noise.png", file.getvalue(), "image/png"))]
             answer = client.post("/v1/classify", files=parts, headers={"Prefer": "wait=60"})
             assert answer.status_code == 200, answer.text + composed.said()
+            stored = [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
+            assert len(stored) > 2 and [path for path in stored if path.stat().st_mode & 0o077] == []
             # One worker goes away in order; the other does the work.
             workers[0].send_signal(signal.SIGTERM)
             assert workers[0].wait(30) == 0, composed.said()
