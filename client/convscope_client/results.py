@@ -58,6 +58,16 @@ def picture_of(png: bytes) -> Image:
     return picture
 
 
+def which_jobs(state: str | None, operation: str | None, labels: Mapping[str, str] | None) -> dict[str, str]:
+    """The query for jobs of a state, an operation, with labels."""
+    given = {
+        "state": state,
+        "operation": operation,
+        **{f"label.{name}": value for name, value in (labels or {}).items()},
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def job_path(job_id: str, *more: str) -> str:
     """The address of a job, or of something of it."""
     return "/".join(["/v1/jobs", quote(job_id, safe=""), *map(quote, more)])

@@ -151,6 +151,15 @@ class CamResult(TypedDict):
     provenance: ProvenanceView
 
 
+class CancelledJobs(TypedDict):
+    """What became of the jobs that were to be cancelled."""
+
+    cancelled: list[str]
+    """Ids of jobs that are cancelled."""
+    stopping: list[str]
+    """Ids of jobs that stop within two slices."""
+
+
 class ChannelFacts(TypedDict):
     """How the images excite one channel: figures of its strongest unit in each image (of its mean, with by=mean)."""
 

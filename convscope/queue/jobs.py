@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -156,14 +156,22 @@ class Jobs:
         operation: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        fits: Callable[[Job], bool] | None = None,
     ) -> tuple[list[Job], str | None]:
-        """A caller's jobs, newest first, and the cursor of the next page; None where there is none.
+        """A caller's jobs, newest first, that fit, and the cursor of the next page; None where there is none.
 
         Raises:
             ProblemError: `invalid-request` for a cursor that this method did not give.
         """
         return await read_page(
-            self._redis, caller, state=state, operation=operation, limit=limit, cursor=cursor, unpack=self._unpack
+            self._redis,
+            caller,
+            state=state,
+            operation=operation,
+            fits=fits,
+            limit=limit,
+            cursor=cursor,
+            unpack=self._unpack,
         )
 
     async def cancel(self, job_id: str, caller: str) -> Job:

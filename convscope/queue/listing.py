@@ -22,6 +22,7 @@ async def read_page(
     *,
     state: str | None,
     operation: str | None,
+    fits: Callable[[Job], bool] | None,
     limit: int,
     cursor: str | None,
     unpack: Callable[[str, str], Awaitable[Mapping[str, str]]],
@@ -53,6 +54,8 @@ async def read_page(
             if not held or (state and not _is(state, held)):
                 continue
             if operation and (await record(position[1], held))["operation"] != operation:
+                continue
+            if fits is not None and not fits(Job.from_hash(position[1], await record(position[1], held))):
                 continue
             if len(found) == limit:
                 assert place is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any, Literal
 
@@ -9,9 +10,9 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.results import Manifest
-from convscope.queue.jobs import Job, JobState
+from convscope.queue.jobs import ACTIVE, Job
 from service import openapi
 from service.answers.finding import find
 from service.answers.responses import (
@@ -32,15 +33,17 @@ from service.answers.waiting import wait_for_end, wait_until
 from service.call import Call
 from service.dependencies import CallDependency
 from service.http.negotiation import JSON, NPY, PNG, SAFETENSORS
-from service.http.paging import PageQuery, page_headers
+from service.http.paging import page_headers
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
 from service.results.arrays import json_bytes, npy_header, safetensors_header, stored_array
 from service.results.metadata import metadata
 from service.results.rendering import PICK
+from service.routes.job_filters import CancelledJobs, JobFilter, ListQuery
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+_AT_ONCE = 50
 _FAILURES = ("numerical-error", "out-of-memory", "weights-unavailable", "worker-crashed", "deadline-exceeded")
 _ONE = documented("not-found", "gone")
 _RESULT = documented("not-found", "gone", "not-acceptable", "invalid-request", "too-expensive", *_FAILURES)
@@ -56,13 +59,6 @@ class ArrayQuery(BaseModel):
     )
 
 
-class ListQuery(PageQuery):
-    """Which jobs to list."""
-
-    state: JobState | None = None
-    operation: str | None = Field(None, max_length=100)
-
-
 @router.get(
     "",
     operation_id="list-jobs",
@@ -73,16 +69,58 @@ class ListQuery(PageQuery):
     },
 )
 async def list_jobs(call: CallDependency, query: Annotated[ListQuery, Query()]) -> Response:
-    """The caller's jobs, newest first, without their results."""
+    """The caller's jobs, newest first, without their results; `label.NAME=VALUE` lists those with that label."""
+    query.check(call.request)
     if query.operation is not None:
         known_operation(query.operation, "/query/operation")
     state = query.state.value if query.state is not None else None
     jobs, cursor = await call.context.jobs.page(
-        call.caller, state=state, operation=query.operation, limit=query.limit, cursor=query.cursor
+        call.caller, state=state, operation=query.operation, limit=query.limit, cursor=query.cursor, fits=query.fits
     )
     online = await workers_online(call.context)
     body = {"jobs": [await job_view(call.context, job, online, result=False) for job in jobs]}
     return Response(json_bytes(body), 200, page_headers("/v1/jobs", query, cursor), media_type=JSON)
+
+
+@router.post(
+    "/cancel",
+    operation_id="cancel-jobs",
+    response_class=Response,
+    responses={
+        200: {**openapi.answer("What became of them."), "model": CancelledJobs},
+        **documented("invalid-request"),
+    },
+)
+async def cancel_jobs(call: CallDependency, query: Annotated[JobFilter, Query()]) -> Response:
+    """Cancel every unfinished job that fits: of that state, that operation, with those labels (`label.NAME=VALUE`)."""
+    query.check(call.request)
+    if query.operation is not None:
+        known_operation(query.operation, "/query/operation")
+    if query.operation is None and query.state is None and not query.labels:
+        detail = "say which jobs: `state`, `operation` or `label.NAME`"
+        raise invalid_request([FieldError("/query", detail)])
+    done: dict[bool, list[str]] = {True: [], False: []}
+    for state in ACTIVE:
+        cursor: str | None = ""
+        while cursor is not None and query.state in (None, state):
+            jobs, cursor = await call.context.jobs.page(
+                call.caller, state=state, operation=query.operation, limit=_AT_ONCE, cursor=cursor, fits=query.fits
+            )
+            for job in await asyncio.gather(*(_cancelled(call, job) for job in jobs)):
+                if job is not None:
+                    done[job.finished].append(job.id)
+    body = CancelledJobs(cancelled=done[True], stopping=done[False])
+    return Response(body.model_dump_json(), 200, {"Cache-Control": "no-store"}, media_type=JSON)
+
+
+async def _cancelled(call: Call, job: Job) -> Job | None:
+    """The job once it is asked to be cancelled; None where it has finished, or gone, meanwhile."""
+    try:
+        return await call.context.jobs.cancel(job.id, call.caller)
+    except ProblemError as error:
+        if error.name not in ("already-finished", "not-found"):
+            raise
+        return None
 
 
 @router.get(

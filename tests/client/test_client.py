@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from convscope_client import AsyncClient, Client, JobCancelledError, JobFailedError, ProblemError, Upload
-from tests.service.support import FAIL, HOLD, SLOW, Service, png_bytes, toy_maps
+from tests.service.support import FAIL, HOLD, SLOW, Service, Worker, png_bytes, toy_maps
 
 PIXELS = np.random.default_rng(27).integers(0, 256, (16, 20, 3), dtype=np.uint8)
 SHAPE = (8, 6, 6)
@@ -170,6 +170,24 @@ def test_jobs_are_listed_page_after_page(client: Client, monkeypatch: pytest.Mon
     assert set(made) <= {job.id for job in client.list_jobs()}
     listed = next(client.list_jobs(operation="feature-maps"))
     assert listed.document["result"] is None and listed.result().shapes, "a result that was left out is read"
+
+
+def test_jobs_are_found_and_cancelled_by_their_labels(client: Client, worker: Worker) -> None:
+    with worker.idle():
+        teams = [
+            client.feature_maps(PIXELS, layer="conv", seed=70 + k, labels={"team": "ab"[k % 2], "run": "7"}, wait_s=0)
+            for k in range(5)
+        ]
+        found = [job.id for job in client.list_jobs(labels={"team": "a", "run": "7"})]
+        assert found == [job.id for job in teams[::2]][::-1]
+        assert list(client.list_jobs(labels={"team": "a", "run": "8"})) == []
+        done = client.cancel_jobs(labels={"team": "a", "run": "7"})
+        assert (sorted(done["cancelled"]), done["stopping"]) == (sorted(found), [])
+        assert {job.refresh().state for job in teams[::2]} == {"cancelled"}
+        assert client.cancel_jobs(labels={"team": "a", "run": "7"})["cancelled"] == []
+    assert {job.wait(20).state for job in teams[1::2]} == {"succeeded"}
+    with pytest.raises(ProblemError, match=r"state.*operation.*label"):
+        client.cancel_jobs()
 
 
 def test_images_and_sets(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

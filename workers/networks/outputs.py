@@ -94,10 +94,7 @@ def find_outputs(
     """
     one, nodes = _run(network, inputs(1))
     size = (int(inputs(1).shape[2]), int(inputs(1).shape[3]))
-    try:
-        two: Any = _run(network, inputs(2))[0]
-    except Exception:  # noqa: BLE001  (an answer as good as any: it takes one image at a time)
-        two = None
+    two = None if _has_batch(one) else _of_two(network, inputs)
     for returned, images in ((two, 2), (one, 1)):
         if returned is None:
             continue
@@ -106,6 +103,19 @@ def find_outputs(
             found = replace(found, read=_named(found.member, one))
             return _meant(network, inputs, found, member_of(one, found.member), nodes, meaning, trained)
     return Outputs(form="none", count=0, link="value", refusal=_refusal(one, output))
+
+
+def _has_batch(returned: Any) -> bool:
+    """Whether one image's answer is a tensor that has the images' dimension beyond doubt."""
+    return isinstance(returned, Tensor) and returned.dim() in (2, 4) and returned.shape[0] == 1
+
+
+def _of_two(network: nn.Module, inputs: Callable[[int], Tensor]) -> Any:
+    """What the network returns for two images; None where it takes one at a time."""
+    try:
+        return _run(network, inputs(2))[0]
+    except Exception:  # noqa: BLE001  (whatever it raises, it takes one image at a time)
+        return None
 
 
 def _run(network: nn.Module, inputs: Tensor) -> tuple[Any, list[tuple[str, Any]]]:

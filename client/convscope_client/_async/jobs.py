@@ -24,7 +24,7 @@ from convscope_client.errors import JobFailedError, ProblemError
 from convscope_client.events import FINISHED, Event, Progress, event_of
 from convscope_client.images import OCTETS, ImagesInput, Upload, as_list, reference, upload_of
 from convscope_client.patience import json_object
-from convscope_client.results import JSON, NPY, PNG, Media, array_of, job_path, picture_of
+from convscope_client.results import JSON, NPY, PNG, Media, array_of, job_path, picture_of, which_jobs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,10 +128,15 @@ class AsyncJobs(AsyncResources):
         return [{"id": (await self.upload_image(next(left)))["id"]} if one is None else one for one in references]
 
     async def list_jobs(
-        self, *, state: str | None = None, operation: str | None = None, limit: int | None = None
+        self,
+        *,
+        state: str | None = None,
+        operation: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> AsyncGenerator[AsyncJob[Any]]:
-        """The caller's jobs, newest first, without their results; `limit` of them at most."""
-        query = {name: value for name, value in (("state", state), ("operation", operation)) if value is not None}
+        """The caller's jobs, newest first, without their results: those with all `labels`, `limit` of them at most."""
+        query = which_jobs(state, operation, labels)
         async for job in self._entries("/v1/jobs", "jobs", query, limit):
             yield AsyncJob(self, job)
 
@@ -160,6 +165,13 @@ class AsyncJobs(AsyncResources):
             ProblemError: `already-finished`.
         """
         return AsyncJob(self, json_object(await self._sender.send("POST", job_path(job_id, "cancel"))))
+
+    async def cancel_jobs(
+        self, *, state: str | None = None, operation: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> schemas.CancelledJobs:
+        """Cancel every unfinished job of the caller that fits; one of the three must be said."""
+        answer = await self._sender.send("POST", "/v1/jobs/cancel", params=which_jobs(state, operation, labels))
+        return cast(schemas.CancelledJobs, json_object(answer))
 
     async def delete_job(self, job_id: str) -> None:
         """Cancel a job that is not finished; forget one that is, with its result."""

@@ -26,7 +26,7 @@ from convscope_client.errors import JobFailedError, ProblemError
 from convscope_client.events import FINISHED, Event, Progress, event_of
 from convscope_client.images import OCTETS, ImagesInput, Upload, as_list, reference, upload_of
 from convscope_client.patience import json_object
-from convscope_client.results import JSON, NPY, PNG, Media, array_of, job_path, picture_of
+from convscope_client.results import JSON, NPY, PNG, Media, array_of, job_path, picture_of, which_jobs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,10 +130,15 @@ class Jobs(Resources):
         return [{"id": (self.upload_image(next(left)))["id"]} if one is None else one for one in references]
 
     def list_jobs(
-        self, *, state: str | None = None, operation: str | None = None, limit: int | None = None
+        self,
+        *,
+        state: str | None = None,
+        operation: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
     ) -> Generator[Job[Any]]:
-        """The caller's jobs, newest first, without their results; `limit` of them at most."""
-        query = {name: value for name, value in (("state", state), ("operation", operation)) if value is not None}
+        """The caller's jobs, newest first, without their results: those with all `labels`, `limit` of them at most."""
+        query = which_jobs(state, operation, labels)
         for job in self._entries("/v1/jobs", "jobs", query, limit):
             yield Job(self, job)
 
@@ -162,6 +167,13 @@ class Jobs(Resources):
             ProblemError: `already-finished`.
         """
         return Job(self, json_object(self._sender.send("POST", job_path(job_id, "cancel"))))
+
+    def cancel_jobs(
+        self, *, state: str | None = None, operation: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> schemas.CancelledJobs:
+        """Cancel every unfinished job of the caller that fits; one of the three must be said."""
+        answer = self._sender.send("POST", "/v1/jobs/cancel", params=which_jobs(state, operation, labels))
+        return cast(schemas.CancelledJobs, json_object(answer))
 
     def delete_job(self, job_id: str) -> None:
         """Cancel a job that is not finished; forget one that is, with its result."""
