@@ -126,6 +126,11 @@ class ProblemError(Exception):
         return self.type.status
 
 
+def is_passing(name: str) -> bool:
+    """Whether the same request may succeed when it is sent again after a problem of that name."""
+    return name in PROBLEMS and PROBLEMS[name].passing
+
+
 def invalid_field(pointer: str, sentence: str, **extra: Any) -> ProblemError:
     """The problem `invalid-request` of one wrong field; the sentence is also the problem's detail."""
     return ProblemError("invalid-request", sentence, errors=[FieldError(pointer, sentence)], **extra)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
-from convscope.protocol.problems import PROBLEMS, ProblemError
+from convscope.protocol.problems import ProblemError
 from convscope.queue.connection import guarded
 from convscope.queue.keys import archived_key, key, short_key
 from convscope.queue.listing import read_page
@@ -317,7 +317,7 @@ class Jobs:
             result=short_key(manifest or ""),
             error=compact(dict(error)) if error else "",
             error_name=str(error["name"]) if error else "",
-            passing=int(error is not None and _passing(error)),
+            passing=int(error is not None and is_passing(str(error["name"]))),
             environment=environment,
             granted="*" if granted is None else " ".join(sorted(granted)),
             computed_ms=computed_ms,
@@ -392,12 +392,6 @@ class Jobs:
     async def stats(self) -> QueueStats:
         """Figures for /metrics."""
         return await read_stats(self._redis)
-
-
-def _passing(error: Mapping[str, Any]) -> bool:
-    """Whether the same request may succeed when it is sent again."""
-    known = PROBLEMS.get(str(error["name"]))
-    return known is not None and known.passing
 
 
 def _no_such_job(job_id: str) -> ProblemError:

@@ -16,6 +16,9 @@ PICKLES = frozenset({"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shel
 COMPARISONS = frozenset({"allclose", "array_equal", "isclose", "equal", "array_equiv", "is_close"})
 UNFINISHED = ("TO" + "DO", "FIX" + "ME", "XX" + "X")
 
+STAND_INS = ROOT / "workers" / "networks" / "weights" / "stand_ins.py"
+"""The one reader of pickles; it imports and calls nothing that a file names (tests/workers/networks/weights)."""
+
 Rule = Callable[[ast.AST], Iterator[str]]
 
 
@@ -35,7 +38,7 @@ def swallowed_errors(tree: ast.AST) -> Iterator[str]:
 
 
 def pickles(tree: ast.AST) -> Iterator[str]:
-    """Imports of modules that run what they read, and torch.load without weights_only=True."""
+    """Imports of modules that run what they read; torch.load without weights_only=True or the reader of stand-ins."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -48,16 +51,28 @@ def pickles(tree: ast.AST) -> Iterator[str]:
             if name.partition(".")[0] in PICKLES:
                 yield f"{node.lineno}: imports {name}"
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-            safe = [key.value for key in node.keywords if key.arg == "weights_only"]
-            if [ast.unparse(value) for value in safe] != ["True"]:
+            given = {key.arg: ast.unparse(key.value) for key in node.keywords}
+            if given.get("weights_only") != "True" and given.get("pickle_module") != "stand_ins":
                 yield f"{node.lineno}: torch.load without weights_only=True"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             yield f"{node.value.lineno}: allow_pickle"
 
 
 def suspended_modes(tree: ast.AST) -> Iterator[str]:
-    """Generators that yield inside a mode of torch, which then holds for whoever computes meanwhile."""
+    """Generators that yield inside a mode of torch, which then holds for whoever computes meanwhile.
+
+    What a context manager is for is just that: whoever enters it wants the mode.
+    """
+    managers = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(ast.unparse(decorator).endswith("contextmanager") for decorator in node.decorator_list)
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
+        if node in managers:
+            continue
         if not isinstance(node, ast.With) or "torch." not in ast.unparse(node.items[0].context_expr):
             continue
         if any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in ast.walk(node)):
@@ -99,6 +114,8 @@ CASES: list[tuple[Rule, str, int]] = [
     (pickles, "import joblib.parallel as p", 1),
     (pickles, "torch.load(path)", 1),
     (pickles, "torch.load(path, weights_only=False)", 1),
+    (pickles, "torch.load(path, weights_only=False, pickle_module=stand_ins)", 0),
+    (pickles, "torch.load(path, weights_only=False, pickle_module=dill)", 1),
     (pickles, "numpy.load(path, allow_pickle=True)", 1),
     (pickles, "torch.load(path, weights_only=True)", 0),
     (pickles, "numpy.load(path, allow_pickle=False)", 0),
@@ -106,6 +123,7 @@ CASES: list[tuple[Rule, str, int]] = [
     (pickles, "from pickle import UnpicklingError", 0),
     (pickles, "from pickle import UnpicklingError, loads", 1),
     (suspended_modes, "with torch.no_grad():\n  for x in y:\n    yield x", 1),
+    (suspended_modes, "@contextmanager\ndef f():\n  with torch.no_grad():\n    yield", 0),
     (suspended_modes, "for x in y:\n  with torch.no_grad():\n    f(x)\n  yield x", 0),
     (unused_comparisons, "np.allclose(a, b)", 1),
     (unused_comparisons, "torch.equal(a, b)", 1),
@@ -141,6 +159,7 @@ def test_the_rules_hold_everywhere() -> None:
     for path in tracked(".py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         rules = SOURCE_RULES if below(path, *PACKAGES, CLIENT, "bench") else TEST_RULES
+        rules = tuple(rule for rule in rules if not (rule is pickles and path == STAND_INS))
         broken += [f"{path.relative_to(ROOT)}:{found}" for rule in rules for found in rule(tree)]
     assert broken == []
 
@@ -159,7 +178,7 @@ def test_nothing_is_left_unfinished() -> None:
     found = []
     for path in tracked(".py", ".lua", ".md", ".toml", "Makefile", "Dockerfile", ".yml"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if any(word in line for word in UNFINISHED) or "NotImplementedError" in line:
+            if any(word in line for word in (*UNFINISHED, "raise NotImplementedError")):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     found = [line for line in found if not line.startswith("tests/contract/test_source.py")]
     assert found == []

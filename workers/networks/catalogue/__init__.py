@@ -12,6 +12,8 @@
 
 The file is read again when it changes, or a module or list of names that it uses. An entry that makes no sense is
 listed with the reason and hurts nothing else. Torch side; nothing of pydantic or the queue.
+
+May import workers.networks.sources, workers.networks.weights and workers.contract.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where architectures come from: torchvision, timm, files of ours, the operator's factories, programs in a file.
 
 A source knows how to build the network, its own preprocessing, its class names, and where published weights of it are.
-Imports torch, torchvision, timm; nothing of pydantic or the queue.
+May import torch, torchvision, timm, Keras and ONNX where they are installed, and workers.networks; nothing of the
+queue.
 """
 
 from __future__ import annotations

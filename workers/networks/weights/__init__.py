@@ -1,7 +1,7 @@
 """Weights from files, packages and published addresses into a network, refusing what is not exactly weights of it.
 
-Nothing here runs what a file says: tensors are read, everything else beside them becomes an inert stand-in. Imports
-torch and safetensors only.
+Nothing here runs what a file says: tensors are read, everything else beside them becomes an inert stand-in. May import
+torch, safetensors and workers.contract.
 """
 
 from __future__ import annotations
