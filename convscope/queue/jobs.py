@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.problems import ProblemError, is_passing
 from convscope.queue.connection import guarded
 from convscope.queue.keys import archived_key, key, short_key
 from convscope.queue.listing import read_page
