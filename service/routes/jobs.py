@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.results import Manifest
-from convscope.queue.jobs import ACTIVE, Job
+from convscope.queue.jobs import ACTIVE, Job, JobState
 from service import openapi
 from service.answers.finding import find
 from service.answers.responses import (
