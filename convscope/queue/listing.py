@@ -29,7 +29,7 @@ async def read_page(
 ) -> tuple[list[Job], str | None]:
     """Up to `limit` jobs that fit, after the cursor, and the cursor of the next page; None where there is none.
 
-    `unpack` gives the record of an archived job by its id and what the queue holds of it; `fits` looks at whole records.
+    `unpack` gives the record of an archived job by its id and what the queue holds of it; `fits` sees whole records.
 
     Raises:
         ProblemError: `invalid-request` for a cursor that no page gave; `queue-unavailable`.
