@@ -164,14 +164,7 @@ class Jobs:
             ProblemError: `invalid-request` for a cursor that this method did not give.
         """
         return await read_page(
-            self._redis,
-            caller,
-            state=state,
-            operation=operation,
-            fits=fits,
-            limit=limit,
-            cursor=cursor,
-            unpack=self._unpack,
+            self._redis, caller, self._unpack, state=state, operation=operation, fits=fits, limit=limit, cursor=cursor
         )
 
     async def cancel(self, job_id: str, caller: str) -> Job:

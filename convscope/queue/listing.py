@@ -19,17 +19,17 @@ _AT_ONCE = 100
 async def read_page(
     redis: Redis,
     caller: str,
+    unpack: Callable[[str, str], Awaitable[Mapping[str, str]]],
     *,
     state: str | None,
     operation: str | None,
     fits: Callable[[Job], bool] | None,
     limit: int,
     cursor: str | None,
-    unpack: Callable[[str, str], Awaitable[Mapping[str, str]]],
 ) -> tuple[list[Job], str | None]:
     """Up to `limit` jobs that fit, after the cursor, and the cursor of the next page; None where there is none.
 
-    `unpack` gives the record of an archived job by its id and what the queue holds of it.
+    `unpack` gives the record of an archived job by its id and what the queue holds of it; `fits` sees whole records.
 
     Raises:
         ProblemError: `invalid-request` for a cursor that no page gave; `queue-unavailable`.

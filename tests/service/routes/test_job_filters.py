@@ -42,9 +42,7 @@ def test_every_label_counts_and_pages_keep_them(client: httpx2.Client) -> None:
     assert seen == blue
 
 
-@pytest.mark.parametrize(
-    ("query", "name"), [("colour=red", "colour"), ("label.=x", "label."), ("labels.a=x", "labels.a")]
-)
+@pytest.mark.parametrize("name", ["colour", "label.", "labels.a"])
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/jobs"), ("POST", "/v1/jobs/cancel")])
 def test_what_is_no_label_is_refused(client: httpx2.Client, method: str, path: str, name: str) -> None:
     problem = problem_of(client.request(method, f"{path}?{name}=x"), 422, "invalid-request")
