@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -70,6 +71,7 @@ def timms(folder: Path, command: str) -> None:
 
 
 def keras_file(folder: Path, command: str) -> None:
+    os.environ["KERAS_BACKEND"] = "torch"
     keras = pytest.importorskip("keras")
     model = keras.Sequential(
         [keras.Input((32, 32, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3)]
