@@ -66,7 +66,7 @@ def add(wish: Wish, catalogue: Path, weights_folder: Path) -> tuple[str, LoadedN
     values: dict[str, Any] = _further(wish.more)
     if wish.classes is not None:
         values["classes"] = names_in(wish.classes)
-    network, values = _tried(model_id, wish, values)
+    network, values = _tried(model_id, wish, values, catalogue.parent)
     placed = _place(wish.file, catalogue.parent, weights_folder)
     values = {key: value.replace(wish.file.name, placed) if key in ("source", "weights") else value
               for key, value in values.items()}  # fmt: skip
@@ -118,7 +118,7 @@ def _sources(wish: Wish) -> Iterator[str]:
         yield from found
 
 
-def _tried(model_id: str, wish: Wish, values: dict[str, Any]) -> tuple[LoadedNetwork, dict[str, Any]]:
+def _tried(model_id: str, wish: Wish, values: dict[str, Any], folder: Path) -> tuple[LoadedNetwork, dict[str, Any]]:
     """The network and its entry, by the first source that fits."""
     refusals: list[MethodError | ValueError] = []
     for source in _sources(wish):
@@ -130,7 +130,7 @@ def _tried(model_id: str, wish: Wish, values: dict[str, Any]) -> tuple[LoadedNet
         entry |= values
         for _ in range(2):
             try:
-                return _load(model_id, entry, wish.file.parent), entry
+                return _load(model_id, entry, folder, wish.file.parent), entry
             except (MethodError, ValueError) as error:
                 count = _count_in(error, entry)
                 if count is None:
@@ -148,13 +148,13 @@ def _count_in(error: Exception, entry: dict[str, Any]) -> int | None:
     return int(said[1])
 
 
-def _load(model_id: str, entry: dict[str, Any], folder: Path) -> LoadedNetwork:
-    """The network, after an image went through it.
+def _load(model_id: str, entry: dict[str, Any], folder: Path, files: Path) -> LoadedNetwork:
+    """The network, after an image went through it; modules lie in the catalogue's folder, the file in its own.
 
     Raises:
         MethodError, ValueError: what is wrong.
     """
-    network = load_entry(make_entry(model_id, entry, folder), folder, fetch=False)
+    network = load_entry(make_entry(model_id, entry, folder, files), files, fetch=False)
     inputs, _ = network.prepare([torch.full((64, 64, 3), 128, dtype=torch.uint8)])
     with torch.no_grad():
         network.module(inputs)
