@@ -25,8 +25,8 @@ class SaliencyView extends Part {
     const [target] = classesOf(this.told, 1);
     return html`<h1 tabindex="-1">Which pixels matter</h1>
       ${reading(READING.saliency)}
-      <fieldset class="options card"><legend>Methods</legend><div class="checks">${Object.entries(SALIENCY_METHODS).map(([name, told]) => html`<label title=${told}>
-        <input type="checkbox" .checked=${this.methods.includes(name)} @change=${() => this._toggle(name)}>${name}</label>`)}</div></fieldset>
+      <div class="options card"><fieldset><legend>Methods</legend><div class="checks">${Object.entries(SALIENCY_METHODS).map(([name, told]) => html`<label title=${told}>
+        <input type="checkbox" .checked=${this.methods.includes(name)} @change=${() => this._toggle(name)}>${name}</label>`)}</div></fieldset></div>
       <div class="row"><span>For</span>${(predictions?.predictions[0] ?? []).map((one) => html`<button type="button" class="chip" aria-pressed=${one.index === target}
         @click=${() => this._change({ targets: one.index })}>${one.name ?? one.index}</button>`)}
         ${target !== undefined && !predictions?.predictions[0].some((one) => one.index === target) ? html`<span class="chip chosen">${className(card, target)}</span>` : nothing}
