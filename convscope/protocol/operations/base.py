@@ -22,6 +22,9 @@ R = TypeVar("R", bound=CommonRequest)
 
 Lane = Literal["interactive", "batch"]
 
+WORKING_COPIES = 4
+"""Of a layer's output: itself, what it is made of, and what the arithmetic works in."""
+
 
 COLOURS = "colour"
 """The axis of red, green and blue."""
@@ -75,6 +78,8 @@ class Operation(ABC, Generic[R]):
     has_picture: ClassVar[bool] = True
     bulky: ClassVar[frozenset[str]] = frozenset()
     """Arrays that stand in a JSON answer only where they are asked for, however small: few callers read them there."""
+    gradient: ClassVar[bool] = False
+    """Whether it goes backward through the network as well, which keeps every activation."""
     image_array: ClassVar[str | None] = None
     """Name of a uint8 K×H×W×3 result array whose pictures become images of their callers, as uploads are; their ids go
     into `facts["pictures"][k]["image_id"]`. A picture whose facts say `withheld` is left out."""
@@ -94,12 +99,12 @@ class Operation(ABC, Generic[R]):
     def working_bytes(self, request: R, card: ModelCard, images: int, result_bytes: int) -> int:
         """Memory that a worker needs for a resolved request at the least, beside networks and uploads.
 
-        All inputs as they are prepared, float32; the activations of one of them, once forward and once backward; the
-        result, and a copy of it on its way. Methods take as many images into one pass as the memory granted allows.
+        All inputs as they are prepared, float32; one of them on its way through the network; the result, and a copy of
+        it on its way out. Methods take as many images into one pass as the memory granted allows.
         """
         height, width = input_size(request, card)
         inputs = 4 * card.preprocess.channels * height * width * images
-        return inputs + int(8 * activations(card) * relative_area(request, card)) + 2 * result_bytes
+        return inputs + pass_bytes(request, card, gradient=self.gradient) + 2 * result_bytes
 
     def models(self, request: R) -> Sequence[str]:
         """Catalogue ids of further networks that the request names."""
@@ -137,10 +142,13 @@ def relative_area(request: CommonRequest, card: ModelCard) -> float:
     return height * width / (card.preprocess.size[0] * card.preprocess.size[1])
 
 
-def activations(card: ModelCard) -> int:
-    """Numbers that all layers of the network give for one input of its own size."""
-    once = {layer.order: layer for layer in card.layers if not layer.container}
-    return sum(prod(layer.shape) for layer in once.values())
+def pass_bytes(request: CommonRequest, card: ModelCard, *, gradient: bool) -> int:
+    """Memory of one input on its way through the network, float32: a few copies of the largest layer; with a gradient
+    all layers' activations too.
+    """
+    once = {layer.order: prod(layer.shape) for layer in card.layers if not layer.container}
+    numbers = WORKING_COPIES * max(once.values(), default=0) + (sum(once.values()) if gradient else 0)
+    return int(4 * numbers * relative_area(request, card))
 
 
 def check_channels(channels: list[int] | str, layer: LayerCard, pointer: str = "/channels") -> None:

@@ -128,6 +128,7 @@ class CamOperation(Operation[CamRequest]):
     summary = "Class activation maps by thirteen methods for several classes from one forward pass."
     request = CamRequest
     facts = CamFacts
+    gradient = True
     example = MappingProxyType({"methods": ["gradcam", "layercam"], "targets": ["top:2"]})
 
     def resolve(self, request: CamRequest, card: ModelCard) -> CamRequest:

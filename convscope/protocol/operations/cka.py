@@ -14,10 +14,10 @@ from convscope.protocol.operations.base import (
     About,
     Cost,
     Operation,
-    activations,
     check_applicable,
     check_channels,
     count_channels,
+    pass_bytes,
     relative_area,
 )
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice
@@ -233,8 +233,8 @@ class CkaOperation(Operation[CkaRequest]):
                 or (samples * samples * (width + rows) <= samples * rows * width * width)
             ):
                 grams = max(grams, rows * samples * samples)
-        pass_bytes = 8 * activations(card) * area
-        return int(pass_bytes + 4 * sum(maps) + COPIES_BYTES * (features + grams)) + 2 * result_bytes
+        one = pass_bytes(request, card, gradient=False)
+        return int(one + 4 * sum(maps) + COPIES_BYTES * (features + grams)) + 2 * result_bytes
 
     def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
         kind, _, layer = array.partition("/")

@@ -98,6 +98,7 @@ class DeconvOperation(Operation[DeconvRequest]):
     summary = "Projections of chosen units back to pixels by deconvnet, guided backpropagation or gradient."
     request = DeconvRequest
     facts = DeconvFacts
+    gradient = True
     example = MappingProxyType({"channels": "top:4"})
     max_images = 1
 

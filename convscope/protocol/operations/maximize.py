@@ -178,6 +178,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
     summary = "Pictures that maximize a channel, unit, layer, direction or class, by gradient ascent."
     request = MaximizeRequest
     facts = MaximizeFacts
+    gradient = True
     example = MappingProxyType({"channels": [3, 8], "steps": 128})
     lane = "batch"
     quick = False

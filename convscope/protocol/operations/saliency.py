@@ -101,6 +101,7 @@ class SaliencyOperation(Operation[SaliencyRequest]):
     summary = "Signed contribution of each input value to a class or a unit, in six gradient methods."
     request = SaliencyRequest
     facts = SaliencyFacts
+    gradient = True
     example = MappingProxyType({"method": "integrated-gradients", "steps": 20})
 
     def resolve(self, request: SaliencyRequest, card: ModelCard) -> SaliencyRequest:

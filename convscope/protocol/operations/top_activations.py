@@ -101,6 +101,7 @@ class TopActivations(Operation[TopActivationsRequest]):
     summary = "The images of a set that excite each channel most, cut to what the unit sees, with its projection."
     request = TopActivationsRequest
     facts = TopActivationsFacts
+    gradient = True
     example = MappingProxyType({"channels": "first:4", "k": 1})
     lane = "batch"
     quick = False
