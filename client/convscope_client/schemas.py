@@ -61,6 +61,9 @@ class CamFacts(TypedDict):
     maps: list[MapFacts]
     notes: list[str]
     """How not to read the maps."""
+    output: OutputFacts
+    region: NotRequired[str | list[int] | None]
+    """Of a network that answers in maps: where classes count."""
     shape: list[int]
     transforms: list[dict[str, Any]]
     """For each image, where the network's input lies in the upload."""
@@ -71,6 +74,8 @@ class CamJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -106,6 +111,8 @@ class CamRequest(TypedDict):
     """Up to 16 short strings for the caller's own use; no part of the computation."""
     layer: NotRequired[str | None]
     """Without it the last spatial map before global pooling."""
+    mask: NotRequired[ImageRef | None]
+    """An image of the upload's size, white where the class counts."""
     methods: NotRequired[
         Sequence[
             Literal[
@@ -133,10 +140,16 @@ class CamRequest(TypedDict):
     precision: NotRequired[Literal["exact", "fast"]]
     """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
     preprocess: NotRequired[Preprocess | None]
+    region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
+    """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
+    `y,x` or `top,left,bottom,right` in pixels of the network's input.
+    """
     seed: NotRequired[int]
     """Of everything random in the computation."""
     targets: NotRequired[Sequence[int | str]]
-    """Class indices, class names, `predicted` or `top:K` (the K most probable classes of each image)."""
+    """Class indices, class names, `predicted`, `top:K` (the K most probable classes of each image), or `-N` (the other
+    side of output N, where each stands by itself).
+    """
     upsampled: NotRequired[bool]
     """Also give each map at the size of the network's input."""
 
@@ -199,6 +212,8 @@ class CkaJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -282,15 +297,25 @@ class CkaResult(TypedDict):
     provenance: ProvenanceView
 
 
-ClassObjective = TypedDict("ClassObjective", {"class": "int | str"})
-"""The logit of a class, by index or name."""
+ClassObjective = TypedDict(
+    "ClassObjective",
+    {"class": "int | str", "region": 'NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]'},
+)
+"""The logit of a class, by index or name; of a network that answers in maps its mean over a region."""
 
 
 class ClassifyFacts(TypedDict):
     """Facts of classify."""
 
+    classes_shown: NotRequired[dict[str, str]]
+    """Names of the numbers in `class_map`; −1 is no class."""
+    notes: NotRequired[list[str]]
+    """How not to read the numbers."""
+    output: OutputFacts
     predictions: list[list[Prediction]]
-    """For each image, strongest first; ties by lower index."""
+    """For each image, strongest first, or of the largest share; ties by lower index."""
+    region: NotRequired[str | list[int] | None]
+    """Of a network that answers in maps: where it was looked."""
     transforms: list[dict[str, Any]]
     """For each image, where the network's input lies in the upload."""
 
@@ -300,6 +325,8 @@ class ClassifyJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -333,11 +360,17 @@ class ClassifyRequest(TypedDict):
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
+    mask: NotRequired[ImageRef | None]
+    """An image of the upload's size, white where the class counts."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
     """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
     preprocess: NotRequired[Preprocess | None]
+    region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
+    """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
+    `y,x` or `top,left,bottom,right` in pixels of the network's input.
+    """
     seed: NotRequired[int]
     """Of everything random in the computation."""
     top: NotRequired[int]
@@ -383,6 +416,8 @@ class DeconvJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -481,6 +516,8 @@ class FeatureMapsJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -638,6 +675,8 @@ class JobView(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -683,6 +722,8 @@ class KernelsJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -832,13 +873,19 @@ class MapFacts(TypedDict):
     item: int
     """Index along the array's first axis."""
     logit: float
+    """Over a region the mean."""
     maximum: float
     method: str
     minimum: float
     """Of the raw signed map."""
     name: str | None
     """Class name."""
-    probability: float
+    other_side: NotRequired[bool]
+    """The target is the other side of that output."""
+    probability: float | None
+    """Null where the network gives values. Over a region the mean."""
+    region_pixels: NotRequired[int | None]
+    """Pixels of the network's answer that count."""
     target: int
     """Class index."""
 
@@ -869,6 +916,10 @@ class MatrixFacts(TypedDict):
 class MaximizeFacts(TypedDict):
     """Facts of maximize."""
 
+    class_names: NotRequired[dict[str, str]]
+    """Index → name of every class maximized."""
+    output: NotRequired[OutputFacts | None]
+    """The network's answer, where a class is maximized."""
     parameterization: str
     pictures: list[PictureFacts]
     references: int
@@ -881,6 +932,8 @@ class MaximizeJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -952,6 +1005,8 @@ class MaximizeRequest(TypedDict):
     layer: NotRequired[str | None]
     """Short for one channel objective for each of `channels`."""
     learning_rate: NotRequired[float | None]
+    mask: NotRequired[ImageRef | None]
+    """Of networks that answer in maps: white where a class counts, stretched to the pictures."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     noise: NotRequired[float | None]
@@ -1039,6 +1094,8 @@ class ModelCard(TypedDict):
     layers: NotRequired[list[LayerCard]]
     max_pools: NotRequired[int]
     """Max-pool calls, the places where a deconvnet has switches."""
+    outputs: NotRequired[OutputsCard | None]
+    """The network's answer; null where nobody has looked."""
     parameters: int
     preprocess: PreprocessCard
     rectifications: NotRequired[dict[str, int]]
@@ -1082,8 +1139,11 @@ class OcclusionBaseline(TypedDict):
     """The network's answers to the whole image."""
 
     activation: float
-    probability: float
+    probability: float | None
+    """Null where the network gives values."""
     top_class: int
+    value: NotRequired[float | None]
+    """Of the target, where the network gives values."""
 
 
 class OcclusionFacts(TypedDict):
@@ -1096,10 +1156,20 @@ class OcclusionFacts(TypedDict):
     incremental: bool
     """Whether the shortcut was used."""
     lowest_activation: LowestFacts
-    lowest_probability: LowestFacts
+    lowest_probability: LowestFacts | None
+    """Null where the network gives values."""
+    lowest_value: NotRequired[LowestFacts | None]
+    """Where the network gives values."""
+    other_side: NotRequired[bool]
+    """The target is the other side of that output."""
+    output: OutputFacts
+    region: NotRequired[str | list[int] | None]
+    """Of a network that answers in maps: where the class counts."""
+    region_pixels: NotRequired[int | None]
+    """Pixels of the network's answer that count."""
     stride: list[int]
     target: int
-    """Class whose probability is mapped."""
+    """Class whose probability is mapped, or its value where the network gives none."""
     target_name: str | None
     """Its name, where it has one."""
     top_classes: dict[str, str | None]
@@ -1115,6 +1185,8 @@ class OcclusionJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -1152,17 +1224,23 @@ class OcclusionRequest(TypedDict):
     """Recompute only what the square touches, where the network allows it."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
+    mask: NotRequired[ImageRef | None]
+    """An image of the upload's size, white where the class counts."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
     """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
     preprocess: NotRequired[Preprocess | None]
+    region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
+    """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
+    `y,x` or `top,left,bottom,right` in pixels of the network's input.
+    """
     seed: NotRequired[int]
     """Of everything random in the computation."""
     stride: NotRequired[Sequence[int] | None]
     """Step between places, pixels; default a sixteenth of the input."""
     target: NotRequired[int | UnitTarget | str]
-    """Class whose probability is mapped; a unit here is watched instead."""
+    """Class whose probability (or value) is mapped; a unit here is watched instead."""
     unit: NotRequired[WatchedUnit]
     window: NotRequired[Sequence[int] | None]
     """Side of the square, pixels; default a quarter of the input."""
@@ -1200,12 +1278,50 @@ class OperationView(TypedDict):
     summary: str
 
 
+class OutputFacts(TypedDict):
+    """What the network answers to an image, and what the numbers mean."""
+
+    count: int
+    """Classes."""
+    ends_in: NotRequired[Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid"] | None]
+    """In what the network itself ends; what that is given is then the logit."""
+    form: NotRequired[Literal["scores", "planes", "none"]]
+    """scores: a number a class; planes: a map a class (segmentation); none: nothing readable."""
+    known: NotRequired[Literal["declared", "recognised", "assumed"]]
+    """Declared in the catalogue, recognised by how the network ends, or assumed."""
+    outputs: NotRequired[Literal["softmax", "sigmoid", "value"]]
+    """What makes a probability of a logit; value: the numbers are no logits."""
+    read: NotRequired[str]
+    """Which tensor of what the network returns is read."""
+
+
+class OutputsCard(TypedDict):
+    """The same, or why nothing can be read."""
+
+    count: int
+    """Classes."""
+    ends_in: NotRequired[Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid"] | None]
+    """In what the network itself ends; what that is given is then the logit."""
+    form: NotRequired[Literal["scores", "planes", "none"]]
+    """scores: a number a class; planes: a map a class (segmentation); none: nothing readable."""
+    known: NotRequired[Literal["declared", "recognised", "assumed"]]
+    """Declared in the catalogue, recognised by how the network ends, or assumed."""
+    outputs: NotRequired[Literal["softmax", "sigmoid", "value"]]
+    """What makes a probability of a logit; value: the numbers are no logits."""
+    problem: NotRequired[str | None]
+    """Why no operation can read an answer, with what was found."""
+    read: NotRequired[str]
+    """Which tensor of what the network returns is read."""
+
+
 class PictureFacts(TypedDict):
     """Facts of one picture."""
 
     channel: int | None
     """The target channel or class."""
     channels: int
+    class_name: NotRequired[str | None]
+    """Of a class that has a name."""
     dead: bool
     """Nothing was found that excites it."""
     image_id: str | None
@@ -1220,6 +1336,8 @@ class PictureFacts(TypedDict):
     """The same at the last step."""
     percentile: float | None
     """Share of the photographs, percent, whose value is lower."""
+    probability: NotRequired[float | None]
+    """Of that class on the final picture; null for values."""
     rank: int | None
     """Of the target channel's mean on that picture; 1 is the strongest."""
     reference_max: float | None
@@ -1248,11 +1366,18 @@ class Prediction(TypedDict):
     """One class of one image."""
 
     index: int
-    logit: float
+    logit: float | None
+    """What that is taken of, and what methods differentiate; null where the catalogue declares values."""
     name: str
     """The class's name; its index as text where the network has no names."""
-    probability: float
-    """Softmax over all classes."""
+    probability: float | None
+    """Softmax over all classes, or sigmoid of this one, as the network's outputs are; null where they are values. Over a
+    region the mean.
+    """
+    share: NotRequired[float | None]
+    """Of a network that answers in maps: share of the region's pixels predicted as the class."""
+    value: NotRequired[float | None]
+    """The number itself, where nothing says that it is a logit."""
 
 
 class Preprocess(TypedDict):
@@ -1397,6 +1522,10 @@ class SaliencyFacts(TypedDict):
 
     images: list[SaliencyImageFacts]
     method: str
+    output: NotRequired[OutputFacts | None]
+    """The network's answer; null for a unit."""
+    region: NotRequired[str | list[int] | None]
+    """Of a network that answers in maps: where classes count."""
 
 
 class SaliencyImageFacts(TypedDict):
@@ -1405,11 +1534,17 @@ class SaliencyImageFacts(TypedDict):
     completeness: CompletenessFacts | None
     """integrated-gradients only."""
     logit: float
-    """Value of the target on the image: a logit, or the unit's activation."""
+    """Value of the target on the image: a logit, over a region the mean, or the unit's activation."""
     maximum: float
     minimum: float
+    other_side: NotRequired[bool]
+    """The target is the other side of that output."""
+    probability: NotRequired[float | None]
+    """Of a class; null where the network gives values."""
     rectifications: int | None
     """guided: rectifications that the rule was applied to."""
+    region_pixels: NotRequired[int | None]
+    """Pixels of the network's answer that count."""
     target: int | UnitTarget
     """The class index, or the unit."""
     target_name: str | None
@@ -1422,6 +1557,8 @@ class SaliencyJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""
@@ -1457,6 +1594,8 @@ class SaliencyRequest(TypedDict):
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
+    mask: NotRequired[ImageRef | None]
+    """An image of the upload's size, white where the class counts."""
     max_steps: NotRequired[int]
     """integrated-gradients: points of the last try."""
     method: NotRequired[
@@ -1471,6 +1610,10 @@ class SaliencyRequest(TypedDict):
     precision: NotRequired[Literal["exact", "fast"]]
     """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
     preprocess: NotRequired[Preprocess | None]
+    region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
+    """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
+    `y,x` or `top,left,bottom,right` in pixels of the network's input.
+    """
     samples: NotRequired[int]
     """smoothgrad, vargrad: noisy copies of the image."""
     seed: NotRequired[int]
@@ -1478,7 +1621,9 @@ class SaliencyRequest(TypedDict):
     steps: NotRequired[int]
     """integrated-gradients: Gauss–Legendre points of the first try."""
     target: NotRequired[int | UnitTarget | str]
-    """A class index, a class name, `predicted`, or a unit {layer, channel, y, x}."""
+    """A class index, a class name, `predicted`, `-N` (the other side of output N, where each stands by itself), or a unit
+    {layer, channel, y, x}.
+    """
     tolerance: NotRequired[float]
     """integrated-gradients: completeness gap above which more steps are taken."""
 
@@ -1527,6 +1672,8 @@ class TopActivationsJob(TypedDict):
 
     attempt: int
     """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
     created_at: str
     error: ProblemDocument | None
     """Why it failed."""

@@ -25,6 +25,7 @@ class Operations(Jobs):
         deadline_s: float | None = None,
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
+        mask: schemas.ImageRef | None = None,
         methods: Sequence[
             Literal[
                 "cam",
@@ -47,6 +48,7 @@ class Operations(Jobs):
         nonstandard_gate: bool | None = None,
         precision: Literal["exact", "fast"] | None = None,
         preprocess: schemas.Preprocess | None = None,
+        region: Literal["all", "predicted", "mask"] | Sequence[int] | None = None,
         seed: int | None = None,
         targets: Sequence[int | str] | None = None,
         upsampled: bool | None = None,
@@ -61,6 +63,7 @@ class Operations(Jobs):
             deadline_s: Seconds from submission until the job expires.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: Without it the last spatial map before global pooling.
+            mask: An image of the upload's size, white where the class counts.
             methods: All of them share one forward pass. Default: ["gradcam"].
             model: Catalogue id; without it the default network.
             nonstandard_gate: guided-gradcam: treat SiLU, GELU, Hardswish and their like as ReLUs; not in any paper.
@@ -68,20 +71,24 @@ class Operations(Jobs):
             precision: exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits.
                 Default: "exact".
             preprocess: As its type says.
+            region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
+                of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
             seed: Of everything random in the computation. Default: 0.
-            targets: Class indices, class names, `predicted` or `top:K` (the K most probable classes of each image).
-                Default: ["predicted"].
+            targets: Class indices, class names, `predicted`, `top:K` (the K most probable classes of each image), or
+                `-N` (the other side of output N, where each stands by itself). Default: ["predicted"].
             upsampled: Also give each map at the size of the network's input. Default: true.
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
             "labels": labels,
             "layer": layer,
+            "mask": mask,
             "methods": methods,
             "model": model,
             "nonstandard_gate": nonstandard_gate,
             "precision": precision,
             "preprocess": preprocess,
+            "region": region,
             "seed": seed,
             "targets": targets,
             "upsampled": upsampled,
@@ -178,34 +185,41 @@ class Operations(Jobs):
         *,
         deadline_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        mask: schemas.ImageRef | None = None,
         model: str | None = None,
         precision: Literal["exact", "fast"] | None = None,
         preprocess: schemas.Preprocess | None = None,
+        region: Literal["all", "predicted", "mask"] | Sequence[int] | None = None,
         seed: int | None = None,
         top: int | None = None,
         wait_s: float | None = None,
         fresh: bool = False,
         idempotency_key: str | None = None,
     ) -> Job[schemas.ClassifyFacts]:
-        """The strongest classes of each image, with logits and probabilities.
+        """The strongest classes of each image, with logits and probabilities; of segmentations the class map.
 
         Args:
             image: One image, or several; as paths, ids, bytes, pictures or arrays.
             deadline_s: Seconds from submission until the job expires.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
+            mask: An image of the upload's size, white where the class counts.
             model: Catalogue id; without it the default network.
             precision: exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits.
                 Default: "exact".
             preprocess: As its type says.
+            region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
+                of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
             seed: Of everything random in the computation. Default: 0.
             top: How many of the strongest classes to name for each image. Default: 5.
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
             "labels": labels,
+            "mask": mask,
             "model": model,
             "precision": precision,
             "preprocess": preprocess,
+            "region": region,
             "seed": seed,
             "top": top,
         }
@@ -392,6 +406,7 @@ class Operations(Jobs):
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         learning_rate: float | None = None,
+        mask: schemas.ImageRef | None = None,
         model: str | None = None,
         noise: float | None = None,
         noise_uniform: float | None = None,
@@ -458,6 +473,7 @@ class Operations(Jobs):
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: Short for one channel objective for each of `channels`.
             learning_rate: As its type says.
+            mask: Of networks that answer in maps: white where a class counts, stretched to the pictures.
             model: Catalogue id; without it the default network.
             noise: Normal noise on every view, pixels in [0, 1].
             noise_uniform: Uniform noise ± this on every view.
@@ -505,6 +521,7 @@ class Operations(Jobs):
             "labels": labels,
             "layer": layer,
             "learning_rate": learning_rate,
+            "mask": mask,
             "model": model,
             "noise": noise,
             "noise_uniform": noise_uniform,
@@ -538,9 +555,11 @@ class Operations(Jobs):
         fill: Literal["mean", "black", "grey", "white"] | Sequence[float] | None = None,
         incremental: bool | None = None,
         labels: Mapping[str, str] | None = None,
+        mask: schemas.ImageRef | None = None,
         model: str | None = None,
         precision: Literal["exact", "fast"] | None = None,
         preprocess: schemas.Preprocess | None = None,
+        region: Literal["all", "predicted", "mask"] | Sequence[int] | None = None,
         seed: int | None = None,
         stride: Sequence[int] | None = None,
         target: int | schemas.UnitTarget | str | None = None,
@@ -558,13 +577,16 @@ class Operations(Jobs):
             fill: Colour of the square: the data set's mean, a name, or r, g, b of 0 to 255. Default: "mean".
             incremental: Recompute only what the square touches, where the network allows it. Default: true.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
+            mask: An image of the upload's size, white where the class counts.
             model: Catalogue id; without it the default network.
             precision: exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits.
                 Default: "exact".
             preprocess: As its type says.
+            region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
+                of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
             seed: Of everything random in the computation. Default: 0.
             stride: Step between places, pixels; default a sixteenth of the input.
-            target: Class whose probability is mapped; a unit here is watched instead. Default: "predicted".
+            target: Class whose probability (or value) is mapped; a unit here is watched instead. Default: "predicted".
             unit: As its type says.
             window: Side of the square, pixels; default a quarter of the input.
         """
@@ -573,9 +595,11 @@ class Operations(Jobs):
             "fill": fill,
             "incremental": incremental,
             "labels": labels,
+            "mask": mask,
             "model": model,
             "precision": precision,
             "preprocess": preprocess,
+            "region": region,
             "seed": seed,
             "stride": stride,
             "target": target,
@@ -591,6 +615,7 @@ class Operations(Jobs):
         baseline: Literal["black", "mean", "blur"] | None = None,
         deadline_s: float | None = None,
         labels: Mapping[str, str] | None = None,
+        mask: schemas.ImageRef | None = None,
         max_steps: int | None = None,
         method: Literal["gradient", "gradient-x-input", "guided", "smoothgrad", "vargrad", "integrated-gradients"]
         | None = None,
@@ -599,6 +624,7 @@ class Operations(Jobs):
         nonstandard_gate: bool | None = None,
         precision: Literal["exact", "fast"] | None = None,
         preprocess: schemas.Preprocess | None = None,
+        region: Literal["all", "predicted", "mask"] | Sequence[int] | None = None,
         samples: int | None = None,
         seed: int | None = None,
         steps: int | None = None,
@@ -615,6 +641,7 @@ class Operations(Jobs):
             baseline: integrated-gradients: black, the data set's mean colour, or the image blurred. Default: "black".
             deadline_s: Seconds from submission until the job expires.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
+            mask: An image of the upload's size, white where the class counts.
             max_steps: integrated-gradients: points of the last try. Default: 400.
             method: Default: "gradient".
             model: Catalogue id; without it the default network.
@@ -623,16 +650,20 @@ class Operations(Jobs):
             precision: exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits.
                 Default: "exact".
             preprocess: As its type says.
+            region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
+                of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
             samples: smoothgrad, vargrad: noisy copies of the image. Default: 32.
             seed: Of everything random in the computation. Default: 0.
             steps: integrated-gradients: Gauss–Legendre points of the first try. Default: 50.
-            target: A class index, a class name, `predicted`, or a unit {layer, channel, y, x}. Default: "predicted".
+            target: A class index, a class name, `predicted`, `-N` (the other side of output N, where each stands by
+                itself), or a unit {layer, channel, y, x}. Default: "predicted".
             tolerance: integrated-gradients: completeness gap above which more steps are taken. Default: 0.01.
         """
         request: dict[str, Any] = {
             "baseline": baseline,
             "deadline_s": deadline_s,
             "labels": labels,
+            "mask": mask,
             "max_steps": max_steps,
             "method": method,
             "model": model,
@@ -640,6 +671,7 @@ class Operations(Jobs):
             "nonstandard_gate": nonstandard_gate,
             "precision": precision,
             "preprocess": preprocess,
+            "region": region,
             "samples": samples,
             "seed": seed,
             "steps": steps,
