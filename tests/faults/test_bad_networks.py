@@ -105,7 +105,7 @@ async def classified(client: Client) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(400)
 async def test_they_are_refused_with_their_reason_while_others_are_served(
     start: Start, client: Client, tmp_path: Path
 ) -> None:

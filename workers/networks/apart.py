@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import tomllib
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,12 +26,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from torch import nn
 
 from workers.contract import MethodError
 
 TRIES = 3
 LIMIT_S = 25.0
-"""For all tries of a network together. A request waits 30 s for a network to be described."""
+"""For one try of a network. A request waits 30 s for a network to be described."""
 
 _LINE_BYTES = 1 << 16
 _LOOK_S = 0.02
@@ -131,10 +133,19 @@ def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
 
 
 def _prepare() -> None:
-    """What every try needs and takes a second, once."""
+    """What every try needs and takes seconds, once: the libraries' lists, and what torch imports at a first run."""
     from workers.networks.catalogue.builtin import builtin_entries
+    from workers.networks.layers import describe, meta_copy
+    from workers.networks.trials import try_out
 
+    torch.set_num_threads(1)
     builtin_entries()
+
+    def small() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 6 * 6, 2))
+
+    describe(meta_copy(small), (8, 8))
+    try_out("a small network", small().eval().requires_grad_(False), (8, 8), 3)
 
 
 def _keep(parent: int, order: Order, answer: socket.socket) -> None:
@@ -142,11 +153,12 @@ def _keep(parent: int, order: Order, answer: socket.socket) -> None:
     if not _die_with(parent):
         return
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    until = time.monotonic() + order.limit_s
+    began = time.monotonic()
     reason: str | None = None
     for _ in range(TRIES):
-        reason = _once(order, until)
-        if reason is None or time.monotonic() >= until:
+        reason = _once(order, time.monotonic() + order.limit_s)
+        # Whoever asked waits: what took long to die is not tried again.
+        if reason is None or time.monotonic() - began >= order.limit_s / 2:
             break
     answer.sendall(json.dumps({"died": reason}).encode())
 
@@ -223,14 +235,18 @@ def _try(parent: int, order: Order, saying: int) -> None:
 
 def _build(order: Order) -> None:
     from workers.networks.build import load_entry
-    from workers.networks.catalogue import Catalogue
+    from workers.networks.catalogue.reading import make_entry
     from workers.networks.sources.factories import import_module
 
     if order.module:
         import_module(order.module, None if order.folder is None else Path(order.folder))
         return
-    entry = Catalogue(Path(order.catalogue), Path(order.weights_folder)).entry(order.model)
-    load_entry(entry, Path(order.weights_folder), "cpu", fetch=False)
+    # This entry alone: what others name may die when it is imported.
+    values = tomllib.loads(Path(order.catalogue).read_text(encoding="utf-8"))["networks"][order.model]
+    weights_folder = Path(order.weights_folder)
+    load_entry(
+        make_entry(order.model, values, Path(order.catalogue).parent, weights_folder), weights_folder, fetch=False
+    )
 
 
 _TOO_MUCH = "it wants more than the {:,.0f} MiB that it may have"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.workers.fakes import finish
 from workers.contract import Grant, IterativeMethod, MethodError, OneShotMethod, Outcome, Row, params
 from workers.engine.registry import find_methods
 from workers.networks.build import LoadedNetwork
-from workers.networks.catalogue import Entry
+from workers.networks.catalogue.reading import make_entry
 from workers.networks.layers import describe
 from workers.networks.preprocess import Preprocess, from_mapping
 from workers.networks.trials import Behaviour
@@ -37,10 +38,15 @@ class Linear(nn.Module):
 def network(planes: int) -> LoadedNetwork:
     torch.manual_seed(planes)
     module = Linear(planes).eval().requires_grad_(False)
-    how = from_mapping(
-        {"size": 16, "resize": 16, "channels": planes, "mean": [0.5], "std": [0.25]}, Preprocess((16, 16), 16)
-    )
-    entry = Entry("mine", "mine", "python:x:y", "random", how, ("a", "b", "c"))
+    values = {
+        "source": "python:tests.workers.networks.own_networks:body",
+        "arguments": {"planes": planes},
+        "weights": "random",
+        "classes": ["a", "b", "c"],
+        "preprocess": {"size": 16, "resize": 16, "channels": planes, "mean": [0.5], "std": [0.25]},
+    }
+    entry = make_entry("mine", values, Path())
+    how = entry.transform
     return LoadedNetwork(entry, module, describe(module, (16, 16), planes), how, torch.device("cpu"), Behaviour())
 
 

@@ -132,8 +132,8 @@ class WeightNormed(nn.Module):
         return self.two(F.relu(self.spectral(F.relu(self.new(F.relu(self.old(x)))))).mean((2, 3)))
 
 
-def body() -> nn.Module:
-    return Body()
+def body(planes: int = 3) -> nn.Module:
+    return Body(planes)
 
 
 def flattened() -> nn.Module:
