@@ -76,6 +76,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="json, or lines for people; auto: lines on a terminal, else json."
     )
+    service_memory_mib: int = Field(
+        1024,
+        ge=64,
+        description="Memory that request bodies and images in flight may take in the service, MiB; what is more waits.",
+    )
     body_mib: int = Field(32, ge=1, description="Largest request body, MiB.")
     body_timeout_s: float = Field(30.0, gt=0, description="Longest pause while a body arrives, seconds.")
     megapixels: float = Field(40.0, gt=0, description="Most pixels of one image, millions.")

@@ -16,6 +16,7 @@ from convscope.parent import die_with_parent_if_asked
 from convscope.settings import SETTINGS_REFUSED, Settings, said
 from service.app import create_app
 from service.http.connections import Connection
+from service.memory import return_freed_memory
 
 DRAIN_S = 8
 """How long requests may take to come to their end when the service stops; the process is gone within 10 s."""
@@ -76,6 +77,7 @@ def main() -> int:
     if not die_with_parent_if_asked():
         return 1
     os.umask(0o077)  # what it stores is for its user
+    return_freed_memory()
     try:
         settings = Settings()
         if settings.exposure_trouble is not None:

@@ -37,6 +37,7 @@ from service.http.methods import HeadAndOptions
 from service.http.metrics import Metrics
 from service.http.request_log import RequestLog
 from service.http.strangers import Strangers
+from service.memory import Memory
 from service.openapi import document
 from service.results.arrays import Results
 from service.results.rendering import Renderer
@@ -131,6 +132,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
             metrics=metrics,
             results=results,
             renderer=renderer,
+            memory=Memory(settings.service_memory_mib << 20),
             stopping=asyncio.Event(),
         )
         look = asyncio.create_task(_look_at_server(redis))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from convscope.store.images import Images
     from service.http.auth import Callers
     from service.http.metrics import Metrics
+    from service.memory import Memory
     from service.results.arrays import Results
     from service.results.rendering import Renderer
 
@@ -46,5 +47,6 @@ class Context:
     metrics: Metrics
     results: Results
     renderer: Renderer
+    memory: Memory
     seen: Seen = field(default_factory=Seen)
     stopping: Event = field(default_factory=Event)

@@ -26,7 +26,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 _SERVE = frozenset({"redis_mib"})
 _API = frozenset(
-    {"host", "port", "hosts", "cors_origins", "api_keys_file", "allow_anonymous"}
+    {"host", "port", "hosts", "cors_origins", "api_keys_file", "allow_anonymous", "service_memory_mib"}
     | {"body_mib", "body_timeout_s", "megapixels", "images_per_request"}
     | {
         "image_set_images",

@@ -13,7 +13,8 @@ from convscope.queue.cursors import Position, read_cursor, write_cursor
 from convscope.queue.keys import archived_key, key
 from convscope.queue.records import TERMINAL, Job
 
-_AT_ONCE = 100
+_AT_ONCE = 20
+"""Records of one reading; each may have a MiB."""
 
 
 async def read_page(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 MEMORY_BYTES = MIB
+PIECE_BYTES = 256 * 1024
 # Slower than this, after the first pause that is allowed, a body is taken for one that is never meant to end.
 LEAST_BYTES_PER_S = 16 * 1024
 
@@ -44,6 +45,7 @@ class BodyLimits:
         files: most file parts.
         fields: most text parts.
         field_bytes: largest text part.
+        fields_bytes: all text parts together; they are in memory while the body arrives.
     """
 
     body_bytes: int
@@ -51,6 +53,7 @@ class BodyLimits:
     files: int = 64
     fields: int = 256
     field_bytes: int = MIB
+    fields_bytes: int = 4 * MIB
 
     @classmethod
     def of(cls, settings: Settings) -> BodyLimits:
@@ -99,6 +102,17 @@ class Spool:
             pieces.append(piece)
             offset, size = offset + len(piece), size - len(piece)
         return b"".join(pieces)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """All bytes, piece by piece; then it is closed."""
+        try:
+            for offset in range(0, self.size, PIECE_BYTES):
+                if self._file is None:
+                    yield self.read_at(offset, PIECE_BYTES)
+                else:
+                    yield await asyncio.to_thread(self.read_at, offset, PIECE_BYTES)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Give memory and disk back."""
@@ -241,15 +255,6 @@ async def read_raw(request: Request, limits: BodyLimits, name: str = "image") ->
     return Form(spool, [], [FilePart(name, "", content_type, 0, spool.size)])
 
 
-async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
-    """The whole body in memory, as JSON needs it.
-
-    Raises:
-        ProblemError: `body-too-large`, `request-timeout`.
-    """
-    return b"".join([chunk async for chunk in body_chunks(request, limits)])
-
-
 async def body_chunks(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
     """The body as it arrives, cut off where it breaks a limit.
 
@@ -297,6 +302,7 @@ class _FormReader:
         self._limits = limits
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self._text_bytes = 0
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._begin()
@@ -369,6 +375,14 @@ class _FormReader:
             self._pending_bytes += end - start
             self._size += end - start
             return
+        self._text_bytes += end - start
+        if self._text_bytes > self._limits.fields_bytes:
+            limit = self._limits.fields_bytes
+            raise ProblemError(
+                "body-too-large",
+                f"All fields together may have {limit} bytes at most; send long JSON as a file part.",
+                limit_bytes=limit,
+            )
         if len(self._text) + end - start > self._limits.field_bytes:
             limit = self._limits.field_bytes
             raise ProblemError(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from convscope.protocol.problems import FieldError, ProblemError
 from convscope.store.images import ImageRecord
 from service.call import Call
 from service.images.arrays import Range
+from service.images.image_formats import inspect
 from service.images.uploads import keep_image
 from service.intake.bodies import BodyLimits, Form, read_form, read_raw
 
+PIXEL_BYTES = 9
+"""As the file has it, as sRGB, and as it is stored."""
+SMALL_BYTES = 64 * 1024
 RAW_TYPES = (
     "application/octet-stream",
     "image/png",
@@ -72,4 +77,15 @@ async def keep_upload(call: Call, data: bytes, value_range: Range | None = None)
     context = call.context
     await context.artifacts.check_room()
     limits = context.settings.megapixels
-    return await keep_image(context.images, call.caller, data, megapixels=limits, value_range=value_range)
+    async with context.memory.image(await _decoded_bytes(data, limits)):
+        return await keep_image(context.images, call.caller, data, megapixels=limits, value_range=value_range)
+
+
+async def _decoded_bytes(data: bytes, megapixels: float) -> int:
+    """About how much memory a file takes while it is decoded, by its header."""
+    try:
+        size = (await asyncio.to_thread(inspect, data)).size if len(data) > SMALL_BYTES else inspect(data).size
+    except ProblemError:
+        return 0  # it is refused for that in a moment
+    pixels = megapixels * 1e6 if size is None else min(size[0] * size[1], megapixels * 1e6)
+    return round(PIXEL_BYTES * pixels)

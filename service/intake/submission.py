@@ -30,6 +30,8 @@ from service.intake.limits import check_cost, check_length, check_pixels, lane_o
 
 FORM = "application/x-www-form-urlencoded"
 BODY_TYPES = ("multipart/form-data", "application/json", FORM)
+TEXT_BYTES = 6
+"""Memory for each byte of a request as text: as it came, as text, as values, as the images in it."""
 _UPLOADED = "upload:"
 """Prefix of the ids that stand for a form's files until these are decoded; no stored image has it."""
 
@@ -73,23 +75,31 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
             asked = await checked(size, lambda: _of_form(call, operation, form.fields, parts, names))
             return await _looked_up(asked, call, form, files)
     as_json = kind == "application/json" or kind.endswith("+json")
-    # Nothing sent is nothing asked for; the schema says what is missing.
-    body = b"" if kind and not as_json and kind != FORM else await bodies.read_bytes(call.request, limits)
-    if not (as_json or kind == FORM or (kind == "" and not body)):
-        raise ProblemError(
-            "unsupported-media-type",
-            f"A request is sent as {', '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
-            possible=list(BODY_TYPES),
-        )
+    if kind and not as_json and kind != FORM:
+        raise _unsupported(kind)
+    async with await bodies.read_raw(call.request, limits) as form:
+        (whole,) = form.files
+        if not kind and whole.size:
+            raise _unsupported(kind)
+        async with call.context.memory.body(TEXT_BYTES * whole.size):
+            body = await form.read(whole)
 
-    def read() -> CommonRequest:
-        if kind == FORM:
-            data = read_fields(operation, urlencoded(body, limits.fields))
-        else:
-            data = read_json(body) if as_json else {}
-        return _validated(data, operation, call.context)
+            def read() -> CommonRequest:
+                if kind == FORM:
+                    data = read_fields(operation, urlencoded(body, limits.fields))
+                else:  # nothing sent is nothing asked for; the schema says what is missing
+                    data = read_json(body) if as_json else {}
+                return _validated(data, operation, call.context)
 
-    return await _looked_up(await checked(len(body), read), call, None, [])
+            return await _looked_up(await checked(len(body), read), call, None, [])
+
+
+def _unsupported(kind: str) -> ProblemError:
+    return ProblemError(
+        "unsupported-media-type",
+        f"A request is sent as {', '.join(BODY_TYPES)}, not {kind[:100] or 'without a content type'}.",
+        possible=list(BODY_TYPES),
+    )
 
 
 def _of_form(
@@ -228,7 +238,9 @@ async def _stored(ref: ImageRef, call: Call, form: bodies.Form | None, files: Se
     if ref.base64 is not None:
         data = await read_base64(ref.base64)
     elif form is not None and ref.id is not None and ref.id.startswith(_UPLOADED):
-        data = await form.read(files[int(ref.id.removeprefix(_UPLOADED))])
+        part = files[int(ref.id.removeprefix(_UPLOADED))]
+        async with call.context.memory.body(part.size):
+            return await keep_upload(call, await form.read(part))
     else:
         assert ref.id is not None
         return await call.context.images.get(call.caller, ref.id)

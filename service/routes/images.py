@@ -131,8 +131,9 @@ async def upload_image(call: CallDependency, query: Annotated[UploadQuery, Query
         only_images(form)
         if len(form.files) != 1:
             raise invalid_request([FieldError("/image", "one file is needed, with a file name")])
-        data = await form.read(form.files[0])
-    view = ImageView.of(await keep_upload(call, data, query.values))
+        async with call.context.memory.body(form.files[0].size):
+            record = await keep_upload(call, await form.read(form.files[0]), query.values)
+    view = ImageView.of(record)
     return Response(view.model_dump_json(), 201, {"Location": view.href, "Cache-Control": "no-cache"}, media_type=JSON)
 
 

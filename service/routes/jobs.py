@@ -36,6 +36,7 @@ from service.http.negotiation import JSON, NPY, PNG, SAFETENSORS
 from service.http.paging import page_headers
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
+from service.intake.bodies import Spool
 from service.results.arrays import json_bytes, npy_header, safetensors_header, stored_array
 from service.results.metadata import metadata
 from service.results.rendering import PICK
@@ -44,6 +45,8 @@ from service.routes.job_filters import CancelledJobs, JobFilter, ListQuery
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _AT_ONCE = 50
+LISTED_AT_ONCE = 10
+"""Jobs in memory of a list; a request may have a MiB, and a list 200."""
 _FAILURES = ("numerical-error", "out-of-memory", "weights-unavailable", "worker-crashed", "deadline-exceeded")
 _ONE = documented("not-found", "gone")
 _RESULT = documented("not-found", "gone", "not-acceptable", "invalid-request", "too-expensive", *_FAILURES)
@@ -74,12 +77,30 @@ async def list_jobs(call: CallDependency, query: Annotated[ListQuery, Query()]) 
     if query.operation is not None:
         known_operation(query.operation, "/query/operation")
     state = query.state.value if query.state is not None else None
-    jobs, cursor = await call.context.jobs.page(
-        call.caller, state=state, operation=query.operation, limit=query.limit, cursor=query.cursor, fits=query.fits
-    )
     online = await workers_online(call.context)
-    body = {"jobs": [await job_view(call.context, job, online, result=False) for job in jobs]}
-    return Response(json_bytes(body), 200, page_headers("/v1/jobs", query, cursor), media_type=JSON)
+    spool, cursor, left = Spool(), query.cursor, query.limit
+    try:
+        await spool.write(b'{"jobs":[')
+        while left > 0:
+            jobs, cursor = await call.context.jobs.page(
+                call.caller,
+                state=state,
+                operation=query.operation,
+                limit=min(left, LISTED_AT_ONCE),
+                cursor=cursor,
+                fits=query.fits,
+            )
+            for number, job in enumerate(jobs):
+                separator = b"," if number or left < query.limit else b""
+                view = await job_view(call.context, job, online, result=False)
+                await spool.write(separator + json_bytes(view))
+            left = left - len(jobs) if cursor is not None else 0
+        await spool.write(b"]}")
+    except BaseException:
+        spool.close()
+        raise
+    headers = {**page_headers("/v1/jobs", query, cursor), "Content-Length": str(spool.size)}
+    return PieceResponse(spool.pieces(), status_code=200, media_type=JSON, headers=headers)
 
 
 @router.post(

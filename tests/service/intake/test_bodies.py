@@ -20,10 +20,16 @@ from starlette.types import Message
 
 from convscope.protocol.problems import ProblemError
 from convscope.settings import Settings
-from service.intake.bodies import MEMORY_BYTES, BodyLimits, Form, Spool, read_bytes, read_form, read_raw
+from service.intake.bodies import MEMORY_BYTES, BodyLimits, Form, Spool, read_form, read_raw
 from tests.service.support import Service, png_bytes
 
 LIMITS = BodyLimits(body_bytes=4 << 20, pause_s=5.0, files=3, fields=4, field_bytes=1000)
+
+
+async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
+    """A body that is one file, whole."""
+    async with await read_raw(request, limits) as form:
+        return await form.read(form.files[0])
 
 
 def request(chunks: list[bytes], content_type: str = "multipart/form-data; boundary=B", **headers: str) -> Request:
