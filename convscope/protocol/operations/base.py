@@ -26,6 +26,9 @@ WORKING_COPIES = 4
 """Of a layer's output: itself, what it is made of, and what the arithmetic works in."""
 
 
+OF_A_SET = 64
+"""Images of a set that a worker has in memory together, at most."""
+
 COLOURS = "colour"
 """The axis of red, green and blue."""
 SRGB = "sRGB, 0 to 255"
@@ -103,6 +106,8 @@ class Operation(ABC, Generic[R]):
         it on its way out. Methods take as many images into one pass as the memory granted allows.
         """
         height, width = input_size(request, card)
+        if getattr(request, "image_set", None) is not None:
+            images = min(images, OF_A_SET)  # the others lie on the worker's disk
         inputs = 4 * card.preprocess.channels * height * width * images
         return inputs + pass_bytes(request, card, gradient=self.gradient) + 2 * result_bytes
 
