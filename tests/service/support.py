@@ -300,3 +300,8 @@ def problem_of(answer: httpx2.Response, status: int, name: str) -> dict[str, Any
     assert document["request_id"] == answer.headers["x-request-id"]
     assert "Traceback" not in answer.text
     return document
+
+
+def numbers_of(file: bytes) -> bytes:
+    """The arrays of a safetensors file, whatever its header says beside where they are."""
+    return file[8 + int.from_bytes(file[:8], "little") :]
