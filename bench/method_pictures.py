@@ -145,7 +145,7 @@ def strongest() -> None:
     digits = [torch.from_numpy(np.repeat(one.reshape(28, 28, 1).astype(np.uint8), 3, axis=2).copy()) for one in images]
     cases: list[tuple[str, str, str, list[int], Sequence[torch.Tensor], float]] = [
         ("top-digits", "digits", "conv3", [3, 8, 11, 19], digits, 4.0),
-        ("top-lite0", "efficientnet_lite0", "blocks.3", [5, 36, 62], crops(160), 0.6),
+        ("top-lite0", "efficientnet_lite0", "blocks.2", [3, 14, 27], crops(120), 1.0),
     ]
     for file, model, layer, channels, images_of_set, scale in cases:
         network = load(model)

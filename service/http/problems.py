@@ -26,7 +26,7 @@ MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499
 """Status in our own log for a client that left; nobody receives it."""
 RETRY_AFTER_S = 2
-_MOST_FIELD_ERRORS = 32
+MOST_FIELD_ERRORS = 32
 _MOST_READ = 1024
 """So many of a validation's errors are looked at; several may be about one place."""
 _LONGEST_NAME = 200
@@ -177,7 +177,7 @@ def field_errors(
     found: dict[str, list[str]] = {}
     for place, error in _of_fitting_members(islice(errors, _MOST_READ), data):
         where = pointer(_shortened(part) for part in place)
-        if where not in found and len(found) == _MOST_FIELD_ERRORS:
+        if where not in found and len(found) == MOST_FIELD_ERRORS:
             continue
         message = _sentence(error, known if len(place) <= 1 else within)
         sentences = found.setdefault(where, [])
@@ -263,7 +263,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # The location starts with `query`, `path` or `header`; there is no data to walk, and no unions in addresses.
     errors = []
-    for entry in error.errors()[:_MOST_FIELD_ERRORS]:
+    for entry in error.errors()[:MOST_FIELD_ERRORS]:
         message = str(entry["msg"]).removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
             message = unknown_parameter(request, str(entry["loc"][-1])[:_LONGEST_NAME])

@@ -22,7 +22,8 @@ from convscope.protocol.problems import ProblemError
 from convscope.settings import Settings
 from convscope.store.image_sets import ImageSetMember, RejectedEntry
 from convscope.store.images import ImageRecord
-from service.intake.bodies import MIB, FilePart, Form, SpoolView
+from service.intake.bodies import MIB, FilePart, Form
+from service.intake.spool import SpoolView
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 # Deflate reaches 1032; pictures are packed already, and a drawing in BMP reaches a hundred.

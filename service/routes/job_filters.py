@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from convscope.protocol.problems import FieldError, invalid_request
 from convscope.queue.jobs import Job, JobState
 from service.http.paging import PageQuery
+from service.http.problems import MOST_FIELD_ERRORS
 from service.http.query_names import unknown_parameter
 
 LABEL = "label."
@@ -28,11 +29,12 @@ class JobFilter(BaseModel):
     @property
     def labels(self) -> dict[str, str]:
         """The labels that a job must have."""
-        return {name.removeprefix(LABEL): str(value) for name, value in (self.model_extra or {}).items()}
+        given = (self.model_extra or {}).items()
+        return {name.removeprefix(LABEL): str(value) for name, value in given if name.startswith(LABEL)}
 
     @model_validator(mode="after")
     def _labels_are_short(self) -> Self:
-        if len(self.model_extra or {}) > _MOST or any(len(value) > _LONGEST for value in self.labels.values()):
+        if len(self.labels) > _MOST or any(len(value) > _LONGEST for value in self.labels.values()):
             raise ValueError(f"a job has up to {_MOST} labels of up to {_LONGEST} characters")
         return self
 
@@ -45,7 +47,10 @@ class JobFilter(BaseModel):
         unknown = [name for name in self.model_extra or {} if not name.startswith(LABEL) or name == LABEL]
         if unknown:
             raise invalid_request(
-                [FieldError(f"/query/{name[:80]}", unknown_parameter(request, name[:80])) for name in unknown]
+                [
+                    FieldError(f"/query/{name[:80]}", unknown_parameter(request, name[:80]))
+                    for name in unknown[:MOST_FIELD_ERRORS]
+                ]
             )
 
     def fits(self, job: Job) -> bool:

@@ -36,7 +36,7 @@ from service.http.negotiation import JSON, NPY, PNG, SAFETENSORS
 from service.http.paging import page_headers
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
-from service.intake.bodies import Spool
+from service.intake.spool import Spool
 from service.results.arrays import json_bytes, npy_header, safetensors_header, stored_array
 from service.results.metadata import metadata
 from service.results.rendering import PICK

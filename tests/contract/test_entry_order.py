@@ -25,7 +25,7 @@ from service.results.arrays import INLINE_ARRAYS, Results
 from tests.workers.methods.ascents import GRANT, channel, request, started, step, tiny
 from workers.engine import checkpoints
 from workers.methods.maximize import METHOD
-from workers.networks.weights import match, read_checkpoint, weight_bytes
+from workers.networks.weights import fit, read_checkpoint, weight_bytes
 
 
 def reordered(data: bytes, order: Sequence[str]) -> bytes:
@@ -63,7 +63,7 @@ def test_weights_find_their_layers(tmp_path: Path) -> None:
     for number, order in enumerate(orders(wanted)):
         path = tmp_path / f"{number}.safetensors"
         path.write_bytes(reordered(data, order))
-        found = match(read_checkpoint(path, weight_bytes(wanted)), wanted)
+        found = fit(read_checkpoint(path, weight_bytes(wanted)), wanted).tensors
         assert list(found) == list(wanted)
         assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 

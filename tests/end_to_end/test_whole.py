@@ -118,7 +118,7 @@ def test_an_image_and_nothing_else_does(client: httpx2.Client, chelsea: bytes, o
         values = np.load(io.BytesIO(client.get(array["href"]).content))
         assert list(values.shape) == array["shape"]
     picture = client.get(f"/v1/jobs/{job['id']}/result", headers={"Accept": "image/png"})
-    if not declared.has_picture:
+    if not declared.has_picture or operation == "classify":  # which draws maps of classes only
         assert picture.status_code == 406
         return
     assert picture.status_code == 200, picture.text

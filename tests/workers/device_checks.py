@@ -19,7 +19,7 @@ import torch
 from tests.workers.methods import ascents, cases
 from tests.workers.methods.ascents import channel
 from workers.contract import Grant, MethodError, Network
-from workers.engine.loader import Source
+from workers.engine.loader import NetworkSource
 from workers.engine.loop import Engine
 from workers.engine.memory import Meter, is_out_of_memory, release_memory
 from workers.engine.runs import Run
@@ -254,7 +254,7 @@ class OnTheEngine:
         """One job in an engine of its own; how it ended."""
         network: Any = cases.network(device)
         network.weights_sha256 = "5ha256"
-        said, source = Said(), Source(Stocked(network), "code", {})  # type: ignore[arg-type]
+        said, source = Said(), NetworkSource(Stocked(network), "code", {})  # type: ignore[arg-type]
         engine = Engine(EngineConfig(tile=TILE), device, source, {"maximize": method}, said)  # type: ignore[arg-type]
         header = {"type": "run", "run": "r", "operation": "maximize", "lane": "batch", "deadline_s": None}
         header |= {"alone": False, "images": [], "checkpoint": False, "request": {"model": "fake", **request}}

@@ -68,7 +68,6 @@ FOREIGN = {
     "Netpbm": b"P6 2 2 255\n" + bytes(12),
     "icon": b"\0\0\1\0\1\0",
     "DICOM": bytes(128) + b"DICM",
-    "NumPy": b"\x93NUMPY\1\0",
     "no image format": bytes(range(256)),
 }
 

@@ -20,7 +20,8 @@ from starlette.types import Message
 
 from convscope.protocol.problems import ProblemError
 from convscope.settings import Settings
-from service.intake.bodies import MEMORY_BYTES, BodyLimits, Form, Spool, read_form, read_raw
+from service.intake.bodies import BodyLimits, Form, read_form, read_raw
+from service.intake.spool import MEMORY_BYTES, Spool
 from tests.service.support import Service, png_bytes
 
 LIMITS = BodyLimits(body_bytes=4 << 20, pause_s=5.0, files=3, fields=4, field_bytes=1000)

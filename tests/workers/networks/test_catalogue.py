@@ -127,7 +127,7 @@ def test_an_alexnet_of_five_classes(tmp_path: Path) -> None:
 MISTAKES = {
     "no-source": ("weights = 'random'", "source is missing"),
     "no-such": ("source = 'torchvision:resnet9000'", "no classification network 'resnet9000'"),
-    "no-kind": ("source = 'keras:vgg'", "none of torchvision:NAME"),
+    "no-kind": ("source = 'tensorflow:vgg'", "none of torchvision:NAME"),
     "no-weights": ("source = 'torchvision:alexnet'\nweights = 'MADE_UP_V1'", "IMAGENET1K_V1"),
     "typo": ("source = 'torchvision:alexnet'\nwieghts = 'random'", "knows no wieghts"),
     "no-digest": ("source = 'torchvision:alexnet'\nweights = 'random'\nsha256 = 'abc'", "64 hexadecimal"),

@@ -30,6 +30,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 LONG = ("shufflenet",)
 
+SPELT = {"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "concat": "cat", "concatenate": "cat"}
+"""Other spellings of one function."""
+
 
 class Oracle:
     """What torchlens saw: which operation gave each call's output, and which operations that read."""
@@ -46,7 +49,8 @@ class Oracle:
                 path, _, number = str(call).rpartition(":")
                 self.of_call[path if number == "1" else f"{path}#{number}"] = one
             path = str(one.module or "").rpartition(":")[0]
-            name = f"{path}.@{one.func_name.rstrip('_')}"
+            function = one.func_name.strip("_")
+            name = f"{path}.@{SPELT.get(function, function)}"
             functional[name] += 1
             self.of_call.setdefault(name if functional[name] == 1 else f"{name}#{functional[name]}", one)
 

@@ -192,7 +192,7 @@ def test_the_program_lists_pulls_and_checks(
     said = capsys.readouterr()
     assert "efficientnet_lite0: good, SHA-256 57934424" in said.out
     assert "alexnet: https://download.pytorch.org" in said.err
-    assert f"folder of weights: {tmp_path / 'weights'}; catalogue: none" in said.err
+    assert f"folder of weights: {tmp_path / 'weights'}; catalogue: {tmp_path / 'catalogue.toml'}" in said.err
     assert "no network 'no-such'" in said.err
     assert main(["check", "vgg11"]) == 1
     assert "weights are not here" in capsys.readouterr().err

@@ -53,7 +53,7 @@ async def test_a_job_end_to_end(worker: Worker, client: Client):
     assert manifest.images[0].pixels == image.pixels and manifest.images[0].height == 5
     assert manifest.provenance.model_dump() == {
         "model": "small", "weights_sha256": "5ha256", "code": "c0de", "torch": manifest.provenance.torch,
-        "device": "cpu", "precision": "exact", "tile": 1, "seed": 3, "libraries": {"nothing": "1.0"},
+        "device": "cpu", "precision": "exact", "tile": 1, "seed": 3, "libraries": {"nothing": "1.0"}, "notes": [],
     }  # fmt: skip
     assert job.attempt == 1 and job.computed_ms == manifest.computed_ms > 0
     names = [name for name, _ in await client.events(job_id)]

@@ -11,5 +11,5 @@ from workers.methods.maximize.recipes import Recipe
 def recipe(preset: str, size: tuple[int, int] = (16, 16), **changes: Any) -> Recipe:
     """The preset's recipe for a network with mean 0.5 and standard deviation 0.25."""
     numbers = {name: PRESETS[preset][name] for name in FIELDS if name != "steps"}
-    numbers |= {"input_size": size, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    numbers |= {"input_size": size, "mean": (0.5,) * 3, "std": (0.25,) * 3, "planes": 3}
     return Recipe(**(numbers | {"size": size} | changes))

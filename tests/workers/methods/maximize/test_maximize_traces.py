@@ -14,7 +14,7 @@ from tests.workers.engine.test_loop import Bench
 from tests.workers.fakes import FakeNetwork, image, traces
 from tests.workers.methods.ascents import channel, climb, request, started, step, tiny
 from workers.contract import Grant, MethodError
-from workers.engine.loader import Catalogue
+from workers.engine.loader import NetworkCatalogue
 from workers.methods.maximize import METHOD
 from workers.networks.build import load
 
@@ -202,7 +202,7 @@ class Held:
 
 def engine_of(network: Any) -> Ascents:
     """An engine that computes with that network."""
-    return Ascents(cast(Catalogue, Held(network)))
+    return Ascents(cast(NetworkCatalogue, Held(network)))
 
 
 @pytest.fixture(autouse=True)
