@@ -46,12 +46,8 @@ class JobFilter(BaseModel):
         """
         unknown = [name for name in self.model_extra or {} if not name.startswith(LABEL) or name == LABEL]
         if unknown:
-            raise invalid_request(
-                [
-                    FieldError(f"/query/{name[:80]}", unknown_parameter(request, name[:80]))
-                    for name in unknown[:MOST_FIELD_ERRORS]
-                ]
-            )
+            shown = [name[:80] for name in unknown[:MOST_FIELD_ERRORS]]
+            raise invalid_request([FieldError(f"/query/{name}", unknown_parameter(request, name)) for name in shown])
 
     def fits(self, job: Job) -> bool:
         """Whether a job has the labels."""

@@ -22,6 +22,7 @@ from torch import fx, nn
 from workers.networks.layers import with_values
 from workers.networks.preprocess import Preprocess
 from workers.networks.sources.keras_layers import convert
+from workers.networks.sources.plain import as_plain
 from workers.networks.sources.source import Options, Source, SourceError
 
 _SAME = 1e-4
@@ -124,7 +125,7 @@ def as_network(model: Any, name: str) -> nn.Module:
     Raises:
         SourceError: a layer cannot be translated, or the two do not agree.
     """
-    network = _graph_of(model).eval().requires_grad_(False)
+    network = as_plain(_graph_of(model)).eval().requires_grad_(False)
     height, width, planes = _input_shape(model, name)
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.uniform(0, 255, (1, height or 224, width or 224, planes)).astype(np.float32))

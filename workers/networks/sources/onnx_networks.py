@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from workers.networks.layers import with_values
 from workers.networks.preprocess import Preprocess
+from workers.networks.sources.plain import as_plain
 from workers.networks.sources.source import Options, Source, SourceError
 
 _LARGEST_BYTES = 2 * 1024**3
@@ -156,7 +157,7 @@ def _built(path: Path, size: tuple[int, int], modified_ns: int, length: int) -> 
     return network
 
 
-def _translated(model: Any) -> fx.GraphModule:
+def _translated(model: Any) -> nn.Module:
     """The graph's nodes as modules of torch, by the first operator set in which onnx2torch knows them all."""
     onnx, onnxslim, onnx2torch, _ = _libraries()
     own = max(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
@@ -167,7 +168,7 @@ def _translated(model: Any) -> fx.GraphModule:
         try:
             slim = onnxslim.slim(model if version == own else onnx.version_converter.convert_version(model, version))
             with with_values():
-                return _renamed(onnx2torch.convert(slim), slim)
+                return as_plain(_renamed(onnx2torch.convert(slim), slim))
         except Exception as error:  # noqa: BLE001  (three libraries, each with errors of its own)
             refusal = refusal or error
     assert refusal is not None

@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from workers.networks.layers import with_values
 from workers.networks.preprocess import Preprocess
 from workers.networks.sources import aten
+from workers.networks.sources.plain import as_plain
 from workers.networks.sources.pt2_archive import load_program
 from workers.networks.sources.source import Options, Source, SourceError
 
@@ -118,7 +119,7 @@ def as_network(program: ExportedProgram, name: str) -> nn.Module:
     network = _Part.of(tree, "", kinds)
     out_spec = program.call_spec.out_spec
     _finish(network, shape, out_spec)
-    return network.eval().requires_grad_(False)
+    return as_plain(network).eval().requires_grad_(False)
 
 
 def check_size(inputs: Tensor, sides: tuple[int | None, int | None, int | None], batch: int | None) -> Tensor:
@@ -154,8 +155,6 @@ def _finish(network: fx.GraphModule, shape: tuple[Any, ...], out_spec: Any) -> N
 class _Part(fx.GraphModule):
     """A module of an exported network, which calls its parts and operators in the order of the program."""
 
-    kind: str
-
     @classmethod
     def of(cls, part: nn.Module, path: str, kinds: dict[str, str]) -> fx.GraphModule:
         """The part with its operators in the words of torch, its parts alike."""
@@ -180,19 +179,11 @@ class _Part(fx.GraphModule):
 
     def name_as(self, kind: str) -> None:
         """Have the class the name, and the module, of the one that was exported."""
-        self.kind = kind
         module, _, name = kind.rpartition(".")
         own = type(self)
         own.__name__ = name or "Program"
         if module.startswith("torch.nn.modules"):
             own.__module__ = module
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        """A copy of the same name."""
-        made: Any = super().__deepcopy__(memo)
-        made.name_as(self.kind)
-        made.training = self.training
-        return made
 
 
 def _converted(child: nn.Module, path: str, kinds: dict[str, str]) -> nn.Module:
