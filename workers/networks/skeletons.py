@@ -37,7 +37,8 @@ def skeleton(entry: Entry) -> nn.Module:
         if not isinstance(network, nn.Module):
             raise weight_files.refuse(f"{source.name} builds no torch network but a {type(network).__name__}")
         if accepts(network, entry.transform.size, entry.transform.channels) is not None:
-            network = source.build().eval().requires_grad_(False)
+            with torch.random.fork_rng(devices=[]):
+                network = source.build().eval().requires_grad_(False)
     except RAISED as error:
         raise weight_files.refuse(f"{source.name} cannot be built: {reason_of(error)}") from error
     reason = accepts(network, entry.transform.size, entry.transform.channels)
@@ -94,8 +95,11 @@ def outputs_of(entry: Entry) -> Outputs:
         def inputs(images: int) -> Tensor:
             return blank_input(network, how.size, how.channels).expand(images, -1, -1, -1).clone()
 
-        trained = (lambda: source.build().eval()) if on_meta else None
-        return find_outputs(network, inputs, entry.output, entry.outputs, trained)
+        def trained() -> nn.Module:
+            with torch.random.fork_rng(devices=[]):  # loading a network draws nothing from its caller's generator
+                return source.build().eval()
+
+        return find_outputs(network, inputs, entry.output, entry.outputs, trained if on_meta else None)
 
 
 @functools.lru_cache(maxsize=256)
