@@ -10,16 +10,19 @@ LOOPS := $(addprefix workers/compiled/,jit.py windows.py tile_transforms.py pixe
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format findings lint lock openapi settings bench clean
+.PHONY: help install serve test test-slow check format findings lint lock openapi settings bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 serve: $(COMPILED) ## run everything on this machine (flags in ARGS="--port 9000 …")
 	@$(BIN)/convscope serve $(ARGS)
 
 test: lint $(SYSTEM) $(COMPILED) ## the checks and the whole test suite (pytest's arguments in ARGS)
 	$(BIN)/pytest -q --numprocesses 2 --dist loadfile $(ARGS)
+
+test-slow: $(SYSTEM) $(COMPILED) ## the tests that take minutes each (pytest's arguments in ARGS)
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile -m slow $(ARGS)
 
 # Without processes, engines and compiled loops: what an edit may break everywhere, in the time of a coffee.
 QUICK := $(addprefix tests/,convscope/protocol convscope/render convscope/store workers/passes \
