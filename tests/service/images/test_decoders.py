@@ -50,7 +50,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_traps_do_not_keep_a_good_file_from_being_decoded(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there are threads; the good file has waited longer than one may take."""
     monkeypatch.setattr(decoders, "LIMIT_S", LIMIT_S)
-    monkeypatch.setattr(uploads, "decode", lambda data, _: trap() if data == b"trap" else decode(data, 1.0))
+    monkeypatch.setattr(uploads, "decode", lambda data, *more: trap() if data == b"trap" else decode(data, *more))
     caught = [asyncio.create_task(uploads.decode_image(b"trap", megapixels=1.0)) for _ in range(decoders.AT_ONCE)]
     await until(lambda: trap.begun._value == decoders.AT_ONCE)
     good = await uploads.decode_image(png_bytes(5, 4), megapixels=1.0)
