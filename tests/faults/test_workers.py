@@ -181,7 +181,8 @@ async def test_rows_05_and_08_all_that_was_in_a_killed_engine_goes_on_within_sec
 
 async def test_rows_05_and_08_long_work_makes_room_for_what_was_in_a_killed_engine(start: Start, client: Client):
     """The one worker left has work without end: it saves that, shows that the suspects get on, and goes on with it."""
-    how: dict[str, Any] = {"steps": 10**9, "step_s": 0.01}
+    # Without quotas: a caller who has them holds three quarters of the two places, and its other work waits for one.
+    how: dict[str, Any] = {"steps": 10**9, "step_s": 0.01, "bounded": False}
     worker = start(engine={"checkpoint_s": 10.0**6}, batch_runs=2)
     busy = [await client.submit("climb", **how, seed=seed) for seed in range(2)]
     for job_id in busy:
