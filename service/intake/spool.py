@@ -14,6 +14,8 @@ from convscope.protocol.problems import ProblemError
 
 MEMORY_BYTES = 1 << 20
 PIECE_BYTES = 256 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT)
+"""What a full disk says; the last one where not even a folder for temporary files can be written to."""
 
 
 class Spool:
@@ -28,7 +30,7 @@ class Spool:
         """Append.
 
         Raises:
-            ProblemError: `store-unavailable` when the disk is full.
+            ProblemError: `store-full` when the disk is, `store-unavailable` when it fails.
         """
         if self._file is None and self.size + len(data) <= MEMORY_BYTES:
             self._memory += data
@@ -37,7 +39,7 @@ class Spool:
                 await asyncio.to_thread(self._write_file, data)
             except OSError as error:
                 raise ProblemError(
-                    "store-unavailable",
+                    "store-full" if error.errno in _FULL else "store-unavailable",
                     f"The upload cannot be kept: {os.strerror(error.errno or 0)}.",
                     retry_after_s=5.0,
                 ) from error

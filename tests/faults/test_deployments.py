@@ -24,7 +24,7 @@ def older_tree(to: Path) -> Path:
     """Our packages as another version: every script has another SHA, records have a field that we do not know."""
     for name in ("convscope", "workers", "tests"):
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    scripts = to / "convscope" / "protocol" / "scripts"
+    scripts = to / "convscope" / "queue" / "scripts"
     common = scripts / "common.lua"
     common.write_text(common.read_text() + "\n-- Another version.\n")
     taking = scripts / "claim.lua"
