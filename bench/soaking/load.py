@@ -131,7 +131,7 @@ class Load:
             await self._pause(FLOOD_EVERY_S)
             self._flooding = False
             for job_id in ids:
-                await self._tried("DELETE", f"/v1/jobs/{job_id}")
+                await self._tried("POST", f"/v1/jobs/{job_id}/cancel")
 
     async def again(self) -> None:
         """The same request again and again, as fast as it is answered."""
@@ -209,7 +209,7 @@ class Load:
         job = await self._tried("GET", f"/v1/jobs/{ask.job_id}")
         ask.cancel_state = str(job.json().get("state", ""))
         ask.cancelled = time.monotonic()
-        answer = await self._tried("DELETE", f"/v1/jobs/{ask.job_id}")
+        answer = await self._tried("POST", f"/v1/jobs/{ask.job_id}/cancel")  # DELETE would remove one that has ended
         if answer.status_code == 409:
             ask.cancelled = None
 
@@ -250,7 +250,7 @@ class Load:
             except httpx2.HTTPError:
                 self.retries += 1
             else:
-                if answer.status_code not in (502, 503) or method == "POST":
+                if answer.status_code not in (502, 503) or (method == "POST" and not path.endswith("/cancel")):
                     return answer
                 self.retries += 1
             await asyncio.sleep(PAUSE_S)

@@ -12,7 +12,6 @@ import pytest
 from tests.workers.harness import ROOT
 
 
-@pytest.mark.slow  # since jobs move to the archive, it counts some as lost on a busy machine; not yet explained
 @pytest.mark.timeout(600)
 def test_rows_01_and_31_everything_at_once(tmp_path: Path):
     out = tmp_path / "soak.json"
