@@ -157,7 +157,8 @@ class Job(_Record):
 
     `manifest` is the artifact key of the result's manifest; `error` a problem as {name, detail, extra}; `revision` goes
     up with every change; `cancelling` says that a running job has been asked to stop; `run` is its computation.
-    `cached`: it was answered from the store, and when and for how long that was computed is not told.
+    `events` is the id of its last event. `cached`: it was answered from the store, and when and for how long that was
+    computed is not told.
     """
 
     id: str
@@ -180,6 +181,7 @@ class Job(_Record):
     manifest: str | None = None
     error: dict[str, Any] | None = None
     revision: int = 1
+    events: int = 0
     cancelling: bool = False
     run: str = ""
     lane: Lane = "interactive"

@@ -61,10 +61,8 @@ async def follow(job_id: str, call: CallDependency) -> Response:
     job = await find(call, job_id)
     after = call.last_event_id
     headers = {"Cache-Control": "no-store", "Vary": "Authorization"}
-    if after and job.finished:
-        page = await call.context.events.read(job_id, after)
-        if not page.events and not page.trimmed:
-            return Response(status_code=204, headers=headers)
+    if job.finished and after == str(job.events):
+        return Response(status_code=204, headers=headers)
     return EventSourceResponse(
         _stream(call, job, after),
         ping=COMMENT_EVERY_S,
@@ -100,10 +98,10 @@ async def _stream(call: Call, job: Job, after: str) -> AsyncIterator[ServerSentE
                 job = await context.jobs.get(job.id, call.caller)
                 if job.finished and not (await _newer(call, job.id, after)):
                     # Its events went with its record into the archive, or it had none, being answered from the store.
-                    if not after:
+                    if not page.trimmed:
                         yield await _snapshot(call, job.id)
                     data = json_bytes({"state": job.state.value, "at_ms": job.finished_ms}).decode()
-                    yield _said(id=after or "0", event="done", data=data)
+                    yield _said(id=str(job.events), event="done", data=data)
                     return
                 changed = asyncio.create_task(watch.changed(LOOK_AGAIN_S))
                 try:

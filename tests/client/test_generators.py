@@ -53,7 +53,7 @@ type Answer<O extends keyof operations> =
   operations[O] extends { responses: { 200: { content: { "application/json": infer A } } } } ? A : never;
 export function strongest(job: Answer<"cam">): number {
   if (job.result === null) throw new Error(job.error?.detail);
-  return Math.max(...job.result.facts.maps.map((map) => map.probability));
+  return Math.max(...job.result.facts.maps.map((map) => map.probability ?? 0));
 }
 export const request: components["schemas"]["CamRequest"] = {
   image: { id: "img-1" }, methods: ["gradcam++"], targets: [281, "tabby"],

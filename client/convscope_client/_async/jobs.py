@@ -240,7 +240,6 @@ class AsyncJobs(AsyncResources):
         progress, tries = Progress("queued"), 0
         while tries < STREAM_TRIES:
             tries += 1
-            ended = False
             try:
                 async with aclosing(self._stream(job_id, after, progress)) as events:
                     async for event in events:
@@ -248,17 +247,13 @@ class AsyncJobs(AsyncResources):
                         yield event
                         if event.name == "done":
                             return
-                ended = True
             except httpx2.SSEError:
                 break
             except httpx2.TransportError:
                 await sleep(0.5)
-            # A stream that ends of itself ends with the job, or with the service; reading the job tells. It also waits
-            # for a service that is away, so that the next stream finds it.
-            job = await self._read(job_id)
-            if ended and job["state"] in FINISHED:
-                yield event_of("done", after, {"state": job["state"]}, progress)
-                return
+            # A stream that ends before the job ends with the service. To read the job waits for one that is away; what
+            # happened meanwhile comes with the next stream, also where the job is over.
+            await self._read(job_id)
         async with aclosing(self._polled(job_id, progress)) as events:
             async for event in events:
                 yield event
@@ -266,7 +261,9 @@ class AsyncJobs(AsyncResources):
     async def _stream(self, job_id: str, after: str, progress: Progress) -> AsyncGenerator[Event]:
         """The events of one stream."""
         async with self._sender.events(job_path(job_id, "events"), after) as source:
-            if source.response.status_code == 204:
+            if source.response.status_code == 204:  # there is nothing behind `after`, and nothing will come
+                job = await self._read(job_id)
+                yield event_of("done", after, {"state": job["state"]}, progress)
                 return
             if source.response.status_code != 200:
                 raise httpx2.SSEError(f"the stream is answered {source.response.status_code}")

@@ -242,7 +242,6 @@ class Jobs(Resources):
         progress, tries = Progress("queued"), 0
         while tries < STREAM_TRIES:
             tries += 1
-            ended = False
             try:
                 with closing(self._stream(job_id, after, progress)) as events:
                     for event in events:
@@ -250,17 +249,13 @@ class Jobs(Resources):
                         yield event
                         if event.name == "done":
                             return
-                ended = True
             except httpx2.SSEError:
                 break
             except httpx2.TransportError:
                 sleep(0.5)
-            # A stream that ends of itself ends with the job, or with the service; reading the job tells. It also waits
-            # for a service that is away, so that the next stream finds it.
-            job = self._read(job_id)
-            if ended and job["state"] in FINISHED:
-                yield event_of("done", after, {"state": job["state"]}, progress)
-                return
+            # A stream that ends before the job ends with the service. To read the job waits for one that is away; what
+            # happened meanwhile comes with the next stream, also where the job is over.
+            self._read(job_id)
         with closing(self._polled(job_id, progress)) as events:
             for event in events:
                 yield event
@@ -268,7 +263,9 @@ class Jobs(Resources):
     def _stream(self, job_id: str, after: str, progress: Progress) -> Generator[Event]:
         """The events of one stream."""
         with self._sender.events(job_path(job_id, "events"), after) as source:
-            if source.response.status_code == 204:
+            if source.response.status_code == 204:  # there is nothing behind `after`, and nothing will come
+                job = self._read(job_id)
+                yield event_of("done", after, {"state": job["state"]}, progress)
                 return
             if source.response.status_code != 200:
                 raise httpx2.SSEError(f"the stream is answered {source.response.status_code}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from dataclasses import dataclass, field
@@ -12,7 +13,11 @@ import pytest
 import redis
 from PIL import Image
 
+from convscope.queue.connection import connect
+from convscope.queue.jobs import JobLimits, Jobs
 from convscope.queue.keys import key
+from convscope.store import archive
+from convscope.store.artifacts import Artifacts
 from tests.service.routes.test_jobs import submit
 from tests.service.support import HOLD, SLOW, Service, Worker, problem_of, wait_for
 
@@ -115,6 +120,33 @@ def test_who_has_all_events_of_a_finished_job_need_not_come_back(client: httpx2.
         path = f"/v1/jobs/{submit(client, SLOW)['id']}/events"
         with client.stream("GET", path, headers={"Last-Event-ID": "1"}) as waiting:
             assert waiting.status_code == 200
+
+
+def test_a_job_in_the_archive_ends_with_the_number_that_its_last_event_had(
+    client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that comes back for the rest after the record was moved hears how it ended, once."""
+    job = submit(client, SLOW)
+    last = events(follow(client, job["id"]))[-1]
+    settings = service.settings
+    assert settings.redis_url is not None
+    monkeypatch.setattr(archive, "AFTER_S", -1.0)
+    asyncio.run(_moved(settings.redis_url, settings.artifacts_location))
+    for after in ("", "2"):
+        told = events(follow(client, job["id"], after=after))
+        assert [(event.name, event.id) for event in told] == [("reset", ""), ("done", last.id)]
+        assert told[0].json()["state"] == told[1].json()["state"] == "succeeded"
+    answer = client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": last.id})
+    assert answer.status_code == 204
+
+
+async def _moved(url: str, location: str) -> None:
+    """All records of finished jobs are in the archive."""
+    redis_of_queue = connect(url)
+    moved = archive.Archive(Artifacts.open(location))
+    while await moved.move(redis_of_queue, Jobs(redis_of_queue, JobLimits(), moved)):
+        pass
+    await redis_of_queue.aclose()
 
 
 @pytest.mark.parametrize("after", ["99999", "nonsense", "1-0"])
