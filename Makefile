@@ -97,11 +97,12 @@ $(BIN)/pip:
 
 # OpenCV, which one of the tests' peers imports, wants two libraries that a bare machine lacks; faketime is for the tests
 # that set clocks forward and back, redis-tools holds a Redis 7.0 (its server without the service), and in chromium the
-# explorer is tried as a person would.
+# explorer is tried as a person would. nginx is installed by CI only: as a package it begins to serve on the machine.
 $(SYSTEM): $(INSTALLED)
 	@{ $(BIN)/python -c 'import cv2' 2> /dev/null && command -v faketime > /dev/null && \
-		command -v redis-check-rdb > /dev/null && command -v chromium > /dev/null; } || \
-		{ $(call apt,libgl1 libglib2.0-0 faketime redis-tools chromium,for the tests); }
+		command -v redis-check-rdb > /dev/null && command -v chromium > /dev/null && \
+		{ [ -z "$(CI)" ] || command -v nginx > /dev/null; }; } || \
+		{ $(call apt,libgl1 libglib2.0-0 faketime redis-tools chromium $(if $(CI),nginx-light),for the tests); }
 	@touch $@
 
 # $(call apt,PACKAGES,WHY): install Debian packages as root or by sudo without a password, else say what to do.
