@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import torchlens
 import torchvision
 from torch import Tensor, nn
+from torchlens.backends.torch.wrappers import unwrap_torch
 
 from workers.contract import Layer
 from workers.networks.edges import INPUT
@@ -38,7 +39,10 @@ class Oracle:
     """What torchlens saw: which operation gave each call's output, and which operations that read."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._trace = torchlens.trace(network.eval(), torch.randn(1, 3, *SIZE))
+        try:
+            self._trace = torchlens.trace(network.eval(), torch.randn(1, 3, *SIZE))
+        finally:
+            unwrap_torch()  # it leaves torch's functions wrapped: tables of later tests would not know them
         operations = list(self._trace.ops)
         self.by_label = {one.layer_label if one.layer.num_passes == 1 else one.label: one for one in operations}
         self.by_label |= {one.label: one for one in operations}
@@ -134,10 +138,12 @@ def test_by_hand() -> None:
         "same": {"a"},
         "b": {"a"},  # not the identity that was given the same tensor
         "act": {"b"},
-        "act#2": {"act", "same"},
+        "@add": {"act", "same"},
+        "act#2": {"@add"},  # what is added to a map of the network is a layer, a constant that is added is none
         "inner.0": {"act#2"},
         "inner": {"inner.0"},
-        "@relu": {"inner", "a"},
+        "@add#2": {"inner", "a"},
+        "@relu": {"@add#2"},
     }
 
 
