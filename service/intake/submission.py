@@ -162,7 +162,7 @@ async def _looked_up(
     asked: CommonRequest, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]
 ) -> Received:
     """The request with its images stored; its network is looked up while they are being decoded."""
-    network = asyncio.create_task(_network(asked, call.context))
+    network = asyncio.create_task(_network(asked, call))
     try:
         image_set: str | None = getattr(asked, "image_set", None)
         if image_set is not None:
@@ -177,14 +177,20 @@ async def _looked_up(
             network.exception()  # an image that is refused first is what the client hears of
 
 
-async def _network(asked: CommonRequest, context: Context) -> AskedNetwork:
+async def _network(asked: CommonRequest, call: Call) -> AskedNetwork:
+    context = call.context
     # The card is nearly always that of the first guess, and then there by the time that the deployment is known.
     guess = asked.model or context.settings.default_model
     (environment, default_model), card = await asyncio.gather(context.cards.deployment(), context.cards.peek(guess))
     model = asked.model or default_model or guess
     if card is None or model != guess:
-        card = await context.cards.get(model, context.settings.card_wait_s)
+        card = await context.cards.get(model, _card_wait_s(call))
     return AskedNetwork(card, environment)
+
+
+def _card_wait_s(call: Call) -> float:
+    """How long to wait until a network is described: who waits for the answer waits for that as well."""
+    return max(call.context.settings.card_wait_s, call.preference.wait_s or 0.0)
 
 
 async def _with_images(
@@ -255,7 +261,7 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
     """
     context, card = call.context, received.network.card
     await context.artifacts.check_room()  # told now, not when a result of minutes cannot be stored
-    resolved, others = await _resolve(received.request, operation, card, context)
+    resolved, others = await _resolve(received.request, operation, card, call)
     _check_planes(received.images, [card, *others])
     cost = check_cost(resolved, operation, card, len(received.images), context.settings)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
@@ -299,12 +305,12 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
 
 
 async def _resolve(
-    asked: CommonRequest, operation: Operation[Any], card: ModelCard, context: Context
+    asked: CommonRequest, operation: Operation[Any], card: ModelCard, call: Call
 ) -> tuple[CommonRequest, list[ModelCard]]:
     try:
         resolved: CommonRequest = operation.resolve(asked, card)
         names = list(operation.models(resolved))
-        others = await asyncio.gather(*(context.cards.get(name, context.settings.card_wait_s) for name in names))
+        others = await asyncio.gather(*(call.context.cards.get(name, _card_wait_s(call)) for name in names))
         if names:
             resolved = operation.resolve_others(resolved, dict(zip(names, others, strict=True)))
     except ValidationError as error:

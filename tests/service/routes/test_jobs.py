@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,12 @@ class TestReading:
                 answer = other.post(MAPS, files=parts)
                 problem = problem_of(answer, 503, "queue-unavailable")  # nobody has described the network yet
                 assert int(answer.headers["retry-after"]) == problem["retry_after_s"]
+                with ThreadPoolExecutor(1) as pool:  # who waits for the answer waits for a worker as well
+                    asked = {"model": "toy", "layer": "conv"}
+                    held = pool.submit(other.post, MAPS, files=parts, data=asked, headers={"Prefer": "wait=20"})
+                    time.sleep(0.5)
+                    with Worker(settings):
+                        assert held.result().status_code == 200
                 with Worker(settings) as brief:
                     wait_for(lambda: other.get("/readyz").json()["workers"], "the worker")
                     with brief.idle():
