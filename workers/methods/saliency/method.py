@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
 from workers.methods.saliency.targets import Target, Unit, read_target, scores
-from workers.passes.batches import module_for, relative_size, repeated_module_for, slices
+from workers.passes.batches import module_for, one_by_one, relative_size, repeated_module_for, slices
 from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, read_region, without_mask
 from workers.passes.pace import Pace
 from workers.passes.rules import PathReport, RuleMode
@@ -91,7 +91,7 @@ class Saliency(OneShotMethod):
         """
         request = rows[0].request
         choose = repeated_module_for if request.method in _REPEATED else module_for
-        work = _Work(network, choose(network, request), grant)
+        work = _Work(network, choose(network, request), one_by_one(network, request), grant)
         results: list[Result | None] = [None] * len(rows)
         items: list[_Item] = []
         for number, row in enumerate(rows):
@@ -107,11 +107,19 @@ class Saliency(OneShotMethod):
 
 
 class _Work:
-    """The points of all items, differentiated tile by tile on one network."""
+    """The points of all items, differentiated tile by tile on one network.
 
-    def __init__(self, network: Network, module: nn.Module, grant: Grant) -> None:
+    Args:
+        network: whose points they are.
+        module: its module for the precision.
+        apart: whether a tile has points of one image only.
+        grant: what the engine grants.
+    """
+
+    def __init__(self, network: Network, module: nn.Module, apart: bool, grant: Grant) -> None:
         self._network = network
         self._module = module
+        self._apart = apart
         self._grant = grant
         self._tile = 1
 
@@ -150,7 +158,7 @@ class _Work:
         if isinstance(wish, int) and outputs.form == "scores" and wish < outputs.count:
             return [ClassTarget(wish)] * len(inputs)
         targets: list[Target] = []
-        for part in slices(self._network, inputs, self._grant):
+        for part in slices(self._network, inputs, request, self._grant):
             with torch.no_grad():
                 logits = logits_of(self._module, part, outputs)
             for own in logits:
@@ -163,12 +171,12 @@ class _Work:
 
     def integrate(self, items: list[_Item]) -> Generator[Progress, None, None]:
         """Differentiate at every point, then again with more steps where an integral is not complete."""
-        for chosen in _chunks([item for item in items if not _at_image(item)], self._tile):
+        for chosen in _chunks([item for item in items if not _at_image(item)], 1 if self._apart else self._tile):
             for item, value in zip(chosen, self._scores([item.x for item in chosen], chosen), strict=True):
                 item.value = value
             yield Progress(0, 1, "forward passes")
         integrals = [item for item in items if item.baseline is not None]
-        for chosen in _chunks(integrals, self._tile):
+        for chosen in _chunks(integrals, 1 if self._apart else self._tile):
             starts = [item.baseline for item in chosen if item.baseline is not None]
             for item, value in zip(chosen, self._scores(starts, chosen), strict=True):
                 item.baseline_value = value
@@ -176,7 +184,7 @@ class _Work:
         todo, done = items, 0.0
         while todo:
             total = done + sum(_count(item) for item in todo)
-            for tile in _chunks(_points(todo), self._tile):
+            for tile in self._tiles(todo):
                 self._differentiate(tile)
                 done += len(tile)
                 yield Progress(done, total, f"{done:.0f} of {total:.0f} gradients")
@@ -184,6 +192,11 @@ class _Work:
             for item in todo:
                 item.steps = min(2 * item.steps, item.request.max_steps)
                 item.total = torch.zeros_like(item.total)
+
+    def _tiles(self, items: Sequence[_Item]) -> Iterator[list[_Point]]:
+        """Every point of every item, in tiles."""
+        for some in [[item] for item in items] if self._apart else [items]:
+            yield from _chunks(_points(some), self._tile)
 
     @torch.no_grad()
     def _scores(self, inputs: list[Tensor], items: list[_Item]) -> list[float]:
