@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import _C, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ _FUNCTIONS: dict[Any, str] = {
     F.max_pool2d: "max_pool2d", torch.max_pool2d: "max_pool2d", F.avg_pool2d: "avg_pool2d",
     F.adaptive_avg_pool2d: "adaptive_avg_pool2d", F.adaptive_max_pool2d: "adaptive_max_pool2d",
     F.max_pool2d_with_indices: "max_pool2d", F.adaptive_max_pool2d_with_indices: "adaptive_max_pool2d",
+    _C._nn.max_pool2d_with_indices: "max_pool2d",
     F.interpolate: "interpolate", F.pixel_shuffle: "pixel_shuffle",
 }  # fmt: skip
 """Functional operations that count as layers when a module of ours or of a zoo calls them itself."""

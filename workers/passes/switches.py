@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import _C, Tensor
 
 _MAX_POOLS: dict[Any, Any] = {
     F.max_pool2d: F.max_pool2d, torch.max_pool2d: F.max_pool2d, F.max_pool2d_with_indices: F.max_pool2d,
     F.adaptive_max_pool2d: F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices: F.adaptive_max_pool2d,
+    _C._nn.max_pool2d_with_indices: F.max_pool2d,
 }  # fmt: skip
-_WITH_INDICES = (F.max_pool2d_with_indices, F.adaptive_max_pool2d_with_indices)
+_WITH_INDICES = (F.max_pool2d_with_indices, F.adaptive_max_pool2d_with_indices, _C._nn.max_pool2d_with_indices)
 
 
 def is_max_pool(func: Any) -> bool:
@@ -57,8 +58,9 @@ def last_at_switch(switches: Tensor, plane: int) -> Tensor:
 
 def pool_last_wins(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A max-pool call whose backward keeps, for each pixel, the signal of the last window that it is the switch of."""
-    asked = func in _WITH_INDICES or kwargs.pop("return_indices", False)
-    output, switches = _MAX_POOLS[func](*args, **kwargs, return_indices=True)
+    # torch sends a call that asks for its switches here under another name, with the wish among its arguments still.
+    asked = func in _WITH_INDICES or kwargs.get("return_indices", False)
+    output, switches = _MAX_POOLS[func](*args, **{**kwargs, "return_indices": True})
     x = args[0] if args else kwargs["input"]
     kept = KeepLast.apply(output, last_at_switch(switches, x.shape[-2] * x.shape[-1]))
     return (kept, switches) if asked else kept

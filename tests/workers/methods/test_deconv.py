@@ -142,6 +142,57 @@ def test_every_convolution_equals_the_chain_written_out(name: str, switches: str
             assert unit["rectifications"] == sum(isinstance(layer, RECTIFICATIONS) for layer in before)
 
 
+class PoolsWithIndices(nn.Module):
+    """The deconvnet tutorials' networks: pools hand their switches on, asked for as `form` says."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, return_indices=True)
+        self.form = form
+
+    def pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map and its switches."""
+        forms: dict[str, Any] = {
+            "constructor": self.pool,
+            "keyword": lambda x: F.max_pool2d(x, 3, 2, return_indices=True),
+            "positional": lambda x: F.max_pool2d(x, 3, 2, 0, 1, False, True),
+            "with_indices": lambda x: F.max_pool2d_with_indices(x, 3, 2),
+            "torch's own": lambda x: torch._C._nn.max_pool2d_with_indices(x, 3, 2),
+        }
+        pooled: tuple[Tensor, Tensor] = forms[self.form](x)
+        return pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.pooled(F.relu(self.first(x)))
+        return torch.relu(self.second(x))
+
+
+@pytest.mark.parametrize("switches", ["sum", "last"])
+@pytest.mark.parametrize("form", ["constructor", "keyword", "positional", "with_indices", "torch's own"])
+def test_pools_that_return_their_switches(form: str, switches: str) -> None:
+    torch.manual_seed(6)
+    module = PoolsWithIndices(form)
+    network = FakeNetwork(module, (24, 24), chain=False)
+    pools = [layer for layer in network.layers.values() if layer.kind in ("MaxPool2d", "max_pool2d")]
+    assert [layer.shape for layer in pools] == [(5, 11, 11)]
+    picture = image((24, 24), seed=7)
+    found = outcome(METHOD, network, row(picture, layers=["second"], channels=[0, 3], switches=switches))
+    x, _ = network.prepare([picture])
+    plain: list[nn.Module] = [module.first, nn.ReLU(), nn.MaxPool2d(3, 2), module.second]
+    with torch.no_grad():
+        activation = nn.Sequential(*plain)(x.clone())
+        for k, unit in enumerate(found.facts["layers"][0]["projections"]):
+            assert unit["switches"] == 1
+            seed = torch.zeros_like(activation)
+            where = (0, unit["channel"], unit["y"], unit["x"])
+            seed[where] = activation[where]
+            expected = chain(plain, x, seed, "deconvnet", switches)
+            got = found.arrays["projection/second"][k : k + 1]
+            assert float(got.abs().max()) > 0
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("rule", ["gradient", "guided"])
 @pytest.mark.parametrize(("name", "last"), [("digits", 10), ("rnet", 6), ("mobile", 11)])
 def test_other_rules_equal_the_chain_too(name: str, last: int, rule: str) -> None:
