@@ -69,4 +69,5 @@ compile_kernels()
 from workers.compiled import tile_transforms
 assert tile_transforms.take_tiles.signatures, "compiled all the same"
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    # Nothing runs what is compiled here, so that it need not be optimized.
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "NUMBA_OPT": "0"}, check=True)
