@@ -170,6 +170,34 @@ class Outputs:
         }
 
 
+@dataclass(frozen=True)
+class Normalization:
+    """Pixels in [0, 1] → a network's input, plane by plane: (level · pixels − mean) / std.
+
+    Attributes:
+        mean, std: one for each plane, in the unit whose white is `level`.
+        level: what white is before the mean is subtracted: 1, or 255 for networks that are fed bytes.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    level: float = 1.0
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], N×C×h×w → input; differentiable."""
+        mean, std = (self._planes(numbers, images) for numbers in (self.mean, self.std))
+        return ((images if self.level == 1.0 else images * self.level) - mean) / std
+
+    def undo(self, inputs: Tensor) -> Tensor:
+        """Input, N×C×h×w → images in [0, 1]."""
+        mean, std = (self._planes(numbers, inputs) for numbers in (self.mean, self.std))
+        return (inputs * std + mean) / self.level
+
+    def _planes(self, numbers: tuple[float, ...], like: Tensor) -> Tensor:
+        table = torch.tensor(numbers[: like.shape[1]], dtype=like.dtype)
+        return table.to(like.device, non_blocking=True).view(1, -1, 1, 1)
+
+
 class Network(Protocol):
     """A network ready to run: evaluation mode, weights that require no gradient, on its device.
 
@@ -219,15 +247,20 @@ class Network(Protocol):
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, N×3×h×w, on the device) and transforms.
 
-        `preprocess` overrides parts of the network's own (attributes size, crop, resize_mode; None keeps).
+        `preprocess` overrides parts of the network's own (attributes size, crop, resize_mode, antialias, range, mean,
+        std; None keeps).
 
         Raises:
             MethodError: `not-applicable` where the architecture does not accept the size.
         """
         ...
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Float images in [0, 1] (N×3×h×w) → normalised input."""
+    def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
+        """Float images in [0, 1] (N×3×h×w) → normalised input; with a request's `preprocess` as it wants it."""
+        ...
+
+    def normalization(self, preprocess: Any = None) -> Normalization:
+        """How pixels become input, with what a request's `preprocess` overrides."""
         ...
 
 

@@ -1383,11 +1383,23 @@ class Prediction(TypedDict):
 class Preprocess(TypedDict):
     """Overrides of the network's own preprocessing, where its architecture allows."""
 
+    antialias: NotRequired[bool | None]
+    """false: pixels between half-pixel centres, without a filter where the image shrinks, as torch's `F.interpolate` does
+    on tensors; true, the default, as Pillow does.
+    """
     crop: NotRequired[Literal["center", "none"] | None]
     """center: keep the aspect ratio and crop; none: squeeze the whole upload into the input."""
+    mean: NotRequired[float | Sequence[float] | None]
+    """Subtracted from each plane; one number for all planes."""
+    range: NotRequired[Literal["unit", "byte"] | None]
+    """What white is to the network: 1 or 255. With it, `mean` and `std` are in that unit, and 0 and 1 unless given:
+    range=byte alone feeds raw 0 to 255, range=unit alone plain 0 to 1.
+    """
     resize_mode: NotRequired[Literal["bilinear", "bicubic", "nearest", "lanczos"] | None]
     size: NotRequired[int | Sequence[int] | None]
     """Height and width of the network's input, pixels; one number for a square."""
+    std: NotRequired[float | Sequence[float] | None]
+    """Each plane is divided by it, above 0; one number for all."""
 
 
 class PreprocessCard(TypedDict):

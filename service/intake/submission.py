@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import Operation
+from convscope.protocol.operations.base import Operation, check_normalization
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
@@ -309,10 +309,13 @@ async def _resolve(
 ) -> tuple[CommonRequest, list[ModelCard]]:
     try:
         resolved: CommonRequest = operation.resolve(asked, card)
+        check_normalization(resolved.preprocess, card)
         names = list(operation.models(resolved))
         others = await asyncio.gather(*(call.context.cards.get(name, _card_wait_s(call)) for name in names))
         if names:
             resolved = operation.resolve_others(resolved, dict(zip(names, others, strict=True)))
+        for other in others:
+            check_normalization(resolved.preprocess, other)
     except ValidationError as error:
         raise from_validation(error, asked.model_dump(mode="json")) from error
     return resolved, list(others)

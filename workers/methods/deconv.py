@@ -89,7 +89,7 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
         if not bool(stack.isfinite().all()):
             raise MethodError("numerical-error", f"the projection from {layer.name} left the finite numbers")
         windows = [window_of(layer.box, seed, (stack.shape[2], stack.shape[3])) for seed in seeds]
-        pixels = pixels_of(inputs.detach()[0], network)
+        pixels = pixels_of(inputs.detach()[0], network, request.preprocess)
         patches = torch.stack([cut(pixels, window, OUTSIDE) for window in windows])
         inside = torch.stack([cut(one, window, 0) for one, window in zip(stack, windows, strict=True)])
         outcome.arrays[f"projection/{layer.name}"] = stack.cpu()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Layer, MethodError, Transform
+from workers.contract import Layer, MethodError, Normalization, Transform
 from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
@@ -123,9 +123,13 @@ class LoadedNetwork:
         batch = torch.stack([pixels for pixels, _ in pairs]).to(self.device)
         return how.normalize(batch), [where for _, where in pairs]
 
-    def normalize(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
         """Float images in [0, 1] (N×3×h×w) → normalised input; differentiable."""
-        return self.preprocess.normalize(images)
+        return self.preprocess.overridden(preprocess).normalize(images)
+
+    def normalization(self, preprocess: Any = None) -> Normalization:
+        """How pixels become input, with what a request overrides."""
+        return self.preprocess.overridden(preprocess).normalization
 
     def layers_at(self, input_size: tuple[int, int]) -> Mapping[str, Layer]:
         """The layers with their shapes and boxes at another input size (height, width)."""

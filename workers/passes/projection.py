@@ -7,6 +7,7 @@ images of a channel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,12 +93,10 @@ def cut(picture: Tensor, window: tuple[int, int, int, int], outside: int) -> Ten
     return cut
 
 
-def pixels_of(normalized: Tensor, network: Network) -> Tensor:
-    """A network's input (C×H×W, normalised) as a picture, 3×H×W uint8."""
-    planes = normalized.shape[0]
-    mean = normalized.new_tensor(network.mean[:planes]).view(-1, 1, 1)
-    std = normalized.new_tensor(network.std[:planes]).view(-1, 1, 1)
-    levels = ((normalized * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+def pixels_of(normalized: Tensor, network: Network, preprocess: Any = None) -> Tensor:
+    """A network's input (C×H×W, normalised as `preprocess` says) as a picture, 3×H×W uint8."""
+    pixels = network.normalization(preprocess).undo(normalized[None])[0]
+    levels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
     return as_colours(levels).cpu()
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.pictures import ArrayInfo, Picture
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.requests import CommonRequest, Preprocess
 from convscope.protocol.selections import count_of
 
@@ -210,6 +210,20 @@ def check_preprocess(wish: Preprocess | None, card: ModelCard) -> None:
     least = card.preprocess.minimum_size
     if min(wish.size) < least:
         raise ProblemError("not-applicable", f"{card.id} needs inputs of at least {least} pixels (/preprocess/size).")
+
+
+def check_normalization(wish: Preprocess | None, card: ModelCard) -> None:
+    """Refuse as many means or deviations as the network has no planes.
+
+    Raises:
+        ProblemError: `invalid-request`, with how many are right.
+    """
+    for name in ("mean", "std"):
+        given = getattr(wish, name, None)
+        planes = card.preprocess.channels
+        if given is not None and len(given) not in (1, planes):
+            counts = "one number" if planes == 1 else f"one number or {planes}"
+            raise invalid_field(f"/preprocess/{name}", f"{card.id} takes {counts}, not {len(given)}.")
 
 
 def area_factor(wish: Preprocess | None, card: ModelCard) -> float:

@@ -364,7 +364,8 @@ def _check_preprocess(request: MaximizeRequest) -> None:
     if request.mask is not None and all(first_layer(one) is not None for one in request.objectives()):
         raise _invalid("/mask", "is where a class counts; no class is maximized")
     compared = request.image_set is not None or len(request.images) > (request.start == "image")
-    if wish is not None and (wish.crop or wish.resize_mode) and not compared and request.channels is None:
+    asked = wish is not None and (wish.crop or wish.resize_mode or wish.antialias is not None)
+    if asked and not compared and request.channels is None:
         raise _invalid(
             "/preprocess",
             "is how photographs are prepared that pictures are compared with, or channels ranked on; a start image is "

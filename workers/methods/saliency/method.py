@@ -133,7 +133,7 @@ class _Work:
             exact = torch.float64 if request.method == "vargrad" and x.device.type != "mps" else torch.float32
             item.total, item.squares = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)
             if request.method == "integrated-gradients":
-                item.baseline = _baseline(request.baseline, x, self._network)
+                item.baseline = _baseline(request, x, self._network)
                 item.steps = min(request.steps, request.max_steps)
             items.append(item)
         return items
@@ -272,18 +272,16 @@ def _at(point: _Point) -> Tensor:
     return item.x + deviation * noise
 
 
-def _baseline(name: str, x: Tensor, network: Network) -> Tensor:
+def _baseline(request: Any, x: Tensor, network: Network) -> Tensor:
     """Where the path of integrated gradients begins, normalised, 1×C×H×W.
 
     black: zero in [0, 1]; mean: the data set's mean colour; blur: the image under a wide Gaussian.
     """
-    if name == "mean":
-        return torch.zeros_like(x)
-    if name == "blur":
+    if request.baseline == "blur":
         return blurred(x, _BLUR_SHARE * min(x.shape[2:]))
-    planes = x.shape[1]
-    mean = x.new_tensor(network.mean[:planes]).view(1, -1, 1, 1)
-    return (-mean / x.new_tensor(network.std[:planes]).view(1, -1, 1, 1)).expand_as(x).contiguous()
+    black = torch.zeros_like(x)
+    pixels = network.normalization().undo(black) if request.baseline == "mean" else black
+    return network.normalization(request.preprocess).apply(pixels)
 
 
 def _gap(item: _Item) -> tuple[float, float | None]:
