@@ -961,6 +961,10 @@ class MaximizeRequest(TypedDict):
 
     average: NotRequired[float | None]
     """Share of the steps, the last ones, whose mean is the picture; 0: the last step."""
+    beta1: NotRequired[float | None]
+    """adam, keras-adam, nadam: of the first moment."""
+    beta2: NotRequired[float | None]
+    """adam, keras-adam, nadam: of the second moment."""
     blur: NotRequired[float | None]
     """pixel: sigma of a blur every `blur_every` steps."""
     blur_every: NotRequired[int | None]
@@ -986,8 +990,16 @@ class MaximizeRequest(TypedDict):
     """fourier: coefficients are scaled by 1/f^this."""
     decorrelate: NotRequired[bool | None]
     """fourier: decorrelate colours."""
+    display: NotRequired[Literal["clip", "flashtorch"] | None]
+    """How a picture becomes 8 bits. clip: what leaves the range is cut off; flashtorch: standardised over all planes, with
+    FlashTorch's saturation (0.15) and brightness (0.7).
+    """
     diversity: NotRequired[float | None]
     """Weight by which the job's pictures of one layer are pushed apart."""
+    epsilon: NotRequired[float | None]
+    """adam, keras-adam, nadam, rms: beside the root."""
+    float_pictures: NotRequired[bool | None]
+    """Whether the arrays hold the pictures also as they were made: float, nothing cut off."""
     image: NotRequired[ImageRef | None]
     """A picture to start from, instead of noise."""
     image_set: NotRequired[str | None]
@@ -1026,7 +1038,8 @@ class MaximizeRequest(TypedDict):
         | None
     ]
     """An objective, or a list of them that makes one picture each."""
-    optimizer: NotRequired[Literal["adam", "nadam", "ascent", "rms"] | None]
+    optimizer: NotRequired[Literal["adam", "keras-adam", "nadam", "ascent", "rms"] | None]
+    """keras-adam: Adam as Keras computes it, whose epsilon stands beside the uncorrected root."""
     parameterization: NotRequired[Literal["pixel", "fourier", "maco"] | None]
     pixel_space: NotRequired[Literal["byte", "unit", "normalized"] | None]
     """pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input."""
@@ -1053,6 +1066,8 @@ class MaximizeRequest(TypedDict):
     start_spread: NotRequired[float | None]
     """Width of the noise, in the preset's own unit."""
     steps: NotRequired[int | None]
+    stop_after_update: NotRequired[bool]
+    """stop_at: the picture is the one after the step that found the value, not before it."""
     stop_at: NotRequired[float | None]
     """A picture is finished when its objective reaches this value."""
     tv: NotRequired[float | None]
@@ -1806,7 +1821,7 @@ class Drawing(TypedDict, total=False):
     """Tiles in a row."""
     scale: float | None
     """Pixels for each cell of a map; of an overlay, for each pixel of it."""
-    title: Literal["none", "index", "mean", "max", "loss"] | None
+    title: Literal["none", "index", "mean", "max", "loss", "loss_last"] | None
     """The text above each tile."""
     alpha: float | None
     """Opacity of an overlay, 0 to 1."""

@@ -17,7 +17,7 @@ View = Literal["tiles", "picture", "overlay", "matrix"]
 Normalize = Literal["map", "layer", "standard", "symmetric"]
 
 
-Title = Literal["none", "index", "mean", "max", "loss"]
+Title = Literal["none", "index", "mean", "max", "loss", "loss_last"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Slice:
 class Tile:
     """One tile of a picture.
 
-    `titles` holds a text for each title a caller may ask for (`index`, `mean`, `max`, `loss`); `caption` lines always
-    stand under the tile. `parts` are drawn side by side (a patch beside its projection). `group` is shared by tiles
-    that `normalize=layer` scales together.
+    `titles` holds a text for each title a caller may ask for (`index`, `mean`, `max`, `loss`, `loss_last`); `caption`
+    lines always stand under the tile. `parts` are drawn side by side (a patch beside its projection). `group` is
+    shared by tiles that `normalize=layer` scales together.
     """
 
     parts: tuple[Slice, ...]

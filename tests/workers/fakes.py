@@ -17,7 +17,6 @@ from workers.contract import (
     Grant,
     Layer,
     MethodError,
-    Normalization,
     OneShotMethod,
     Outcome,
     Outputs,
@@ -28,6 +27,7 @@ from workers.contract import (
 )
 from workers.networks.outputs import find_outputs
 from workers.networks.preprocess import Preprocess
+from workers.normalization import Normalization
 from workers.passes.calls import CallObserver
 
 _ACTIVATIONS = {

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Layer, MethodError, Normalization, Transform
+from workers.contract import Layer, MethodError, Transform
 from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
@@ -23,6 +23,7 @@ from workers.networks.preprocess import Preprocess
 from workers.networks.skeletons import outputs_of, parameter_count, size_refusal, skeleton, table_of
 from workers.networks.sources import Source, SourceError
 from workers.networks.trials import Behaviour, keep_contiguous, try_out
+from workers.normalization import Normalization
 from workers.passes.replay import replay_bytes
 
 __all__ = [

@@ -389,6 +389,8 @@ class AsyncOperations(AsyncJobs):
         image: ImagesInput | None = None,
         *,
         average: float | None = None,
+        beta1: float | None = None,
+        beta2: float | None = None,
         blur: float | None = None,
         blur_every: int | None = None,
         channels: Sequence[int] | str | None = None,
@@ -402,7 +404,10 @@ class AsyncOperations(AsyncJobs):
         decay: float | None = None,
         decay_power: float | None = None,
         decorrelate: bool | None = None,
+        display: Literal["clip", "flashtorch"] | None = None,
         diversity: float | None = None,
+        epsilon: float | None = None,
+        float_pictures: bool | None = None,
         image_set: str | None = None,
         jitter: int | None = None,
         jitter_after: int | None = None,
@@ -429,7 +434,7 @@ class AsyncOperations(AsyncJobs):
             | schemas.LayerObjective
         ]
         | None = None,
-        optimizer: Literal["adam", "nadam", "ascent", "rms"] | None = None,
+        optimizer: Literal["adam", "keras-adam", "nadam", "ascent", "rms"] | None = None,
         parameterization: Literal["pixel", "fourier", "maco"] | None = None,
         pixel_space: Literal["byte", "unit", "normalized"] | None = None,
         precision: Literal["exact", "fast"] | None = None,
@@ -445,6 +450,7 @@ class AsyncOperations(AsyncJobs):
         start_level: float | None = None,
         start_spread: float | None = None,
         steps: int | None = None,
+        stop_after_update: bool | None = None,
         stop_at: float | None = None,
         tv: float | None = None,
         wait_s: float | None = None,
@@ -456,6 +462,8 @@ class AsyncOperations(AsyncJobs):
         Args:
             image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             average: Share of the steps, the last ones, whose mean is the picture; 0: the last step.
+            beta1: adam, keras-adam, nadam: of the first moment.
+            beta2: adam, keras-adam, nadam: of the second moment.
             blur: pixel: sigma of a blur every `blur_every` steps.
             blur_every: As its type says.
             channels: Channels of `layer`; without it the first four. `top:K` ranks on the start image.
@@ -469,7 +477,11 @@ class AsyncOperations(AsyncJobs):
             decay: Share of the parameters lost in every step.
             decay_power: fourier: coefficients are scaled by 1/f^this.
             decorrelate: fourier: decorrelate colours.
+            display: How a picture becomes 8 bits. clip: what leaves the range is cut off; flashtorch: standardised over
+                all planes, with FlashTorch's saturation (0.15) and brightness (0.7).
             diversity: Weight by which the job's pictures of one layer are pushed apart.
+            epsilon: adam, keras-adam, nadam, rms: beside the root.
+            float_pictures: Whether the arrays hold the pictures also as they were made: float, nothing cut off.
             image_set: Id of an image set, instead of images.
             jitter: Pixels of the first random crop.
             jitter_after: Pixels of the last random crop.
@@ -482,7 +494,7 @@ class AsyncOperations(AsyncJobs):
             noise: Normal noise on every view, pixels in [0, 1].
             noise_uniform: Uniform noise ± this on every view.
             objective: An objective, or a list of them that makes one picture each.
-            optimizer: As its type says.
+            optimizer: keras-adam: Adam as Keras computes it, whose epsilon stands beside the uncorrected root.
             parameterization: As its type says.
             pixel_space: pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input.
             precision: exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits.
@@ -499,11 +511,15 @@ class AsyncOperations(AsyncJobs):
             start_level: pixel: of the noise; null: the mean colour.
             start_spread: Width of the noise, in the preset's own unit.
             steps: As its type says.
+            stop_after_update: stop_at: the picture is the one after the step that found the value, not before it.
+                Default: false.
             stop_at: A picture is finished when its objective reaches this value.
             tv: Weight of the total variation.
         """
         request: dict[str, Any] = {
             "average": average,
+            "beta1": beta1,
+            "beta2": beta2,
             "blur": blur,
             "blur_every": blur_every,
             "channels": channels,
@@ -517,7 +533,10 @@ class AsyncOperations(AsyncJobs):
             "decay": decay,
             "decay_power": decay_power,
             "decorrelate": decorrelate,
+            "display": display,
             "diversity": diversity,
+            "epsilon": epsilon,
+            "float_pictures": float_pictures,
             "image_set": image_set,
             "jitter": jitter,
             "jitter_after": jitter_after,
@@ -546,6 +565,7 @@ class AsyncOperations(AsyncJobs):
             "start_level": start_level,
             "start_spread": start_spread,
             "steps": steps,
+            "stop_after_update": stop_after_update,
             "stop_at": stop_at,
             "tv": tv,
         }

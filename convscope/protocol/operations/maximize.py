@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from convscope.protocol.cards import ModelCard, OutputFacts
+from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import (
     COLOURS,
     SRGB,
@@ -19,6 +19,7 @@ from convscope.protocol.operations.base import (
     check_channels,
     count_channels,
 )
+from convscope.protocol.operations.maximize_facts import MaximizeFacts
 from convscope.protocol.operations.objectives import (
     AnyObjective,
     ChannelObjective,
@@ -27,7 +28,7 @@ from convscope.protocol.operations.objectives import (
     objective_text,
     resolve_objective,
 )
-from convscope.protocol.operations.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import CONSTANTS, FIELDS, OPTIMIZERS, PRESETS
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
@@ -65,6 +66,9 @@ class MaximizeRequest(CommonRequest):
     )
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     stop_at: float | None = Field(None, description="A picture is finished when its objective reaches this value.")
+    stop_after_update: bool = Field(
+        False, description="stop_at: the picture is the one after the step that found the value, not before it."
+    )
     start: Literal["noise", "image"] | None = Field(None, description="Default: the image, if `image` is given.")
     start_level: float | None = Field(None, ge=0, le=255, description="pixel: of the noise; null: the mean colour.")
     start_spread: float | None = Field(None, ge=0, le=255, description="Width of the noise, in the preset's own unit.")
@@ -75,8 +79,13 @@ class MaximizeRequest(CommonRequest):
     )
     decay_power: float | None = Field(None, ge=0, le=4, description="fourier: coefficients are scaled by 1/f^this.")
     decorrelate: bool | None = Field(None, description="fourier: decorrelate colours.")
-    optimizer: Literal["adam", "nadam", "ascent", "rms"] | None = None
+    optimizer: Literal["adam", "keras-adam", "nadam", "ascent", "rms"] | None = Field(
+        None, description="keras-adam: Adam as Keras computes it, whose epsilon stands beside the uncorrected root."
+    )
     learning_rate: float | None = Field(None, gt=0, le=1e4)
+    epsilon: float | None = Field(None, gt=0, le=1, description="adam, keras-adam, nadam, rms: beside the root.")
+    beta1: float | None = Field(None, ge=0, lt=1, description="adam, keras-adam, nadam: of the first moment.")
+    beta2: float | None = Field(None, ge=0, lt=1, description="adam, keras-adam, nadam: of the second moment.")
     jitter: int | None = Field(None, ge=0, le=64, description="Pixels of the first random crop.")
     scale: float | None = Field(None, ge=0, le=0.5, description="Random scale 1 ± this, in eleven steps.")
     rotate: int | None = Field(None, ge=0, le=180, description="Random rotation ± this many degrees.")
@@ -102,6 +111,15 @@ class MaximizeRequest(CommonRequest):
     )
     average: float | None = Field(
         None, ge=0, le=1, description="Share of the steps, the last ones, whose mean is the picture; 0: the last step."
+    )
+    display: Literal["clip", "flashtorch"] | None = Field(
+        None,
+        description="How a picture becomes 8 bits. clip: what leaves the range is cut off; flashtorch: standardised "
+        "over all planes, with FlashTorch's saturation (0.15) and brightness (0.7).",
+    )
+    float_pictures: bool | None = Field(
+        None,
+        description="Whether the arrays hold the pictures also as they were made: float, nothing cut off.",
     )
 
     @model_validator(mode="before")
@@ -135,42 +153,6 @@ class MaximizeRequest(CommonRequest):
         return list(self.objective) if isinstance(self.objective, list) else [self.objective]
 
 
-class PictureFacts(BaseModel):
-    """Facts of one picture."""
-
-    kind: str = Field(description="class, channel, unit, layer, direction or sum.")
-    layer: str | None = Field(description="Of the target; null for a class.")
-    channel: int | None = Field(description="The target channel or class.")
-    class_name: str | None = Field(None, description="Of a class that has a name.")
-    probability: float | None = Field(None, description="Of that class on the final picture; null for values.")
-    loss_first: float | None = Field(
-        description="The objective's value at the first step; larger is better. Null where that was no finite number."
-    )
-    loss_last: float | None = Field(description="The same at the last step.")
-    steps: int = Field(description="Steps run.")
-    stopped_by: Literal["steps", "stop_at", "dead", "saturated", "diverged"]
-    dead: bool = Field(description="Nothing was found that excites it.")
-    withheld: bool = Field(False, description="It is dead or has diverged: its picture is black and no image.")
-    steps_without_gradient: int
-    value: float | None = Field(description="The objective on the final 8-bit picture.")
-    rank: int | None = Field(description="Of the target channel's mean on that picture; 1 is the strongest.")
-    channels: int
-    percentile: float | None = Field(description="Share of the photographs, percent, whose value is lower.")
-    reference_max: float | None = Field(description="Largest value among the photographs.")
-    image_id: str | None = Field(description="The picture as an image, for other operations.")
-
-
-class MaximizeFacts(BaseModel):
-    """Facts of maximize."""
-
-    parameterization: str
-    size: list[int]
-    output: OutputFacts | None = Field(None, description="The network's answer, where a class is maximized.")
-    class_names: dict[str, str] = Field(default_factory=dict, description="Index → name of every class maximized.")
-    references: int = Field(description="Photographs that the pictures were compared with.")
-    pictures: list[PictureFacts]
-
-
 class MaximizeOperation(Operation[MaximizeRequest]):
     """Activation maximization."""
 
@@ -183,12 +165,15 @@ class MaximizeOperation(Operation[MaximizeRequest]):
     lane = "batch"
     quick = False
     image_array = "images"
+    bulky = frozenset({"pictures"})
 
     def resolve(self, request: MaximizeRequest, card: ModelCard) -> MaximizeRequest:
         preset = PRESETS[request.preset]
+        constants = OPTIMIZERS[request.optimizer or preset["optimizer"]]
         filled = {name: preset[name] if getattr(request, name) is None else getattr(request, name) for name in FIELDS}
         if "start_level" in request.model_fields_set:  # the one number whose null means something
             filled["start_level"] = request.start_level
+        filled |= {name: _constant(request, name, constants) for name in CONSTANTS}
         request = request.model_copy(update=filled)
         size = self._size(request, preset.get("size"), card)
         resolved = request.model_copy(
@@ -266,10 +251,11 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         channels = max((card.layer(name).channels if name else card.class_count or 1000) for name in layers)
         own = card.preprocess.size
         area = 1.0 if _crops(request) else height * width / (own[0] * own[1])
-        alpha = 4 * height * width if request.parameterization == "maco" else 0
+        floats = 4 * height * width * (request.parameterization == "maco")
+        floats += 4 * card.preprocess.channels * height * width * bool(request.float_pictures)
         steps = request.steps or 1
         return Cost(
-            result_bytes=pictures * (3 * height * width + alpha + 4 * steps + 4 * channels),
+            result_bytes=pictures * (3 * height * width + floats + 4 * steps + 4 * channels),
             forwards=area * (3.0 * pictures * steps * (request.crops or 1) + pictures + images),
         )
 
@@ -281,6 +267,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         kinds = {
             "images": (("picture", "row", "column", COLOURS), SRGB),
             "planes": (("picture", "plane", "row", "column"), "input, 0 to 1"),
+            "pictures": (("picture", "plane", "row", "column"), "input, 0 to 1, not clipped"),
             "alpha": (("picture", "row", "column"), "opacity, 0 to 1"),
             "loss": (("picture", "step"), "objective"),
             "channel_means": (("picture", "channel"), "activation"),
@@ -315,10 +302,25 @@ def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int, name
         short = objective_text(given[number], names) if isinstance(given, Sequence) else f"{told['channel']}"
     if told["dead"] or told.get("withheld"):
         why = f"{short}: {'dead' if told['dead'] else 'diverged'}"
-        return Tile((Slice("images", (number,)),), {"index": why, "loss": why, "mean": why, "max": why})
+        return Tile((Slice("images", (number,)),), dict.fromkeys(("index", "loss", "loss_last", "mean", "max"), why))
     # Of the picture that is shown: the last step's loss is of a view of it, or where steps are averaged of another one.
     shown = short if told["value"] is None else f"{short}: objective {told['value']:.4g}"
-    return Tile((Slice("images", (number,)),), {"index": short, "loss": shown, "mean": shown, "max": shown})
+    last = short if told["loss_last"] is None else f"{short}: last step {told['loss_last']:.4g}"
+    titles = {"index": short, "loss": shown, "loss_last": last, "mean": shown, "max": shown}
+    return Tile((Slice("images", (number,)),), titles)
+
+
+def _constant(request: MaximizeRequest, name: str, constants: Mapping[str, float]) -> float | None:
+    """One constant of the optimizer.
+
+    Raises:
+        ProblemError: invalid-request, where it has none of that name.
+    """
+    given: float | None = getattr(request, name)
+    if given is not None and name not in constants:
+        having = ", ".join(optimizer for optimizer, own in OPTIMIZERS.items() if name in own)
+        raise _invalid(f"/{name}", f"goes with an optimizer that has it: {having}")
+    return constants.get(name) if given is None else given
 
 
 def _crops(request: MaximizeRequest) -> bool:

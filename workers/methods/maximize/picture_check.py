@@ -137,5 +137,7 @@ def covered(image: Tensor, size: tuple[int, int]) -> Tensor:
     top, left = (height - tall) // 2, (width - wide) // 2
     part = image[top : top + tall, left : left + wide].permute(2, 0, 1)[None].float()
     part = part / 255.0 if image.dtype == torch.uint8 else part
+    if part.shape[2:] == size:
+        return part[0].clamp(0.0, 1.0)
     resized = F.interpolate(part, size, mode="bicubic", antialias=True, align_corners=False)
     return resized[0].clamp(0.0, 1.0)

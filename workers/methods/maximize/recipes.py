@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from workers.contract import MethodError, Network, Normalization
+from workers.contract import MethodError, Network
+from workers.normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Recipe:
     blur_every: int = 0
     diversity: float = 0.0
     average: float = 0.0
+    epsilon: float = 1e-8
+    beta1: float = 0.9
+    beta2: float = 0.999
+    display: str = "clip"
     crop_steps: int = 0
     most_views: int = 4
     level: float = 1.0
@@ -141,7 +146,9 @@ def _most_views(network: Network, input_size: tuple[int, int]) -> int:
 
 def _number(request: Any, name: str) -> Any:
     """A number of a request; the default where a service older than the number resolved it."""
-    return getattr(request, name, Recipe.__dataclass_fields__[name].default)
+    default = Recipe.__dataclass_fields__[name].default
+    given = getattr(request, name, default)
+    return default if given is None and name in ("epsilon", "beta1", "beta2") else given
 
 
 def generator_of(seed: int, copy: int, step: int, view: int | None = None) -> torch.Generator:

@@ -297,7 +297,7 @@ def _commit(
         state.grams = kept_grams(state, reading.gram)
     if state.stop_at is not None and state.losses[-1] >= state.stop_at:
         state.stopped_by = "stop_at"
-    else:
+    if state.stopped_by is None or state.stop_after_update:
         state.parameters, state.moments = move.parameters, move.moments
     state.step, state.view, state.value, state.slopes = state.step + 1, 0, 0.0, None
     if state.step > state.steps - round(state.recipe.average * state.steps):
