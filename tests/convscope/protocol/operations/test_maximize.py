@@ -60,8 +60,8 @@ def test_nothing_but_a_network_must_do() -> None:
     [
         (
             "pixel",
-            {"pixel_space": "byte", "start_level": 128, "start_spread": 20, "optimizer": "keras-adam", "learning_rate": 2.5,
-             "steps": 30, "clip_each_step": False},
+            {"pixel_space": "byte", "start_level": 128, "start_spread": 20, "optimizer": "keras-adam",
+             "learning_rate": 2.5, "steps": 30, "clip_each_step": False},
         ),
         (
             "flashtorch",
