@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from workers.engine.environment import prepare_process
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from tests.servers import PrivateServer
+
+# As an engine does: freed memory stays the process's own, and OpenMP's threads do not spin on the cores of other tests.
+prepare_process()
 
 REAL_PROCESSES = (
     "faults",

@@ -138,7 +138,10 @@ class CamRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided-gradcam: treat SiLU, GELU, Hardswish and their like as ReLUs; not in any paper."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
     """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
@@ -277,7 +280,10 @@ class CkaRequest(TypedDict):
     permutations: NotRequired[int]
     """Random pairings for the spread of the baseline."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     samples: NotRequired[Literal["rows", "positions", "images"] | None]
     """In `channels` mode, what a sample is: a row of the map (features: its columns), one position (then CKA is r²), or an
@@ -365,7 +371,10 @@ class ClassifyRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
     """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
@@ -473,7 +482,10 @@ class DeconvRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     rule: NotRequired[Literal["deconvnet", "guided", "gradient"] | None]
     """At rectifications. Default: deconvnet, and guided for networks without max-pools."""
@@ -562,7 +574,10 @@ class FeatureMapsRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     seed: NotRequired[int]
     """Of everything random in the computation."""
@@ -762,7 +777,10 @@ class KernelsRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     seed: NotRequired[int]
     """Of everything random in the computation."""
@@ -1044,7 +1062,10 @@ class MaximizeRequest(TypedDict):
     pixel_space: NotRequired[Literal["byte", "unit", "normalized"] | None]
     """pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"]]
     redirect_steps: NotRequired[int | None]
@@ -1244,7 +1265,10 @@ class OcclusionRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
     """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
@@ -1635,7 +1659,10 @@ class SaliencyRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided: treat SiLU, GELU and their like as ReLUs."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
     """Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white of the `mask`,
@@ -1753,7 +1780,10 @@ class TopActivationsRequest(TypedDict):
     per_image: NotRequired[int]
     """Units of one image at most, for each channel."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32, reproducible; fast: the device's quicker arithmetic, as good, not the same bits."""
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
     preprocess: NotRequired[Preprocess | None]
     projection: NotRequired[Literal["deconvnet", "guided", "none"] | None]
     """What stands beside each patch. Default: deconvnet, guided for networks without max-pools, none where neither rule is

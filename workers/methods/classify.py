@@ -56,7 +56,7 @@ class Classify(OneShotMethod):
         errors: list[MethodError | None] = list(batch.errors)
         found: list[list[_Answer]] = [[] for _ in rows]
         module, done = module_for(network, rows[0].request), 0
-        for part in slices(network, batch.inputs, grant):
+        for part in slices(network, batch.inputs, rows[0].request, grant):
             try:
                 with torch.no_grad():
                     logits = logits_of(module, part, network.outputs)

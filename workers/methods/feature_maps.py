@@ -38,7 +38,7 @@ class FeatureMaps(OneShotMethod):
         module = module_for(network, rows[0].request)
         owners = [row for row in range(len(rows)) for _ in batch.of(row)]
         images: list[dict[str, _Chosen]] = []
-        for part in slices(network, batch.inputs, grant, names):
+        for part in slices(network, batch.inputs, rows[0].request, grant, names):
             with torch.no_grad():
                 seen, _ = capture(module, part, names)
                 for k in range(len(part)):

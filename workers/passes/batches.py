@@ -79,23 +79,43 @@ def preprocess_key(request: Any) -> Hashable:
 
 def module_for(network: Network, request: Any) -> nn.Module:
     """The network's module for the request's precision."""
-    return network.fast_module() if getattr(request, "precision", "exact") == "fast" else network.module
+    return network.fast_module() if is_fast(request) else network.module
 
 
 def repeated_module_for(network: Network, request: Any) -> nn.Module:
     """The network's module for the request's precision where the method runs it hundreds of times."""
-    return network.lean_module(fast=getattr(request, "precision", "exact") == "fast")
+    return network.lean_module(fast=is_fast(request))
 
 
-def slices(network: Network, inputs: Tensor, grant: Grant, kept: Sequence[str] = ()) -> Iterator[Tensor]:
-    """The batch in parts that fit the memory granted and take about the time granted, the first by an estimate.
+def one_by_one(network: Network, request: Any) -> bool:
+    """Whether no pass has rows of two images, so that an image's bits do not depend on its company: `exact` on a CPU.
+
+    A pass over several images takes hardly less time an image there (docs/decisions/0016); on other devices it does.
+    """
+    return not is_fast(request) and network.device.type == "cpu"
+
+
+def is_fast(request: Any) -> bool:
+    """Whether the request's precision is `fast`."""
+    return getattr(request, "precision", "exact") == "fast"
+
+
+def slices(network: Network, inputs: Tensor, request: Any, grant: Grant, kept: Sequence[str] = ()) -> Iterator[Tensor]:
+    """The batch in parts for one forward pass each.
+
+    Under `exact` on a CPU a part is one image. Else parts fit the memory granted and take about the time granted, the
+    first by an estimate.
 
     Args:
         network: whose layers tell how much memory an image takes.
         inputs: N×C×h×w.
+        request: whose precision counts.
         grant: what the engine grants.
         kept: names of layers whose whole output is kept until the slice is done.
     """
+    if one_by_one(network, request):
+        yield from (inputs[place : place + 1] for place in range(len(inputs)))
+        return
     scale = relative_size(network, inputs)
     sizes = {name: _numbers(layer.shape) for name, layer in network.layers.items()}
     numbers = _WORKING_COPIES * max(sizes.values(), default=0) + sum(sizes[name] for name in kept)

@@ -32,7 +32,15 @@ from workers.contract import (
 from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
 from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
-from workers.passes.batches import gather, module_for, preprocess_key, relative_size, repeated_module_for, slices
+from workers.passes.batches import (
+    gather,
+    is_fast,
+    module_for,
+    preprocess_key,
+    relative_size,
+    repeated_module_for,
+    slices,
+)
 from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, read_region, without_mask
 from workers.passes.pace import Pace, most_together
 from workers.passes.rules import LINEAR_NODES, RuleMode
@@ -84,7 +92,7 @@ class Cam(OneShotMethod):
         owners = [(row, image) for row in range(len(rows)) for image, _ in enumerate(batch.of(row))]
         module = module_for(network, rows[0].request)
         done = 0
-        for part in slices(network, batch.inputs, grant, [rows[0].request.layer]):
+        for part in slices(network, batch.inputs, rows[0].request, grant, [rows[0].request.layer]):
             one = _forward(module, part, rows[0].request.layer, network.outputs)
             yield Progress(done, len(owners), "forward pass")
             share = owners[done : done + len(part)]
@@ -246,7 +254,7 @@ class _Perturbed:
         self._network, self._module, self._request, self._grant = network, module, request, grant
         self._one, self._image = one, image
         self._targets = targets
-        self._rows = _Rows(network, request.layer, one.inputs, grant)
+        self._rows = _Rows(network, request, one.inputs, grant)
 
     def run(self, found: _Found) -> Generator[float, None, None]:
         """Yields the share done, between slices."""
@@ -321,16 +329,22 @@ class _Perturbed:
 
 
 class _Rows:
-    """How many rows one forward may hold: bounded by memory, and by the time that one slice should take."""
+    """How many rows one forward may hold: bounded by memory and by the time that one slice should take.
 
-    def __init__(self, network: Network, layer: str, inputs: Tensor, grant: Grant) -> None:
+    Under `exact` the time is what the network's table says, so that the rows do not depend on load.
+    """
+
+    def __init__(self, network: Network, request: Any, inputs: Tensor, grant: Grant) -> None:
         scale = relative_size(network, inputs)
-        order = network.layers[layer].order
+        order = network.layers[request.layer].order
         sizes = [(one.order, math.prod(one.shape)) for one in network.layers.values()]
         self._fit = most_together(network, self._fitting(max(size for _, size in sizes) * scale, grant))
         above = max((size for at, size in sizes if at >= order), default=1)
         self._fit_above = most_together(network, self._fitting(above * scale, grant))
-        self.pace = Pace.by_time(network, grant, first=8, most=256)
+        if is_fast(request):
+            self.pace = Pace.by_time(network, grant, first=8, most=256)
+        else:
+            self.pace = Pace.by_cost(network, scale=scale, most=min(self._fit, 64))
 
     @staticmethod
     def _fitting(numbers: float, grant: Grant) -> int:
@@ -342,7 +356,8 @@ class _Rows:
 
     def above(self) -> int:
         """For forwards that run one row up to the layer and many above: each pays for the way up to it once more."""
-        return self.pace.rows(self._fit_above, least=self._fit_above)
+        self.pace.rows(self._fit_above, least=self._fit_above)
+        return self._fit_above
 
 
 def _outcome(request: Any, network: Network, found: _Found, transforms: list[dict[str, Any]]) -> Result:

@@ -18,7 +18,7 @@ from torch import Tensor
 from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
 from workers.methods.cka import hsic
 from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
-from workers.passes.batches import module_for
+from workers.passes.batches import is_fast, module_for
 from workers.passes.calls import capture, reduce
 from workers.passes.pace import Pace
 from workers.passes.units import Wish, choose
@@ -69,7 +69,10 @@ class _Side:
         self._module = module_for(network, request)
         numbers = sum(math.prod(layer.shape) for layer in network.layers.values()) * self.scale()
         fitting = max(1, min(64, int(grant.memory_bytes / max(8 * numbers, 1))))
-        self._pace = Pace.by_time(network, grant, first=1, most=fitting)
+        if is_fast(request):
+            self._pace = Pace.by_time(network, grant, first=1, most=fitting)
+        else:
+            self._pace = Pace.by_cost(network, scale=self.scale(), most=fitting)
 
     def calls(self) -> list[Layer]:
         """The layers that are looked at."""

@@ -4,58 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.methods.saliency.points import Item, Point, at_image, baseline_of, count_points, input_at, points_of
 from workers.methods.saliency.targets import Target, Unit, read_target, scores
-from workers.passes.batches import module_for, relative_size, repeated_module_for, slices
+from workers.passes.batches import module_for, one_by_one, relative_size, repeated_module_for, slices
 from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, read_region, without_mask
 from workers.passes.pace import Pace
-from workers.passes.rules import PathReport, RuleMode
+from workers.passes.rules import RuleMode
 from workers.passes.scores import logits_of
-
-_BLUR_SHARE = 0.1
-"""Sigma of the blurred baseline as a share of the input's shorter side."""
-
-
-@dataclass
-class _Item:
-    """One image of one row on its way: its input, target, and sums over the points seen so far."""
-
-    row: int
-    request: Any
-    index: int
-    x: Tensor  # 1×C×H×W
-    transform: Transform
-    target: Target
-    baseline: Tensor | None = None
-    total: Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
-    value: float = 0.0
-    probability: float | None = None
-    baseline_value: float = 0.0
-    steps: int = 0
-    report: PathReport | None = None
-
 
 _REPEATED = frozenset({"smoothgrad", "vargrad", "integrated-gradients"})
 """Methods that differentiate at many points for one attribution."""
-
-
-@dataclass(frozen=True)
-class _Point:
-    """One input to differentiate at, and its weight in the item's sum."""
-
-    item: _Item
-    position: float  # on the path from the baseline, or the number of the noise sample
-    weight: float
 
 
 class Saliency(OneShotMethod):
@@ -91,9 +56,9 @@ class Saliency(OneShotMethod):
         """
         request = rows[0].request
         choose = repeated_module_for if request.method in _REPEATED else module_for
-        work = _Work(network, choose(network, request), grant)
+        work = _Work(network, choose(network, request), one_by_one(network, request), grant)
         results: list[Result | None] = [None] * len(rows)
-        items: list[_Item] = []
+        items: list[Item] = []
         for number, row in enumerate(rows):
             try:
                 items.extend((yield from work.prepare(number, row)))
@@ -107,15 +72,23 @@ class Saliency(OneShotMethod):
 
 
 class _Work:
-    """The points of all items, differentiated tile by tile on one network."""
+    """The points of all items, differentiated tile by tile on one network.
 
-    def __init__(self, network: Network, module: nn.Module, grant: Grant) -> None:
+    Args:
+        network: whose points they are.
+        module: its module for the precision.
+        apart: whether a tile has points of one image only.
+        grant: what the engine grants.
+    """
+
+    def __init__(self, network: Network, module: nn.Module, apart: bool, grant: Grant) -> None:
         self._network = network
         self._module = module
+        self._apart = apart
         self._grant = grant
         self._tile = 1
 
-    def prepare(self, number: int, row: Row) -> Generator[Progress, None, list[_Item]]:
+    def prepare(self, number: int, row: Row) -> Generator[Progress, None, list[Item]]:
         """The row's images with their targets and baselines."""
         row, mask = without_mask(row)
         request = row.request
@@ -128,12 +101,12 @@ class _Work:
         items = []
         for index, transform in enumerate(transforms):
             x = inputs[index : index + 1]
-            item = _Item(number, request, index, x, transform, targets[index])
+            item = Item(number, request, index, x, transform, targets[index])
             # The variance is a small difference of large sums.
             exact = torch.float64 if request.method == "vargrad" and x.device.type != "mps" else torch.float32
             item.total, item.squares = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)
             if request.method == "integrated-gradients":
-                item.baseline = _baseline(request, x, self._network)
+                item.baseline = baseline_of(request, x, self._network)
                 item.steps = min(request.steps, request.max_steps)
             items.append(item)
         return items
@@ -150,7 +123,7 @@ class _Work:
         if isinstance(wish, int) and outputs.form == "scores" and wish < outputs.count:
             return [ClassTarget(wish)] * len(inputs)
         targets: list[Target] = []
-        for part in slices(self._network, inputs, self._grant):
+        for part in slices(self._network, inputs, request, self._grant):
             with torch.no_grad():
                 logits = logits_of(self._module, part, outputs)
             for own in logits:
@@ -161,22 +134,22 @@ class _Work:
                 yield Progress(0, 1, "predicting")
         return targets
 
-    def integrate(self, items: list[_Item]) -> Generator[Progress, None, None]:
+    def integrate(self, items: list[Item]) -> Generator[Progress, None, None]:
         """Differentiate at every point, then again with more steps where an integral is not complete."""
-        for chosen in _chunks([item for item in items if not _at_image(item)], self._tile):
+        for chosen in _chunks([item for item in items if not at_image(item)], 1 if self._apart else self._tile):
             for item, value in zip(chosen, self._scores([item.x for item in chosen], chosen), strict=True):
                 item.value = value
             yield Progress(0, 1, "forward passes")
         integrals = [item for item in items if item.baseline is not None]
-        for chosen in _chunks(integrals, self._tile):
+        for chosen in _chunks(integrals, 1 if self._apart else self._tile):
             starts = [item.baseline for item in chosen if item.baseline is not None]
             for item, value in zip(chosen, self._scores(starts, chosen), strict=True):
                 item.baseline_value = value
             yield Progress(0, 1, "forward passes")
         todo, done = items, 0.0
         while todo:
-            total = done + sum(_count(item) for item in todo)
-            for tile in _chunks(_points(todo), self._tile):
+            total = done + sum(count_points(item) for item in todo)
+            for tile in self._tiles(todo):
                 self._differentiate(tile)
                 done += len(tile)
                 yield Progress(done, total, f"{done:.0f} of {total:.0f} gradients")
@@ -185,8 +158,13 @@ class _Work:
                 item.steps = min(2 * item.steps, item.request.max_steps)
                 item.total = torch.zeros_like(item.total)
 
+    def _tiles(self, items: Sequence[Item]) -> Iterator[list[Point]]:
+        """Every point of every item, in tiles."""
+        for some in [[item] for item in items] if self._apart else [items]:
+            yield from _chunks(points_of(some), self._tile)
+
     @torch.no_grad()
-    def _scores(self, inputs: list[Tensor], items: list[_Item]) -> list[float]:
+    def _scores(self, inputs: list[Tensor], items: list[Item]) -> list[float]:
         """The items' targets at some inputs."""
         values, source = scores(self._module, torch.cat(inputs), [item.target for item in items], self._network.outputs)
         found: list[float] = values.tolist()
@@ -195,16 +173,16 @@ class _Work:
                 item.probability = self._probability(item, source[number])
         return found
 
-    def _probability(self, item: _Item, logits: Tensor) -> float | None:
+    def _probability(self, item: Item, logits: Tensor) -> float | None:
         """The probability of an item's class, from the logits of its image."""
         target = item.target
         return target.probability(self._network.outputs, logits.detach()) if isinstance(target, ClassTarget) else None
 
-    def _differentiate(self, tile: list[_Point]) -> None:
+    def _differentiate(self, tile: list[Point]) -> None:
         """One forward and backward of a tile of points, added to their items' sums."""
         request = tile[0].item.request
         rule = "guided" if request.method == "guided" else "gradient"
-        inputs = torch.cat([_at(point) for point in tile])
+        inputs = torch.cat([input_at(point) for point in tile])
         # Channels last is the quicker layout of float32 convolutions, backward above all, and changes no number's kind.
         inputs = inputs.contiguous(memory_format=torch.channels_last).requires_grad_(True)
         mode = RuleMode(rule, nonstandard_gate=request.nonstandard_gate)
@@ -223,7 +201,7 @@ class _Work:
             point.item.total += point.weight * gradient
             if point.item.request.method == "vargrad":
                 point.item.squares += point.weight * gradient.to(point.item.squares.dtype) ** 2
-            if _at_image(point.item):
+            if at_image(point.item):
                 point.item.value = value
                 point.item.probability = self._probability(point.item, own)
 
@@ -234,57 +212,7 @@ def _chunks(points: Any, size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _at_image(item: _Item) -> bool:
-    """Whether the item's one point is the image itself."""
-    return item.baseline is None and item.request.method not in ("smoothgrad", "vargrad")
-
-
-def _count(item: _Item) -> int:
-    if item.baseline is not None:
-        return item.steps
-    return int(item.request.samples) if item.request.method in ("smoothgrad", "vargrad") else 1
-
-
-def _points(items: Sequence[_Item]) -> Iterator[_Point]:
-    """Every point of every item."""
-    for item in items:
-        count = _count(item)
-        if item.baseline is not None:
-            for position, weight in zip(*gauss_legendre(count), strict=True):
-                yield _Point(item, position, weight)
-        else:
-            for number in range(count):
-                yield _Point(item, float(number), 1.0 / count)
-
-
-def _at(point: _Point) -> Tensor:
-    """The input of a point, 1×C×H×W."""
-    item = point.item
-    if item.baseline is not None:
-        return item.baseline + point.position * (item.x - item.baseline)
-    if _at_image(item):
-        return item.x
-    # A generator of its own for each sample: a sample never depends on how many others there are.
-    seed = (int(item.request.seed) * 1_000_003 + item.index) * 1_000_003 + int(point.position)
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    noise = torch.randn(item.x.shape, generator=generator).to(item.x)
-    deviation = float(item.request.noise) * (item.x.max() - item.x.min())
-    return item.x + deviation * noise
-
-
-def _baseline(request: Any, x: Tensor, network: Network) -> Tensor:
-    """Where the path of integrated gradients begins, normalised, 1×C×H×W.
-
-    black: zero in [0, 1]; mean: the data set's mean colour; blur: the image under a wide Gaussian.
-    """
-    if request.baseline == "blur":
-        return blurred(x, _BLUR_SHARE * min(x.shape[2:]))
-    black = torch.zeros_like(x)
-    pixels = network.normalization().undo(black) if request.baseline == "mean" else black
-    return network.normalization(request.preprocess).apply(pixels)
-
-
-def _gap(item: _Item) -> tuple[float, float | None]:
+def _gap(item: Item) -> tuple[float, float | None]:
     """Sum of the attribution less f(x) − f(x′): absolute, and relative where that difference is not just rounding."""
     difference = item.value - item.baseline_value
     found = float(_attribution(item).double().sum())
@@ -292,12 +220,12 @@ def _gap(item: _Item) -> tuple[float, float | None]:
     return abs(found - difference), abs(found - difference) / abs(difference) if abs(difference) > 1e-5 * size else None
 
 
-def _incomplete(item: _Item) -> bool:
+def _incomplete(item: Item) -> bool:
     relative = _gap(item)[1]
     return relative is not None and relative > item.request.tolerance and item.steps < item.request.max_steps
 
 
-def _attribution(item: _Item) -> Tensor:
+def _attribution(item: Item) -> Tensor:
     """The item's attribution from its sums, 1×C×H×W."""
     if item.baseline is not None:
         return (item.x - item.baseline) * item.total
@@ -308,7 +236,7 @@ def _attribution(item: _Item) -> Tensor:
     return item.total
 
 
-def _finish(row: Row, items: list[_Item], network: Network) -> Result:
+def _finish(row: Row, items: list[Item], network: Network) -> Result:
     attribution = torch.cat([_attribution(item) for item in items])
     if not bool(attribution.isfinite().all()):
         return MethodError("numerical-error", "the attribution left the finite numbers")
@@ -326,7 +254,7 @@ def _finish(row: Row, items: list[_Item], network: Network) -> Result:
     return outcome
 
 
-def _refusal(item: _Item) -> MethodError | None:
+def _refusal(item: Item) -> MethodError | None:
     """Why the guided rule cannot be used, if it cannot."""
     report = item.report
     if report is None:
@@ -346,7 +274,7 @@ def _refusal(item: _Item) -> MethodError | None:
     return None
 
 
-def _facts(item: _Item, classes: Sequence[str]) -> dict[str, Any]:
+def _facts(item: Item, classes: Sequence[str]) -> dict[str, Any]:
     target = item.target
     own = target if isinstance(target, ClassTarget) else None
     facts: dict[str, Any] = {
@@ -374,24 +302,6 @@ def _facts(item: _Item, classes: Sequence[str]) -> dict[str, Any]:
             "within_tolerance": not (relative is not None and relative > item.request.tolerance),
         }
     return facts
-
-
-def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
-    """Points and weights on [0, 1] that integrate polynomials up to degree 2·steps − 1 exactly."""
-    points, weights = np.polynomial.legendre.leggauss(steps)
-    return [float(point) for point in (points + 1) / 2], [float(weight) for weight in weights / 2]
-
-
-def blurred(pixels: Tensor, sigma: float) -> Tensor:
-    """N×C×H×W images under a Gaussian of `sigma` pixels, cut at three sigmas; borders reflected."""
-    reach = min(max(round(3 * sigma), 1), min(pixels.shape[2:]) - 1)
-    offsets = torch.arange(-reach, reach + 1, dtype=pixels.dtype, device=pixels.device)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    planes = pixels.shape[1]
-    padded = F.pad(pixels, (reach, reach, reach, reach), mode="reflect")
-    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(planes, 1, -1, 1), groups=planes)
-    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(planes, 1, 1, -1), groups=planes)
 
 
 METHOD = Saliency()

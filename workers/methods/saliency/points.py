@@ -1,0 +1,121 @@
+"""The points at which saliency differentiates: the image, noisy copies of it, or places on a line from a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.contract import Network, Transform
+from workers.methods.saliency.targets import Target
+from workers.passes.rules import PathReport
+
+_BLUR_SHARE = 0.1
+"""Sigma of the blurred baseline as a share of the input's shorter side."""
+
+
+_NOISY = frozenset({"smoothgrad", "vargrad"})
+"""Methods whose points are noisy copies of the image."""
+
+
+@dataclass
+class Item:
+    """One image of one row on its way: its input, target, and sums over the points seen so far."""
+
+    row: int
+    request: Any
+    index: int
+    x: Tensor  # 1×C×H×W
+    transform: Transform
+    target: Target
+    baseline: Tensor | None = None
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+    value: float = 0.0
+    probability: float | None = None
+    baseline_value: float = 0.0
+    steps: int = 0
+    report: PathReport | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One input to differentiate at, and its weight in the item's sum."""
+
+    item: Item
+    position: float  # on the path from the baseline, or the number of the noise sample
+    weight: float
+
+
+def at_image(item: Item) -> bool:
+    """Whether the item's one point is the image itself."""
+    return item.baseline is None and item.request.method not in _NOISY
+
+
+def count_points(item: Item) -> int:
+    """How many points the item has."""
+    if item.baseline is not None:
+        return item.steps
+    return int(item.request.samples) if item.request.method in _NOISY else 1
+
+
+def points_of(items: Sequence[Item]) -> Iterator[Point]:
+    """Every point of every item."""
+    for item in items:
+        count = count_points(item)
+        if item.baseline is not None:
+            for position, weight in zip(*gauss_legendre(count), strict=True):
+                yield Point(item, position, weight)
+        else:
+            for number in range(count):
+                yield Point(item, float(number), 1.0 / count)
+
+
+def input_at(point: Point) -> Tensor:
+    """The input of a point, 1×C×H×W."""
+    item = point.item
+    if item.baseline is not None:
+        return item.baseline + point.position * (item.x - item.baseline)
+    if at_image(item):
+        return item.x
+    # A generator of its own for each sample: a sample never depends on how many others there are.
+    seed = (int(item.request.seed) * 1_000_003 + item.index) * 1_000_003 + int(point.position)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    noise = torch.randn(item.x.shape, generator=generator).to(item.x)
+    deviation = float(item.request.noise) * (item.x.max() - item.x.min())
+    return item.x + deviation * noise
+
+
+def baseline_of(request: Any, x: Tensor, network: Network) -> Tensor:
+    """Where the path of integrated gradients begins, normalised as the request's `preprocess` says, 1×C×H×W.
+
+    black: zero in [0, 1]; mean: the data set's mean colour; blur: the image under a wide Gaussian.
+    """
+    if request.baseline == "blur":
+        return blurred(x, _BLUR_SHARE * min(x.shape[2:]))
+    black = torch.zeros_like(x)
+    pixels = network.normalization().undo(black) if request.baseline == "mean" else black
+    return network.normalization(request.preprocess).apply(pixels)
+
+
+def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
+    """Points and weights on [0, 1] that integrate polynomials up to degree 2·steps − 1 exactly."""
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    return [float(point) for point in (points + 1) / 2], [float(weight) for weight in weights / 2]
+
+
+def blurred(pixels: Tensor, sigma: float) -> Tensor:
+    """N×C×H×W images under a Gaussian of `sigma` pixels, cut at three sigmas; borders reflected."""
+    reach = min(max(round(3 * sigma), 1), min(pixels.shape[2:]) - 1)
+    offsets = torch.arange(-reach, reach + 1, dtype=pixels.dtype, device=pixels.device)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    planes = pixels.shape[1]
+    padded = F.pad(pixels, (reach, reach, reach, reach), mode="reflect")
+    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(planes, 1, -1, 1), groups=planes)
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(planes, 1, 1, -1), groups=planes)
