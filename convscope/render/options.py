@@ -87,10 +87,15 @@ class Plan:
     signed: bool = False
     magnitude: bool = False
     blend: Blend = "mix"
+    centre: float | None = None
+    bare: bool = False
+    """Nothing but the picture: no heading, scale or margin."""
+    among: int = 0
+    """Panels of one page that this is one of."""
 
 
-def plan(picture: Picture, options: RenderOptions) -> Plan:
-    """Settle how to draw a picture.
+def plan(picture: Picture, options: RenderOptions, among: int = 0) -> Plan:
+    """Settle how to draw a picture, alone or as one of so many panels.
 
     A signed picture, and one whose normalisation the caller changes, gets a colour map that suits unless the caller
     names one: diverging about zero for `symmetric`, sequential else, since a neutral middle that is not zero misleads.
@@ -133,4 +138,8 @@ def plan(picture: Picture, options: RenderOptions) -> Plan:
         signed=signed,
         magnitude=magnitude,
         blend=options.blend or "mix",
+        centre=picture.centre if normalize == "symmetric" else None,
+        bare=among > 0
+        or (options.title == "none" and (view == "pca" or (view != "matrix" and len(picture.tiles) == 1))),
+        among=among,
     )

@@ -143,8 +143,9 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
                 drawn.append(
                     Picture(
                         name=f"{layer['layer']}{suffix}",
-                        heading=f"{request['model']}  {layer['layer']}  {'×'.join(map(str, layer['shape']))}",
-                        views=("tiles", "overlay"),
+                        heading=f"{request['model']}  {layer['layer']}  {'×'.join(map(str, layer['shape']))}"
+                        + (f"  image {image}" if suffix else ""),
+                        views=("tiles", "overlay", "pca"),
                         tiles=tiles,
                         image=image,
                         transform=facts["transforms"][image],
