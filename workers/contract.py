@@ -156,9 +156,29 @@ class Outputs:
         known = {
             "declared": "as the catalogue declares",
             "recognised": f"the network itself ends in {self.ends_in}",
-            "assumed": "nobody declared it (outputs = …)" if self.link == "value" else "as is usual",
+            "assumed": "nobody declared it (outputs = …)"
+            if self.link == "value"
+            else 'assumed, as is usual; where one image may be of several, say outputs = "sigmoid"',
         }[self.known]
         return f"reads {self.read}: {what}, {meaning}; {known}"
+
+    def assumption(self, name: str) -> str | None:
+        """What was assumed of the numbers that a network of its owner's gives, and how to say what is true.
+
+        Args:
+            name: of the network.
+        """
+        if self.known != "assumed" or self.refusal is not None:
+            return None
+        if self.link == "softmax":
+            return (
+                f"Nobody said what the numbers of {name} mean, and nothing in it shows: a softmax over its classes is "
+                'assumed. Where one image may be of several classes its entry must say outputs = "sigmoid".'
+            )
+        return (
+            f"Nobody said what the numbers of {name} mean, and nothing in it shows: no probability is told. "
+            'If they are logits its entry must say outputs = "sigmoid".'
+        )
 
     def facts(self) -> dict[str, Any]:
         """What a result says of it."""
@@ -214,8 +234,13 @@ class Network(Protocol):
         """
         ...
 
-    def notes(self, precision: str) -> Sequence[str]:
-        """What of the network's behaviour a reader of its results must know, a sentence each."""
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
+        """What of the network a reader of its results must know, a sentence each.
+
+        Args:
+            precision: `exact` or `fast`.
+            answered: whether the result tells something of the network's answer, not of its layers alone.
+        """
         ...
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:

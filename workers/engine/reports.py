@@ -124,11 +124,11 @@ class Reports:
             blobs,
             run=run.id,
             facts=outcome.facts,
-            provenance=self._provenance(run),
+            provenance=self._provenance(run, outcome.facts),
             computed_ms=1000 * run.computed_s,
         )
 
-    def _provenance(self, run: Run) -> dict[str, Any]:
+    def _provenance(self, run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
         model = run.needs[0]
         return {
             "model": model,
@@ -140,13 +140,13 @@ class Reports:
             "tile": run.tile,
             "seed": int(run.request.get("seed") or 0),
             "libraries": dict(self._source.libraries),
-            "notes": _notes(run),
+            "notes": _notes(run, answered=facts.get("output") is not None),
         }
 
 
-def _notes(run: Run) -> list[str]:
-    """What the networks' behaviour meant for this result, a sentence each."""
-    notes = [note for network in run.networks.values() for note in network.notes(run.precision)]
+def _notes(run: Run, *, answered: bool) -> list[str]:
+    """What the networks are and do that matters for this result, a sentence each."""
+    notes = [note for network in run.networks.values() for note in network.notes(run.precision, answered=answered)]
     if any(network.random for network in run.networks.values()):
         notes.append(f"The network's random numbers began with seed {seed_of(run)}.")
     return notes

@@ -105,9 +105,12 @@ class LoadedNetwork:
             self._lean[fast] = make_lean(own, shapes, channels_last=self.channels_last)
         return self._lean[fast]
 
-    def notes(self, precision: str) -> Sequence[str]:
-        """What of its behaviour a reader of its results must know, a sentence each."""
-        return self.behaviour.notes(self.id, precision)
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
+        """What of it a reader of its results must know, a sentence each; see `workers.contract.Network`."""
+        notes = self.behaviour.notes(self.id, precision)
+        # What libraries publish are classifiers of one class an image; of others only their owners know.
+        assumed = self.outputs.assumption(self.id) if answered and self.entry.is_own else None
+        return notes if assumed is None else [*notes, assumed]
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.

@@ -152,6 +152,15 @@ def test_the_card_says_it(networks: Networks) -> None:
     )
 
 
+def test_what_was_assumed_is_said_and_what_is_known_is_not(networks: Networks) -> None:
+    assert networks.get("segmenter").notes("exact", answered=True) == []
+    several = Outputs(count=3)
+    assert "a softmax over its classes is assumed" in str(several.assumption("tea"))
+    assert "no probability is told" in str(Outputs(link="value").assumption("tea"))
+    assert Outputs(count=3, known="declared").assumption("tea") is None
+    assert load("squeezenet1_1-random").notes("exact", answered=True) == []
+
+
 @pytest.mark.parametrize(("name", "words"), [("boxes", "a list of 1"), ("contradicted", "outputs = 'sigmoid'")])
 def test_the_table_says_what_cannot_be_read(networks: Networks, name: str, words: str) -> None:
     card = ModelCard.model_validate(networks.card(name))
