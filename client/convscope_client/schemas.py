@@ -492,7 +492,9 @@ class DeconvRequest(TypedDict):
     seed: NotRequired[int]
     """Of everything random in the computation."""
     seed_unit: NotRequired[str]
-    """max: a channel's strongest unit; channel: its whole map; top:n: its n strongest, one by one."""
+    """max: a channel's strongest unit; channel: its whole map; layer: all maps of the layer together; top:n: a channel's n
+    strongest units, one by one.
+    """
     switches: NotRequired[Literal["sum", "last"]]
     """A pixel that is the switch of several pooling windows gets their sum, or the last's signal."""
 
@@ -829,7 +831,7 @@ class LayerFacts(TypedDict):
     channels: list[list[int]]
     """For each image, the channel of each map."""
     dead_channels: list[list[int]]
-    """For each image, channels of the whole layer that are zero everywhere."""
+    """For each image, channels of the layer that are nowhere larger than a millionth of its largest."""
     layer: str
     maximum: list[list[float]]
     mean: list[list[float]]
@@ -1492,11 +1494,12 @@ class ProjectionFacts(TypedDict):
     """Facts of one projection; boxes are (top, left, bottom, right), half open."""
 
     activation: float
-    """Of the unit; of the channel's strongest unit when all of it is projected."""
+    """Of the unit; of the strongest one when whole maps are projected."""
     box: list[int]
     """Receptive field in pixels of the network's input, clipped to it."""
     box_in_upload: list[float]
-    channel: int
+    channel: int | None
+    """Null when the whole layer is projected."""
     dead: bool
     """The unit is not active, so its projection is zero."""
     image_independent: bool
@@ -1512,7 +1515,7 @@ class ProjectionFacts(TypedDict):
     """What `patch` shows: the receptive field, not clipped."""
     x: int | None
     y: int | None
-    """Row of the unit in its map; null when the whole channel is projected."""
+    """Row of the unit in its map; null when a whole map is projected."""
 
 
 class ProvenanceView(TypedDict):
@@ -1855,5 +1858,7 @@ class Drawing(TypedDict, total=False):
     """The text above each tile."""
     alpha: float | None
     """Opacity of an overlay, 0 to 1."""
+    blend: Literal["mix", "brightest"] | None
+    """Of an overlay. mix: alpha of the colours; brightest: the same, scaled up to white."""
     pick: str | None
     """One picture, layer or item; without it all are stacked, up to 16."""

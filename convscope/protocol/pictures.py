@@ -14,6 +14,9 @@ and fifteen times the 99.5th percentile, and would leave the rest of the picture
 View = Literal["tiles", "picture", "overlay", "matrix"]
 
 
+Blend = Literal["mix", "brightest"]
+
+
 Normalize = Literal["map", "layer", "standard", "symmetric"]
 
 
@@ -42,13 +45,16 @@ class Tile:
 
     `titles` holds a text for each title a caller may ask for (`index`, `mean`, `max`, `loss`, `loss_last`); `caption`
     lines always stand under the tile. `parts` are drawn side by side (a patch beside its projection). `group` is
-    shared by tiles that `normalize=layer` scales together.
+    shared by tiles that `normalize=layer` scales together. `whole`, where there is any, stands in the view `picture` in
+    place of `parts`. A `dead` map is nothing but rounding: on a scale of its own it is drawn at the bottom.
     """
 
     parts: tuple[Slice, ...]
     titles: Mapping[str, str] = field(default_factory=dict)
     caption: tuple[str, ...] = ()
     group: str = ""
+    whole: tuple[Slice, ...] = ()
+    dead: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,13 @@ class Picture:
         image: which of the request's images the picture is about.
         transform: facts of `workers.contract.Transform` for overlays: where the network's input lies in the upload.
         value_name: what the colour bar measures.
-        outliers: with `symmetric`, which share of a group's values other than zero may lie beyond the ends of its
-            scale: a gradient has a few values so large that against them all others would be grey.
+        outliers: with `symmetric`, and on scales that begin at zero, which share of a group's values other than zero
+            may lie beyond the ends of its scale: a gradient has a few values so large that against them all others
+            would be grey.
         image_id: of an uploaded-like image that the picture equals, if it does.
+        magnitude: views of one map for all colours (`picture`, `overlay`) show the largest magnitude over the colours,
+            on a scale from zero; asked for `symmetric`, their signed sum.
+        whole_colours: the view `picture` keeps red, green and blue, where it else makes one map of them.
         categories: for arrays whose numbers are names (class indices): each number's name. Such maps are drawn with a
             colour for each number that occurs and a legend, and never interpolated.
     """
@@ -91,4 +101,6 @@ class Picture:
     value_range: tuple[float, float] | None = None
     outliers: float = 0.0
     image_id: str | None = None
+    magnitude: bool = False
+    whole_colours: bool = False
     categories: Mapping[int, str] | None = None

@@ -124,7 +124,7 @@ def draw_matrix(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     """
     if picture.matrix is None:
         raise ValueError(f"{picture.name} has the view matrix but declares no matrix")
-    values = read_part(0, picture.matrix, arrays, picture.signed, flatten=True).array
+    values = read_part(0, picture.matrix, arrays, plan.signed, flatten=True).array
     rows, columns = int(values.shape[0]), int(values.shape[1])
     cell = pixels_per_cell(rows, columns, plan.scale)
     row_labels, column_labels = _labels(picture.row_labels, rows, cell), _labels(picture.column_labels, columns, cell)

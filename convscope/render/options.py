@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, get_args
 
-from convscope.protocol.pictures import Normalize, Picture, Title, View
+from convscope.protocol.pictures import Blend, Normalize, Picture, Title, View
 from convscope.protocol.problems import invalid_field
 from convscope.render.colors import check_colormap, is_diverging
 
@@ -35,6 +36,7 @@ class RenderOptions:
             upload, which may be a fraction.
         title: which text stands above a tile.
         alpha: opacity of an overlay's colours, 0 to 1.
+        blend: of an overlay: `mix` photograph and colours, or scale the mixture so that its `brightest` value is white.
 
     Raises:
         ProblemError: `invalid-request`, with what would be possible.
@@ -47,12 +49,14 @@ class RenderOptions:
     scale: float | None = None
     title: Title | None = None
     alpha: float | None = None
+    blend: Blend | None = None
 
     def __post_init__(self) -> None:
         for option, choices in (
             ("view", get_args(View)),
             ("normalize", get_args(Normalize)),
             ("title", get_args(Title)),
+            ("blend", get_args(Blend)),
         ):
             value = getattr(self, option)
             if value is not None and value not in choices:
@@ -80,6 +84,9 @@ class Plan:
     alpha: float
     value_range: tuple[float, float] | None
     outliers: float
+    signed: bool = False
+    magnitude: bool = False
+    blend: Blend = "mix"
 
 
 def plan(picture: Picture, options: RenderOptions) -> Plan:
@@ -103,14 +110,14 @@ def plan(picture: Picture, options: RenderOptions) -> Plan:
     if options.scale is not None and view != "overlay" and options.scale != int(options.scale):
         refuse("scale", f"scale={options.scale:g}: {view} needs a whole number of pixels for each cell.")
     named = picture.categories is not None
-    normalize = (None if named else options.normalize) or picture.normalize
-    changed = normalize != picture.normalize
-    colormap = (None if named else options.colormap) or picture.colormap
-    if (
-        (changed or picture.signed)
-        and options.colormap is None
-        and is_diverging(colormap) != (normalize == "symmetric")
-    ):
+    magnitude = picture.magnitude and view in ("picture", "overlay") and options.normalize != "symmetric"
+    own: Normalize = "layer" if magnitude else picture.normalize
+    normalize = (None if named else options.normalize) or own
+    changed = normalize != own
+    of_magnitudes = "gray" if view == "picture" else "inferno"
+    colormap = (None if named else options.colormap) or (of_magnitudes if magnitude else picture.colormap)
+    signed = picture.signed and not magnitude
+    if (changed or signed) and options.colormap is None and is_diverging(colormap) != (normalize == "symmetric"):
         colormap = DIVERGING if normalize == "symmetric" else SEQUENTIAL
     return Plan(
         view=view,
@@ -121,6 +128,9 @@ def plan(picture: Picture, options: RenderOptions) -> Plan:
         title=title,
         alpha=0.5 if options.alpha is None else options.alpha,
         # A fixed range belongs to the picture's own normalisation; another one asks to see all values.
-        value_range=None if changed else picture.value_range,
+        value_range=None if changed else (0.0, math.inf) if magnitude else picture.value_range,
         outliers=0.0 if changed else picture.outliers,
+        signed=signed,
+        magnitude=magnitude,
+        blend=options.blend or "mix",
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convscope.protocol.pictures import Picture
+from convscope.protocol.pictures import Blend, Picture
 from convscope.protocol.problems import ProblemError
 from convscope.render.categories import colour_maps
 from convscope.render.options import Plan
@@ -23,6 +23,7 @@ from convscope.render.tiles import (
     Arrays,
     Drawn,
     common_notes,
+    draw_dead_at_bottom,
     lay_grid,
     read_parts,
     scale_facts,
@@ -131,8 +132,14 @@ class _Layer:
         return above, np.asarray(opacity, np.float32)[..., None]
 
 
-def lay_over(photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alpha: float) -> Bytes:
-    """One map over the photograph: coloured where the network saw it, darkened where it did not."""
+def lay_over(
+    photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alpha: float, blend: Blend = "mix"
+) -> Bytes:
+    """One map over the photograph: coloured where the network saw it, darkened where it did not.
+
+    `brightest`: what was mixed is divided by its largest value, which becomes white, as pytorch-grad-cam's
+    `show_cam_on_image` does.
+    """
     seen, places = [], []
     for axis in (0, 1):
         mask, at = seen_axis(
@@ -150,7 +157,10 @@ def lay_over(photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alp
         window = np.ix_(*seen)
         below = photograph[window].astype(np.float32)
         above, opacity = layer.at(places[0], places[1], alpha)
-        result[window] = np.rint(below + opacity * (above - below)).astype(np.uint8)
+        mixed = below + opacity * (above - below)
+        if blend == "brightest":
+            mixed *= 255 / max(float(mixed.max()), 1e-6)
+        result[window] = np.rint(mixed).astype(np.uint8)
     return result
 
 
@@ -172,7 +182,7 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
         other = [view for view in picture.views if view != "overlay"]
         advice = f"; view={other[0]} needs none" if other else ""
         raise ProblemError("gone", f"The image that {picture.name} is drawn on is no longer kept{advice}.")
-    parts = read_parts(picture, arrays, flatten=True)
+    parts = read_parts(picture, arrays, plan, flatten=True)
     per_tile = [sum(part.tile == tile for part in parts) for tile in range(len(picture.tiles))]
     factor = plan.scale or default_factor(upload.shape[0], upload.shape[1], len(parts))
     height, width = (max(1, round(side * factor)) for side in upload.shape[:2])
@@ -185,6 +195,7 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     arrays_of = [part.array for part in numbers]
     colouring = colour_maps(picture, plan, arrays_of, groups)
     scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
+    draw_dead_at_bottom(picture, plan, numbers, scaled)
     one = shared_scale(scaled, plan)
     bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
     if one is None and plan.normalize == "map" and scaled.scales:
@@ -216,7 +227,7 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
         top += page.top + grid.title_height
         left += page.left + drawn_in_tile[part.tile] * (width + PART_GAP)
         drawn_in_tile[part.tile] += 1
-        sheet.put(top, left, lay_over(photograph, layer, transform, plan.alpha))
+        sheet.put(top, left, lay_over(photograph, layer, transform, plan.alpha, plan.blend))
     write_texts(sheet, page, grid, titles, captions)
-    facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts() | {"alpha": plan.alpha}
-    return Drawn(sheet, facts, repeated=False)
+    facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts()
+    return Drawn(sheet, facts | {"alpha": plan.alpha, "blend": plan.blend}, repeated=False)

@@ -238,6 +238,8 @@ def notes_on_scale(
     kind = "about zero, by the largest magnitude" if normalize == "symmetric" else "by the minimum and maximum"
     if value_range is not None and normalize == "layer":
         kind = _fixed(value_range)
+        if value_range[0] == 0 and outliers > 0:
+            kind = f"from zero to the value of {100 * (1 - outliers):g} % of those above it"
     if normalize == "symmetric" and outliers > 0:
         kind = f"about zero, by the magnitude of {100 * (1 - outliers):g} % of the values"
     if groups > 1:

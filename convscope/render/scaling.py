@@ -1,7 +1,8 @@
 """Numbers → levels 0 to 255, many maps at a time.
 
 A map that is constant where its own values make the scale is level 128 everywhere: a flat mid-tone, never noise and
-never a division by zero. Infinities are clipped to the ends of the scale, NaN is kept apart.
+never a division by zero; but nothing but zeros, on a scale that is not about zero, is its bottom, level 0. Infinities
+are clipped to the ends of the scale, NaN is kept apart.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _ranges(
 ) -> list[tuple[float, float, bool, bool]]:
     """(vmin, vmax, below, above) of each map, by itself for `map` and over its group else.
 
-    `most` bounds the ends of `symmetric`, by group.
+    `most` bounds the ends of `symmetric`, and of scales that begin at zero, by group.
     """
     members: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
@@ -151,9 +152,12 @@ def _ranges(
             low = low if fixed[0] is None else fixed[0]
             high = high if fixed[1] is None else fixed[1]
             low, high = (low, max(low, high)) if fixed[0] is not None else (min(low, high), high)
+        bound = most.get(groups[chosen[0]], math.inf)
         if normalize == "symmetric":
-            high = min(max(abs(low), abs(high)), most.get(groups[chosen[0]], math.inf))
+            high = min(max(abs(low), abs(high)), bound)
             low = -high
+        elif low == 0:
+            high = min(high, bound)
         infinite = bool(stats.infinite[chosen].any())
         for index in chosen:
             ranges[index] = (low, high, data[0] < low or infinite, data[1] > high or infinite)
@@ -188,6 +192,8 @@ def _place(
     result = levels.astype(np.uint8)
     if flat.any():
         result[flat] = MIDDLE
+        if normalize != "symmetric":
+            result[flat & (centres == 0)] = 0
     return result
 
 
@@ -207,7 +213,8 @@ def scale_maps(
             standard deviation → 64, of each map, clipped; `symmetric`: zero → 128, the group's largest magnitude → 127
             levels away.
         value_range: fixed ends in place of the extremes; an infinite end stays the data's own.
-        outliers: for `symmetric`, the share of a group's values other than zero that may be drawn as the ends.
+        outliers: for `symmetric`, and for `layer` from zero, the share of a group's values other than zero that may be
+            drawn as the ends.
     """
     stacks: dict[tuple[tuple[int, ...], str], list[int]] = {}
     for index, array in enumerate(maps):
@@ -220,7 +227,8 @@ def scale_maps(
         for name in ("low", "high", "mean", "std", "infinite"):
             getattr(stats, name)[chosen] = getattr(part, name)
     most: dict[str, float] = {}
-    if outliers > 0 and normalize == "symmetric":
+    from_zero = normalize == "layer" and value_range is not None and value_range[0] == 0
+    if outliers > 0 and (normalize == "symmetric" or from_zero):
         for group in dict.fromkeys(groups):
             most[group] = _magnitude([one for one, its in zip(maps, groups, strict=True) if its == group], outliers)
     centres, spans, scales = _spans(stats, groups, normalize, value_range, most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,8 +92,8 @@ def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: b
     raise ValueError(f"{source.array}{list(source.index)} has shape {array.shape}; it is neither a map nor a picture")
 
 
-def read_parts(picture: Picture, arrays: Arrays, flatten: bool) -> list[Part]:
-    """Every part of every tile; each named array is asked for once."""
+def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool, whole: bool = False) -> list[Part]:
+    """Every part of every tile, or with `whole` what stands for them in the view `picture`; an array is loaded once."""
     loaded: dict[str, NDArray[Any]] = {}
 
     def load(name: str) -> NDArray[Any]:
@@ -101,11 +101,14 @@ def read_parts(picture: Picture, arrays: Arrays, flatten: bool) -> list[Part]:
             loaded[name] = arrays(name)
         return loaded[name]
 
-    return [
-        read_part(index, source, load, picture.signed, flatten)
+    parts = [
+        read_part(index, source, load, plan.signed, flatten)
         for index, tile in enumerate(picture.tiles)
-        for source in tile.parts
+        for source in (tile.whole if whole and tile.whole else tile.parts)
     ]
+    if plan.magnitude:
+        parts = [replace(part, array=np.abs(part.array)) if part.array.ndim == 2 else part for part in parts]
+    return parts
 
 
 def shared_scale(scaled: Scaled, plan: Plan) -> Scale | None:
@@ -156,7 +159,7 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
     notes = notes_on_scale(plan.normalize, len(numbers), groups, plan.outliers, plan.value_range)
     if any(part.flattened for part in numbers):
         what = "colour" if all(part.planes == 3 for part in numbers) else "planes"
-        notes.insert(0, f"sum over {what}" if picture.signed else f"largest magnitude over {what}")
+        notes.insert(0, f"sum over {what}" if plan.signed else f"largest magnitude over {what}")
     if any(part.array.ndim == 3 for part in numbers):
         one = shared_scale(scaled, plan)
         said = plan.normalize == "standard" or (plan.normalize == "layer" and plan.value_range is not None)
@@ -267,6 +270,15 @@ def write_texts(sheet: Sheet, page: Page, grid: Grid, titles: Sequence[str], cap
             top += line_height(SMALL)
 
 
+def draw_dead_at_bottom(picture: Picture, plan: Plan, numbers: Sequence[Part], scaled: Scaled) -> None:
+    """Maps that are nothing but rounding, and have a scale of their own, have its bottom everywhere."""
+    if plan.normalize not in ("map", "standard"):
+        return
+    for place, part in enumerate(numbers):
+        if picture.tiles[part.tile].dead:
+            scaled.levels[place] = np.zeros_like(scaled.levels[place])
+
+
 def palette_of(colours: Bytes, nan: tuple[int, int, int], scaled: Scaled) -> Palette:
     """A palette for maps drawn with these colours of levels."""
     used = np.zeros(256, bool)
@@ -299,7 +311,8 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     Raises:
         ProblemError: `too-expensive`.
     """
-    parts = read_parts(picture, arrays, flatten=plan.view == "picture")
+    alone = plan.view == "picture"
+    parts = read_parts(picture, arrays, plan, flatten=alone and not picture.whole_colours, whole=alone)
     numbers = [part for part in parts if not part.photograph]
     groups = [picture.tiles[part.tile].group for part in numbers]
     count = len(picture.tiles)
@@ -312,6 +325,7 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     arrays_of = [part.array for part in numbers]
     colouring = colour_maps(picture, plan, arrays_of, groups)
     scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
+    draw_dead_at_bottom(picture, plan, numbers, scaled)
     if (ranges := _own_ranges(parts, scaled, sizes)) and not any(captions):
         captions = ranges
         grid = lay_grid(titles, captions, sizes, plan.columns)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
-from convscope.protocol.pictures import Normalize, Title, View
+from convscope.protocol.pictures import Blend, Normalize, Title, View
 from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.queue.jobs import Job
@@ -78,6 +78,9 @@ class RenderQuery(AnswerQuery):
     scale: float | None = Field(None, description="Pixels for each cell of a map; of an overlay, for each pixel of it.")
     title: Title | None = Field(None, description="The text above each tile.")
     alpha: float | None = Field(None, description="Opacity of an overlay, 0 to 1.")
+    blend: Blend | None = Field(
+        None, description="Of an overlay. mix: alpha of the colours; brightest: the same, scaled up to white."
+    )
     pick: str | None = Field(
         None, max_length=300, description="One picture, layer or item; without it all are stacked, up to 16."
     )

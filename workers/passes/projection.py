@@ -22,9 +22,9 @@ OUTSIDE = 128
 
 @dataclass(frozen=True)
 class Seed:
-    """What one projection starts from: a unit, or a whole channel where y and x are None."""
+    """What one projection starts from: a unit; a channel where y and x are None, the layer where channel is, too."""
 
-    channel: int
+    channel: int | None
     y: int | None
     x: int | None
 
@@ -61,7 +61,7 @@ def project_unit(activation: Tensor, inputs: Tensor, seed: Seed) -> Tensor:
     """One pass from a unit, all other activations of its layer zero, to pixels: 1×C×H×W float32."""
     maps = as_maps(activation.detach())
     signal = torch.zeros_like(maps)
-    where = (seed.channel, slice(None) if seed.y is None else seed.y, slice(None) if seed.x is None else seed.x)
+    where = tuple(slice(None) if place is None else place for place in (seed.channel, seed.y, seed.x))
     signal[where] = maps[where].clamp(min=0)
     (pixels,) = torch.autograd.grad(activation, inputs, signal.view_as(activation), retain_graph=True)
     return pixels.float()

@@ -269,8 +269,8 @@ class Operations(Jobs):
             preprocess: As its type says.
             rule: At rectifications. Default: deconvnet, and guided for networks without max-pools.
             seed: Of everything random in the computation. Default: 0.
-            seed_unit: max: a channel's strongest unit; channel: its whole map; top:n: its n strongest, one by one.
-                Default: "max".
+            seed_unit: max: a channel's strongest unit; channel: its whole map; layer: all maps of the layer together;
+                top:n: a channel's n strongest units, one by one. Default: "max".
             switches: A pixel that is the switch of several pooling windows gets their sum, or the last's signal.
                 Default: "sum".
         """

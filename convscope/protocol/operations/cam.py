@@ -19,7 +19,7 @@ from convscope.protocol.operations.targets import (
     resolve_region,
     resolve_target,
 )
-from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
+from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import LayerName, RegionRequest, split_commas
 from convscope.protocol.selections import count_of
@@ -204,6 +204,7 @@ class CamOperation(Operation[CamRequest]):
                     value_name="evidence",
                     # Only positive evidence is drawn by default; ?normalize=symmetric shows both.
                     value_range=None if signed else (0.0, math.inf),
+                    outliers=OUTLIERS if signed else 0.0,
                 )
             )
         return drawn

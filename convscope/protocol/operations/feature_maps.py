@@ -53,7 +53,7 @@ class LayerFacts(BaseModel):
     std: list[list[float]]
     zeros: list[list[float]] = Field(description="Share of exact zeros in each map.")
     dead_channels: list[list[int]] = Field(
-        description="For each image, channels of the whole layer that are zero everywhere."
+        description="For each image, channels of the layer that are nowhere larger than a millionth of its largest."
     )
 
 
@@ -125,15 +125,17 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
         for layer in facts["layers"]:
             array = f"maps/{layer['layer']}"
             for image in range(arrays[array].shape[0]):
+                dead = set(layer["dead_channels"][image])
                 tiles = tuple(
                     Tile(
                         parts=(Slice(array, (image, k)),),
                         titles={
-                            "index": str(channel),
+                            "index": f"{channel} dead" if channel in dead else str(channel),
                             "mean": f"{channel}: {layer['mean'][image][k]:.3g}",
                             "max": f"{channel}: {layer['maximum'][image][k]:.3g}",
                         },
                         group=layer["layer"],
+                        dead=channel in dead,
                     )
                     for k, channel in enumerate(layer["channels"][image])
                 )

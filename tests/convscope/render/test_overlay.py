@@ -30,7 +30,7 @@ def overlay(maps: Any, upload: np.ndarray = GREY, fields: dict[str, Any] | None 
 
 class TestGeometry:
     def test_only_what_the_network_saw_is_coloured(self) -> None:
-        drawn = overlay(np.zeros((1, 4, 4)), alpha=1.0)
+        drawn = overlay(np.ones((1, 4, 4)), alpha=1.0)
         seen = (drawn == 128).all(2)
         expected = np.zeros((100, 200), bool)
         expected[10:90, 60:140] = True
@@ -65,15 +65,15 @@ class TestGeometry:
 
     def test_input_reaching_over_the_upload_is_cut(self) -> None:
         letterbox = TRANSFORM | {"offset": [-20.0, -10.0], "scale": [4.0, 6.0]}
-        drawn = overlay(np.zeros((1, 2, 2)), fields={"transform": letterbox}, alpha=1.0)
+        drawn = overlay(np.ones((1, 2, 2)), fields={"transform": letterbox}, alpha=1.0)
         assert (drawn == 128).all()
 
     def test_without_a_transform_the_map_covers_the_upload(self) -> None:
-        assert (overlay(np.zeros((1, 2, 2)), fields={"transform": None}, alpha=1.0) == 128).all()
+        assert (overlay(np.ones((1, 2, 2)), fields={"transform": None}, alpha=1.0) == 128).all()
 
     def test_scale_is_pixels_per_pixel_of_the_upload(self) -> None:
-        small = draw(np.zeros((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=0.5)
-        large = draw(np.zeros((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=3)
+        small = draw(np.ones((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=0.5)
+        large = draw(np.ones((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=3)
         assert large.pixels.shape[1] == 24 + 600
         assert large.pixels.shape[0] - small.pixels.shape[0] == 300 - 50
 
@@ -91,8 +91,36 @@ class TestGeometry:
 class TestOpacity:
     def test_alpha_mixes_photograph_and_map(self) -> None:
         # 100 + 0.25 · (128 − 100)
-        assert (overlay(np.zeros((1, 2, 2)), alpha=0.25)[10:90, 60:140] == 107).all()
-        assert (overlay(np.zeros((1, 2, 2)), alpha=0.0)[10:90, 60:140] == 100).all()
+        assert (overlay(np.ones((1, 2, 2)), alpha=0.25)[10:90, 60:140] == 107).all()
+        assert (overlay(np.ones((1, 2, 2)), alpha=0.0)[10:90, 60:140] == 100).all()
+
+    @pytest.mark.parametrize("alpha", [0.5, 0.3])
+    def test_the_mixture_is_scaled_to_white_as_show_cam_on_image_does(self, alpha: float) -> None:
+        values = np.random.RandomState(2).rand(6, 6).astype(np.float32)
+        photograph = np.random.RandomState(3).randint(0, 180, (6, 6, 3), np.uint8)
+        levels = np.floor((values - values.min()) / np.ptp(values) * 255 + 0.5).astype(int)
+        colours = table("jet", False)
+        mixed = np.zeros((6, 6, 3))
+        for y in range(6):
+            for x in range(6):
+                for plane in range(3):
+                    heat = colours[levels[y, x], plane] / 255
+                    mixed[y, x, plane] = alpha * heat + (1 - alpha) * photograph[y, x, plane] / 255
+        wanted = 255 * mixed / mixed.max()
+        how = {"upload_size": [6, 6], "input_size": [6, 6], "scale": [1.0, 1.0], "offset": [0.0, 0.0]}
+        fields = {"transform": how, "image": 0, "heading": "", "views": ("overlay",)}
+        options: dict[str, Any] = {"colormap": "jet", "alpha": alpha, "scale": 1.0, "title": "none"}
+        page = draw(values[None], photograph, fields, blend="brightest", **options)
+        assert page.scale["blend"] == "brightest"
+        found = [
+            page.pixels[top : top + 6, left : left + 6].astype(float)
+            for top in range(page.pixels.shape[0] - 5)
+            for left in range(page.pixels.shape[1] - 5)
+        ]
+        assert min(np.abs(one - wanted).max() for one in found) <= 0.51
+        plain = draw(values[None], photograph, fields, **options)
+        assert plain.scale["blend"] == "mix"
+        assert plain.pixels.tobytes() != page.pixels.tobytes()
 
     def test_zero_of_a_signed_map_is_transparent(self) -> None:
         cells = np.zeros((1, 4, 4))
@@ -113,6 +141,6 @@ class TestOpacity:
 
     def test_a_missing_upload_is_said_to_be_gone(self) -> None:
         with pytest.raises(ProblemError) as caught:
-            draw(np.zeros((1, 2, 2)), None, view="overlay")
+            draw(np.ones((1, 2, 2)), None, view="overlay")
         assert caught.value.name == "gone"
         assert "view=tiles" in caught.value.detail
