@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
-import pytest
 import pytorch_lightning as lightning
 import timm
 import torch
