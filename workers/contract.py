@@ -162,24 +162,6 @@ class Outputs:
         }[self.known]
         return f"reads {self.read}: {what}, {meaning}; {known}"
 
-    def assumption(self, name: str) -> str | None:
-        """What was assumed of the numbers that a network of its owner's gives, and how to say what is true.
-
-        Args:
-            name: of the network.
-        """
-        if self.known != "assumed" or self.refusal is not None:
-            return None
-        if self.link == "softmax":
-            return (
-                f"Nobody said what the numbers of {name} mean, and nothing in it shows: a softmax over its classes is "
-                'assumed. Where one image may be of several classes its entry must say outputs = "sigmoid".'
-            )
-        return (
-            f"Nobody said what the numbers of {name} mean, and nothing in it shows: no probability is told. "
-            'If they are logits its entry must say outputs = "sigmoid".'
-        )
-
     def facts(self) -> dict[str, Any]:
         """What a result says of it."""
         return {

@@ -16,7 +16,7 @@ from tests.workers.methods.answers import MAPS, NUMBERS, SIDE, UNREADABLE, Form
 from workers.contract import Outputs
 from workers.networks import Networks, validity
 from workers.networks.build import load
-from workers.networks.outputs import find_outputs
+from workers.networks.outputs import assumption, find_outputs
 from workers.passes.scores import logits_of
 
 FORMS = NUMBERS | MAPS | UNREADABLE
@@ -155,9 +155,9 @@ def test_the_card_says_it(networks: Networks) -> None:
 def test_what_was_assumed_is_said_and_what_is_known_is_not(networks: Networks) -> None:
     assert networks.get("segmenter").notes("exact", answered=True) == []
     several = Outputs(count=3)
-    assert "a softmax over its classes is assumed" in str(several.assumption("tea"))
-    assert "no probability is told" in str(Outputs(link="value").assumption("tea"))
-    assert Outputs(count=3, known="declared").assumption("tea") is None
+    assert "a softmax over its classes is assumed" in str(assumption(several, "tea"))
+    assert "no probability is told" in str(assumption(Outputs(link="value"), "tea"))
+    assert assumption(Outputs(count=3, known="declared"), "tea") is None
     assert load("squeezenet1_1-random").notes("exact", answered=True) == []
 
 
