@@ -14,11 +14,22 @@ from numpy.typing import NDArray
 
 from convscope import __version__
 from convscope.protocol.pictures import Picture, View
+from convscope.protocol.problems import ProblemError
 from convscope.render.colors import nan_colour
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
-from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, encode, join, line_height, text_width
+from convscope.render.sheet import (
+    LABEL,
+    MAX_MEGAPIXELS,
+    SMALL,
+    Sheet,
+    check_size,
+    encode,
+    join,
+    line_height,
+    text_width,
+)
 from convscope.render.stopping import go_on
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
 
@@ -26,6 +37,11 @@ __all__ = ["MOST_STACKED", "RenderOptions", "render", "stack"]
 
 MOST_STACKED = 16
 """Pictures that are drawn under each other at once."""
+
+FITTING = 0.9e6 * MAX_MEGAPIXELS
+"""Pixels of the tiles of a page for which a scale is chosen; the rest is for margins and headings."""
+_SHARES = (1.0, 0.99, 0.5, 0.2)
+"""First each picture may have the whole page; where together they are too large, such shares of an equal part."""
 
 Upload = NDArray[np.uint8]
 
@@ -55,7 +71,7 @@ def render(picture: Picture, arrays: Arrays, upload: Upload | None, options: Ren
         ProblemError: `invalid-request`: not among the picture's views or titles; `too-expensive`: too many pixels;
             `gone`: an overlay without its upload.
     """
-    return _finish([picture], [_draw(picture, arrays, upload, options)], 0)
+    return _finish([picture], [_draw(picture, arrays, upload, options, FITTING)], 0)
 
 
 def stack(
@@ -73,20 +89,44 @@ def stack(
         ProblemError: as `render`.
     """
     shown = pictures[:MOST_STACKED]
-    drawn = []
-    for picture in shown:
-        overlaid = plan(picture, options).view == "overlay" and picture.image is not None
-        upload = uploads(picture.image) if overlaid and picture.image is not None else None
-        drawn.append(_draw(picture, arrays, upload, options))
-        # Checked as the page grows, so that no more than twice the limit is ever held.
-        sheets = [each.sheet for each in drawn]
-        check_size(sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets), "The pictures together")
+    drawn: list[Drawn] = []
+    for share in _SHARES if options.scale is None else (1.0,):
+        most = FITTING if share == 1.0 else FITTING * share / len(shown)
+        try:
+            drawn = _draw_all(shown, arrays, uploads, options, most)
+            break
+        except ProblemError as problem:
+            if problem.name != "too-expensive" or share == _SHARES[-1] or options.scale is not None:
+                raise
     return _finish(shown, drawn, len(pictures) - len(shown))
 
 
-def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions) -> Drawn:
+def _draw_all(
+    pictures: Sequence[Picture],
+    arrays: Arrays,
+    uploads: Callable[[int], Upload | None],
+    options: RenderOptions,
+    most: float,
+) -> list[Drawn]:
+    """Every picture with as many pixels as it may have.
+
+    Raises:
+        ProblemError: `too-expensive`: together they are too large.
+    """
+    drawn: list[Drawn] = []
+    for picture in pictures:
+        overlaid = plan(picture, options).view == "overlay" and picture.image is not None
+        upload = uploads(picture.image) if overlaid and picture.image is not None else None
+        drawn.append(_draw(picture, arrays, upload, options, most))
+        # Checked as the page grows, so that no more than twice the limit is ever held.
+        sheets = [each.sheet for each in drawn]
+        check_size(sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets), "The pictures together")
+    return drawn
+
+
+def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions, most: float) -> Drawn:
     go_on()
-    settled = plan(picture, options)
+    settled = plan(picture, options, most)
     if settled.view == "overlay":
         drawn = draw_overlay(picture, arrays, upload, settled)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from convscope.protocol.pictures import Blend, Picture
 from convscope.protocol.problems import ProblemError
 from convscope.render.categories import colour_maps
+from convscope.render.grid import lay_grid
 from convscope.render.options import Plan
 from convscope.render.page import Page, colour_bar, number, own_range_bar
 from convscope.render.scaling import MIDDLE, Scale
@@ -24,7 +26,6 @@ from convscope.render.tiles import (
     Drawn,
     common_notes,
     draw_dead_at_bottom,
-    lay_grid,
     read_parts,
     scale_facts,
     shared_scale,
@@ -185,6 +186,8 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     parts = read_parts(picture, arrays, plan, flatten=True)
     per_tile = [sum(part.tile == tile for part in parts) for tile in range(len(picture.tiles))]
     factor = plan.scale or default_factor(upload.shape[0], upload.shape[1], len(parts))
+    if (pixels := upload.shape[0] * upload.shape[1] * factor**2 * len(parts)) > plan.most_pixels:
+        factor *= math.sqrt(plan.most_pixels / pixels)
     height, width = (max(1, round(side * factor)) for side in upload.shape[:2])
     sizes = [(height, max(1, n * (width + PART_GAP) - PART_GAP)) for n in per_tile]
     titles, captions = tile_texts(picture, plan)

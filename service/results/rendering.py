@@ -150,8 +150,9 @@ def choose(manifest: Manifest, pick: str | None) -> list[Picture]:
         raise ProblemError("not-acceptable", f"There is no picture of this {manifest.operation}.", possible=[])
     if pick is None:
         return drawable
-    chosen = [picture for picture in drawable if picture.name == pick]
-    chosen = chosen or [picture for picture in drawable if picture.name.startswith(f"{pick}/")]
+    chosen = [picture for picture in drawable if pick in (picture.name, *picture.also)]
+    if not chosen:
+        chosen = [one for one in drawable if any(name.startswith(f"{pick}/") for name in (one.name, *one.also))]
     if not chosen and pick.isdecimal() and int(pick) < len(drawable):
         chosen = [drawable[int(pick)]]
     if chosen:

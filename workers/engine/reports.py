@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,8 @@ class Reports:
 
     def result(self, run: Run, outcome: Outcome) -> None:
         """The run has succeeded, unless its result cannot be handed over."""
+        if aliases := aliases_of(run):
+            outcome.facts["aliases"] = aliases
         try:
             arrays = {name: _as_numpy(tensor) for name, tensor in outcome.arrays.items()}
             size = sum(array.nbytes for array in arrays.values())
@@ -155,3 +157,25 @@ def _notes(run: Run, *, answered: bool) -> list[str]:
 def _as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     host = tensor.detach().cpu()
     return np.ascontiguousarray((host.float() if host.dtype == torch.bfloat16 else host).numpy())
+
+
+def aliases_of(run: Run) -> dict[str, list[str]]:
+    """Further names of the layers that a run's request names, of those that have any."""
+    layers = run.network.layers if run.needs else {}
+    named = {name: layers[name] for name in _names_of_layers(run.request) if name in layers}
+    return {layer.name: list(layer.aliases) for layer in named.values() if layer.aliases}
+
+
+def _names_of_layers(value: Any) -> Iterator[str]:
+    """Every name of a layer in a request's JSON."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _names_of_layers(item)
+    if not isinstance(value, Mapping):
+        return
+    for key, item in value.items():
+        names = item if isinstance(item, list) else [item]
+        if key in ("layer", "layers"):
+            yield from (name for name in names if isinstance(name, str))
+        else:
+            yield from _names_of_layers(item)

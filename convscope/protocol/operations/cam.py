@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation, called, check_applicable
 from convscope.protocol.operations.rules import BENT_GATES
 from convscope.protocol.operations.targets import (
     check_answer,
@@ -107,7 +107,7 @@ class MapFacts(BaseModel):
     forwards: int = Field(description="Forward passes of one image this map needed beyond the shared one.")
 
 
-class CamFacts(BaseModel):
+class CamFacts(NamedLayersFacts):
     """Facts of cam."""
 
     layer: str
@@ -192,7 +192,7 @@ class CamOperation(Operation[CamRequest]):
             drawn.append(
                 Picture(
                     name=f"{one['method']}/{side}{one['target']}" + (f"/{one['image']}" if several else ""),
-                    heading=f"{request['model']}  {one['method']}  {name}{sure}  {facts['layer']}{note}",
+                    heading=f"{request['model']}  {one['method']}  {name}{sure}  {called(facts['layer'], facts)}{note}",
                     views=("picture", "overlay", "tiles") if signed else ("overlay", "tiles"),
                     tiles=(Tile(parts=(Slice(one["array"], (one["item"],)),), titles={"index": name}),),
                     normalize="symmetric" if signed else "layer",

@@ -15,6 +15,7 @@ from convscope.protocol.operations.base import (
     About,
     Cost,
     Operation,
+    called,
     check_applicable,
     check_channels,
     count_channels,
@@ -280,7 +281,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         names = facts.get("class_names") or {}
         tiles = [_tile(request, told, number, names) for number, told in enumerate(facts["pictures"])]
         layers = list(dict.fromkeys(told["layer"] or "classes" for told in facts["pictures"]))
-        where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+        where = called(layers[0], facts) if len(layers) == 1 else f"{len(layers)} layers"
         ids = [told.get("image_id") for told in facts["pictures"]]
         return [
             Picture(
