@@ -56,6 +56,10 @@ class Tile:
     whole: tuple[Slice, ...] = ()
     dead: bool = False
 
+    def shown(self, view: View) -> tuple[Slice, ...]:
+        """What of the tile stands in a view."""
+        return self.whole if view == "picture" and self.whole else self.parts
+
 
 @dataclass(frozen=True)
 class Picture:

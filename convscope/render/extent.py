@@ -39,7 +39,7 @@ def _of_one(
     options: RenderOptions,
 ) -> int:
     settled = plan(picture, options)
-    parts = [part for tile in picture.tiles for part in tile.parts]
+    parts = [part for tile in picture.tiles for part in tile.shown(settled.view)]
     if settled.view == "matrix" and picture.matrix is not None:
         rows, columns = _sides(picture.matrix, shape)
         return rows * columns * (1 + pixels_per_matrix_cell(rows, columns, settled.scale) ** 2)
@@ -58,6 +58,8 @@ def _of_one(
 def _sides(part: Slice, shape: Callable[[str], Sequence[int]]) -> tuple[int, int]:
     """Rows and columns of a part, at least one of each; of planes, as many columns as all of them have."""
     left = list(shape(part.array))[len(part.index) :]
+    if len(left) == 4 and left[2:] == [1, 1]:  # kernels of one pixel
+        left = left[:2]
     if len(left) == 3 and left[2] == 3:
         left = left[:2]
     rows, columns = (left[-2], left[-1]) if len(left) >= 2 else (1, math.prod(left))

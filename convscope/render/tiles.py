@@ -90,8 +90,8 @@ def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: b
     raise ValueError(f"{source.array}{list(source.index)} has shape {array.shape}; it is neither a map nor a picture")
 
 
-def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool, whole: bool = False) -> list[Part]:
-    """Every part of every tile, or with `whole` what stands for them in the view `picture`; an array is loaded once."""
+def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool) -> list[Part]:
+    """Every part of every tile that the plan's view shows; each named array is asked for once."""
     loaded: dict[str, NDArray[Any]] = {}
 
     def load(name: str) -> NDArray[Any]:
@@ -102,7 +102,7 @@ def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool, whol
     parts = [
         read_part(index, source, load, plan.signed, flatten)
         for index, tile in enumerate(picture.tiles)
-        for source in (tile.whole if whole and tile.whole else tile.parts)
+        for source in tile.shown(plan.view)
     ]
     if plan.magnitude:
         parts = [replace(part, array=np.abs(part.array)) if part.array.ndim == 2 else part for part in parts]
@@ -264,8 +264,8 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     Raises:
         ProblemError: `too-expensive`.
     """
-    alone = plan.view == "picture"
-    parts = read_parts(picture, arrays, plan, flatten=alone and not picture.whole_colours, whole=alone)
+    flatten = plan.view == "picture" and not picture.whole_colours
+    parts = read_parts(picture, arrays, plan, flatten)
     numbers = [part for part in parts if not part.photograph]
     groups = [picture.tiles[part.tile].group for part in numbers]
     count = len(picture.tiles)

@@ -81,13 +81,14 @@ class Renderer:
             return found
         chosen = choose(manifest, pick)
         shown = chosen[:MOST_STACKED]
-        overlaid = {each.image for each in shown if plan(each, options).view == "overlay"} - {None}
+        views = [plan(each, options).view for each in shown]
+        overlaid = {each.image for each, view in zip(shown, views, strict=True) if view == "overlay"} - {None}
         pixels = _extent(manifest, shown, options)
         threads = self._large if pixels > LARGE_PIXELS else self._small
         with self._metrics.drawing.track_inprogress():
             try:
                 async with self._all.turn(pixels), threads.turn(1):
-                    arrays = await self._results.drawn(manifest, shown)
+                    arrays = await self._results.drawn(manifest, shown, views)
                     uploads = {
                         each: await self._results.upload(manifest, each) for each in overlaid if each is not None
                     }
