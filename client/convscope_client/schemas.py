@@ -1032,11 +1032,11 @@ class MaximizeRequest(TypedDict):
     """adam, keras-adam, nadam, rms: beside the root."""
     float_pictures: NotRequired[bool | None]
     """Whether the arrays hold the pictures also as they were made: float, nothing cut off."""
-    image: NotRequired[ImageRef | None]
+    image: NotRequired[str | ImageRef | None]
     """A picture to start from, instead of noise."""
     image_set: NotRequired[str | None]
     """Id of an image set, instead of images."""
-    images: NotRequired[Sequence[ImageRef]]
+    images: NotRequired[Sequence[str | ImageRef]]
     """Photographs to compare the finished pictures with; with start=image the first is the start."""
     jitter: NotRequired[int | None]
     """Pixels of the first random crop."""

@@ -32,7 +32,7 @@ from convscope.protocol.operations.objectives import (
 from convscope.protocol.operations.presets import CONSTANTS, FIELDS, OPTIMIZERS, PRESETS
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
+from convscope.protocol.requests import Channels, CommonRequest, Image, ImageRef, LayerName
 
 MOST_PICTURES = 512
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
@@ -44,8 +44,8 @@ Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 class MaximizeRequest(CommonRequest):
     """What is maximized, by which preset, and every number of the preset that shall be another."""
 
-    image: ImageRef | None = Field(None, description="A picture to start from, instead of noise.")
-    images: list[ImageRef] = Field(
+    image: Image | None = Field(None, description="A picture to start from, instead of noise.")
+    images: list[Image] = Field(
         default_factory=list,
         max_length=64,
         description="Photographs to compare the finished pictures with; with start=image the first is the start.",
