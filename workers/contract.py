@@ -156,7 +156,9 @@ class Outputs:
         known = {
             "declared": "as the catalogue declares",
             "recognised": f"the network itself ends in {self.ends_in}",
-            "assumed": "nobody declared it (outputs = …)" if self.link == "value" else "as is usual",
+            "assumed": "nobody declared it (outputs = …)"
+            if self.link == "value"
+            else 'assumed, as is usual; where one image may be of several, say outputs = "sigmoid"',
         }[self.known]
         return f"reads {self.read}: {what}, {meaning}; {known}"
 
@@ -214,8 +216,13 @@ class Network(Protocol):
         """
         ...
 
-    def notes(self, precision: str) -> Sequence[str]:
-        """What of the network's behaviour a reader of its results must know, a sentence each."""
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
+        """What of the network a reader of its results must know, a sentence each.
+
+        Args:
+            precision: `exact` or `fast`.
+            answered: whether the result tells something of the network's answer, not of its layers alone.
+        """
         ...
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:

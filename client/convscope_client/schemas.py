@@ -57,6 +57,8 @@ class BehaviourCard(TypedDict):
 class CamFacts(TypedDict):
     """Facts of cam."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     layer: str
     maps: list[MapFacts]
     notes: list[str]
@@ -202,6 +204,8 @@ class ChannelObjective(TypedDict):
 class CkaFacts(TypedDict):
     """Facts of cka."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     estimator: str
     images: int
     kernel: str
@@ -268,13 +272,13 @@ class CkaRequest(TypedDict):
     layer: NotRequired[str | None]
     """One layer; without it a middle stage."""
     layers: NotRequired[Sequence[str] | None]
-    """Layers to compare; without it every stage."""
+    """Layers to compare, or `convolutions`; without it every stage."""
     mode: NotRequired[Literal["channels", "layers", "models"]]
     """Compare a layer's channels, a network's layers, or the layers of two networks."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     other_layers: NotRequired[Sequence[str] | None]
-    """Its layers; without it every stage."""
+    """Its layers, or `convolutions`; without it every stage."""
     other_model: NotRequired[str | None]
     """In `models` mode, the network of the columns."""
     permutations: NotRequired[int]
@@ -413,6 +417,8 @@ class CompletenessFacts(TypedDict):
 class DeconvFacts(TypedDict):
     """Facts of deconv."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     caution: str | None
     """How not to read the picture."""
     layers: list[DeconvLayerFacts]
@@ -476,7 +482,7 @@ class DeconvRequest(TypedDict):
     layer: NotRequired[str | None]
     """One layer; without it the last map before global pooling."""
     layers: NotRequired[Sequence[str] | None]
-    """Several layers, in one forward pass."""
+    """Several layers, in one forward pass, or `convolutions`."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     nonstandard_gate: NotRequired[bool]
@@ -520,6 +526,8 @@ class DirectionObjective(TypedDict):
 class FeatureMapsFacts(TypedDict):
     """Facts of feature-maps."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     layers: list[LayerFacts]
     transforms: list[dict[str, Any]]
     """For each image, where the network's input lies in the upload."""
@@ -719,6 +727,8 @@ class JobView(TypedDict):
 class KernelsFacts(TypedDict):
     """Facts of kernels."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     filters: list[int]
     """The output channel of each row of `weights`."""
     groups: int
@@ -936,6 +946,8 @@ class MatrixFacts(TypedDict):
 class MaximizeFacts(TypedDict):
     """Facts of maximize."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     class_names: NotRequired[dict[str, str]]
     """Index → name of every class maximized."""
     output: NotRequired[OutputFacts | None]
@@ -1020,11 +1032,11 @@ class MaximizeRequest(TypedDict):
     """adam, keras-adam, nadam, rms: beside the root."""
     float_pictures: NotRequired[bool | None]
     """Whether the arrays hold the pictures also as they were made: float, nothing cut off."""
-    image: NotRequired[ImageRef | None]
+    image: NotRequired[str | ImageRef | None]
     """A picture to start from, instead of noise."""
     image_set: NotRequired[str | None]
     """Id of an image set, instead of images."""
-    images: NotRequired[Sequence[ImageRef]]
+    images: NotRequired[Sequence[str | ImageRef]]
     """Photographs to compare the finished pictures with; with start=image the first is the start."""
     jitter: NotRequired[int | None]
     """Pixels of the first random crop."""
@@ -1187,6 +1199,8 @@ class OcclusionBaseline(TypedDict):
 class OcclusionFacts(TypedDict):
     """Facts of occlusion."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     baseline: OcclusionBaseline
     fill: str | list[float]
     grid: list[int]
@@ -1574,6 +1588,8 @@ class ResultView(TypedDict):
 class SaliencyFacts(TypedDict):
     """Facts of saliency."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     images: list[SaliencyImageFacts]
     method: str
     output: NotRequired[OutputFacts | None]
@@ -1716,6 +1732,8 @@ class SweptLayerFacts(TypedDict):
 class TopActivationsFacts(TypedDict):
     """Facts of top-activations."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     by: str
     caution: str | None
     """How not to read the projections."""
@@ -1775,7 +1793,7 @@ class TopActivationsRequest(TypedDict):
     layer: NotRequired[str | None]
     """One layer; without it the last map before global pooling."""
     layers: NotRequired[Sequence[str] | None]
-    """Several layers, in one sweep."""
+    """Several layers, in one sweep, or the one word `convolutions`."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     patches: NotRequired[bool]
@@ -1850,8 +1868,8 @@ class Drawing(TypedDict, total=False):
     """map: each map by its own min and max; layer: all by the layer's; standard: mean 128, one standard deviation 64;
     symmetric: about zero.
     """
-    columns: int | None
-    """Tiles in a row."""
+    columns: int | str | None
+    """Tiles in a row: a number, or `LAYER:8,LAYER:16` where pictures of several layers differ."""
     scale: float | None
     """Pixels for each cell of a map; of an overlay, for each pixel of it."""
     title: Literal["none", "index", "mean", "max", "loss", "loss_last"] | None

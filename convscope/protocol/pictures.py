@@ -56,6 +56,10 @@ class Tile:
     whole: tuple[Slice, ...] = ()
     dead: bool = False
 
+    def shown(self, view: View) -> tuple[Slice, ...]:
+        """What of the tile stands in a view."""
+        return self.whole if view == "picture" and self.whole else self.parts
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -76,6 +80,7 @@ class Picture:
 
     Args:
         name: what `pick` chooses.
+        also: further names of it, which `pick` and `columns` know too.
         heading: one line above the picture (network, layer, …).
         views: the views that make sense, the default first.
         tiles: for `tiles`, `picture` and `overlay`; overlays are drawn on upload number `image`.
@@ -119,6 +124,7 @@ class Picture:
     value_range: tuple[float, float] | None = None
     outliers: float = 0.0
     image_id: str | None = None
+    also: tuple[str, ...] = ()
     magnitude: bool = False
     whole_colours: bool = False
     categories: Mapping[int, str] | None = None

@@ -14,13 +14,24 @@ from numpy.typing import NDArray
 
 from convscope import __version__
 from convscope.protocol.pictures import Picture, View
+from convscope.protocol.problems import ProblemError
 from convscope.render.colors import nan_colour
 from convscope.render.components import draw_components
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
 from convscope.render.panels import MOST_PANELS, draw_panels, in_panels
-from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, encode, join, line_height, text_width
+from convscope.render.sheet import (
+    LABEL,
+    MAX_MEGAPIXELS,
+    SMALL,
+    Sheet,
+    check_size,
+    encode,
+    join,
+    line_height,
+    text_width,
+)
 from convscope.render.stopping import go_on
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
 
@@ -28,6 +39,11 @@ __all__ = ["RenderOptions", "on_one_page", "render", "stack"]
 
 MOST_STACKED = 16
 """Pictures that are drawn under each other at once."""
+
+FITTING = 0.9e6 * MAX_MEGAPIXELS
+"""Pixels of the tiles of a page for which a scale is chosen; the rest is for margins and headings."""
+_SHARES = (1.0, 0.99, 0.5, 0.2)
+"""First each picture may have the whole page; where together they are too large, such shares of an equal part."""
 
 Upload = NDArray[np.uint8]
 
@@ -58,7 +74,7 @@ def render(picture: Picture, arrays: Arrays, upload: Upload | None, options: Ren
         ProblemError: `invalid-request`: not among the picture's views or titles; `too-expensive`: too many pixels;
             `gone`: an overlay without its upload.
     """
-    return _finish([picture], [_draw(picture, arrays, upload, plan(picture, options))], 0)
+    return _finish([picture], [_draw(picture, arrays, upload, plan(picture, options, FITTING))], 0)
 
 
 def stack(
@@ -87,12 +103,15 @@ def stack(
 
     if in_panels(shown, options):
         return _finish(shown, [draw_panels(shown, draw, options)], left_out)
-    drawn = []
-    for picture in shown:
-        drawn.append(draw(picture, plan(picture, options)))
-        # Checked as the page grows, so that no more than twice the limit is ever held.
-        sheets = [each.sheet for each in drawn]
-        check_size(sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets), "The pictures together")
+    drawn: list[Drawn] = []
+    for share in _SHARES if options.scale is None else (1.0,):
+        most = FITTING if share == 1.0 else FITTING * share / len(shown)
+        try:
+            drawn = _draw_all([(picture, plan(picture, options, most)) for picture in shown], draw)
+            break
+        except ProblemError as problem:
+            if problem.name != "too-expensive" or share == _SHARES[-1] or options.scale is not None:
+                raise
     return _finish(shown, drawn, left_out)
 
 
@@ -100,6 +119,21 @@ def on_one_page(pictures: Sequence[Picture], options: RenderOptions) -> Sequence
     """As many of a result's pictures as are drawn together."""
     first = pictures[:MOST_PANELS]
     return first if in_panels(first, options) else pictures[:MOST_STACKED]
+
+
+def _draw_all(planned: Sequence[tuple[Picture, Plan]], draw: Callable[[Picture, Plan], Drawn]) -> list[Drawn]:
+    """Every picture by its plan.
+
+    Raises:
+        ProblemError: `too-expensive`: together they are too large.
+    """
+    drawn: list[Drawn] = []
+    for picture, settled in planned:
+        drawn.append(draw(picture, settled))
+        # Checked as the page grows, so that no more than twice the limit is ever held.
+        sheets = [each.sheet for each in drawn]
+        check_size(sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets), "The pictures together")
+    return drawn
 
 
 def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, settled: Plan) -> Drawn:

@@ -31,7 +31,7 @@ def extent(
         ProblemError: `invalid-request`, as `plan`.
     """
     among = len(pictures) if in_panels(pictures, options) else 0
-    return sum(_of_one(picture, shape, upload, plan(picture, options, among)) for picture in pictures)
+    return sum(_of_one(picture, shape, upload, plan(picture, options, among=among)) for picture in pictures)
 
 
 def _of_one(
@@ -40,7 +40,7 @@ def _of_one(
     upload: Callable[[int], tuple[int, int]],
     settled: Plan,
 ) -> int:
-    parts = [part for tile in picture.tiles for part in tile.parts]
+    parts = [part for tile in picture.tiles for part in tile.shown(settled.view)]
     if settled.view == "matrix" and picture.matrix is not None:
         rows, columns = _sides(picture.matrix, shape)
         return rows * columns * (1 + pixels_per_matrix_cell(rows, columns, settled.scale) ** 2)
@@ -59,6 +59,8 @@ def _of_one(
 def _sides(part: Slice, shape: Callable[[str], Sequence[int]]) -> tuple[int, int]:
     """Rows and columns of a part, at least one of each; of planes, as many columns as all of them have."""
     left = list(shape(part.array))[len(part.index) :]
+    if len(left) == 4 and left[2:] == [1, 1]:  # kernels of one pixel
+        left = left[:2]
     if len(left) == 3 and left[2] == 3:
         left = left[:2]
     rows, columns = (left[-2], left[-1]) if len(left) >= 2 else (1, math.prod(left))

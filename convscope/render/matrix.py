@@ -127,6 +127,8 @@ def draw_matrix(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     values = read_part(0, picture.matrix, arrays, plan.signed, flatten=True).array
     rows, columns = int(values.shape[0]), int(values.shape[1])
     cell = pixels_per_cell(rows, columns, plan.scale)
+    while cell > 1 and rows * columns * cell * cell > plan.most_pixels:
+        cell -= 1
     row_labels, column_labels = _labels(picture.row_labels, rows, cell), _labels(picture.column_labels, columns, cell)
     line = line_height(SMALL)
     # Half a line of text may stand out over the first and last cells.

@@ -31,7 +31,7 @@ class RenderOptions:
         view: one of the picture's views.
         colormap: a name of the cmap catalogue, with `_r` for its reverse.
         normalize: `map`, `layer`, `standard` or `symmetric`.
-        columns: tiles in a row.
+        columns: tiles in a row, of all pictures, or `NAME:8,NAME:16` of those with these names, layers as a rule.
         scale: pixels for each cell of a map or matrix, a whole number; for an overlay, pixels for each pixel of the
             upload, which may be a fraction.
         title: which text stands above a tile.
@@ -45,7 +45,7 @@ class RenderOptions:
     view: View | None = None
     colormap: str | None = None
     normalize: Normalize | None = None
-    columns: int | None = None
+    columns: int | str | None = None
     scale: float | None = None
     title: Title | None = None
     alpha: float | None = None
@@ -63,12 +63,43 @@ class RenderOptions:
                 refuse(option, f"{option}={value} is not known; possible are {', '.join(choices)}.", list(choices))
         if self.colormap is not None:
             check_colormap(self.colormap)
-        if self.columns is not None and not 1 <= self.columns <= MAX_COLUMNS:
-            refuse("columns", f"columns={self.columns} is out of range; possible are 1 to {MAX_COLUMNS}.")
+        for number in read_columns(self.columns).values():
+            if not 1 <= number <= MAX_COLUMNS:
+                refuse("columns", f"columns={self.columns} is out of range; possible are 1 to {MAX_COLUMNS}.")
         if self.scale is not None and not 0 < self.scale <= MAX_SCALE:
             refuse("scale", f"scale={self.scale:g} is out of range; possible is above 0, up to {MAX_SCALE}.")
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             refuse("alpha", f"alpha={self.alpha:g} is out of range; possible is 0 (the photograph) to 1 (the map).")
+
+
+ALL = ""
+"""The name in `read_columns` of a number that holds for every picture."""
+
+
+def read_columns(value: int | str | None) -> dict[str, int]:
+    """Tiles in a row by the pictures' names.
+
+    Raises:
+        ProblemError: `invalid-request`: neither a number nor names with numbers.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, int) or value.strip().isdecimal():
+        return {ALL: int(value)}
+    found = {}
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, _, number = part.rpartition(":")
+        if not number.strip().isdecimal():
+            refuse("columns", f"columns={value[:100]} is neither a number nor a list of LAYER:NUMBER.")
+        found[name.strip()] = int(number)
+    return found
+
+
+def columns_of(picture: Picture, value: int | str | None) -> int | None:
+    """Tiles in a row that were asked for of one picture: by its name, or by its layer's where it is one of several."""
+    asked = read_columns(value)
+    names = [name for full in (picture.name, *picture.also) for name in (full, full.partition("/")[0])]
+    return next((asked[name] for name in [*names, ALL] if name in asked), None)
 
 
 @dataclass(frozen=True)
@@ -92,10 +123,13 @@ class Plan:
     """Nothing but the picture: no heading, scale or margin."""
     among: int = 0
     """Panels of one page that this is one of."""
+    most_pixels: float = math.inf
 
 
-def plan(picture: Picture, options: RenderOptions, among: int = 0) -> Plan:
+def plan(picture: Picture, options: RenderOptions, most_pixels: float = math.inf, among: int = 0) -> Plan:
     """Settle how to draw a picture, alone or as one of so many panels.
+
+    `most_pixels` is what its page may have where nobody asked for a scale; a smaller one is chosen, so that it fits.
 
     A signed picture, and one whose normalisation the caller changes, gets a colour map that suits unless the caller
     names one: diverging about zero for `symmetric`, sequential else, since a neutral middle that is not zero misleads.
@@ -128,7 +162,7 @@ def plan(picture: Picture, options: RenderOptions, among: int = 0) -> Plan:
         view=view,
         colormap=colormap,
         normalize=normalize,
-        columns=options.columns or picture.columns,
+        columns=columns_of(picture, options.columns) or picture.columns,
         scale=options.scale,
         title=title,
         alpha=0.5 if options.alpha is None else options.alpha,
@@ -142,4 +176,5 @@ def plan(picture: Picture, options: RenderOptions, among: int = 0) -> Plan:
         bare=among > 0
         or (options.title == "none" and (view == "pca" or (view != "matrix" and len(picture.tiles) == 1))),
         among=among,
+        most_pixels=most_pixels if options.scale is None else math.inf,
     )

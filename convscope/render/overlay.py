@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from convscope.protocol.pictures import Blend, Picture
 from convscope.protocol.problems import ProblemError
 from convscope.render.categories import colour_maps
+from convscope.render.grid import lay_grid
 from convscope.render.options import Plan
 from convscope.render.page import Page, number, own_range_bar
 from convscope.render.scaling import MIDDLE, Scale
@@ -25,7 +27,6 @@ from convscope.render.tiles import (
     bar_of,
     common_notes,
     draw_dead_at_bottom,
-    lay_grid,
     read_parts,
     scale_facts,
     shared_scale,
@@ -194,6 +195,15 @@ def _with_ranges(titles: Sequence[str], tiles: Sequence[int], scales: Sequence[S
     return ["  ".join(filter(None, (title, ranges.get(tile, "")))) for tile, title in enumerate(titles)]
 
 
+def _drawn_size(upload: Bytes, plan: Plan, parts: int) -> tuple[int, int]:
+    """Height and width of each of so many drawings of the upload, pixels."""
+    height, width = upload.shape[:2]
+    factor = plan.scale or default_factor(height, width, max(parts, plan.among))
+    if (pixels := height * width * factor**2 * parts) > plan.most_pixels:
+        factor *= math.sqrt(plan.most_pixels / pixels)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
 def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: Plan) -> Drawn:
     """Each tile's first part over the upload; further parts beside it likewise.
 
@@ -206,8 +216,7 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
         raise ProblemError("gone", f"The image that {picture.name} is drawn on is no longer kept{advice}.")
     parts = read_parts(picture, arrays, plan, flatten=True)
     per_tile = [sum(part.tile == tile for part in parts) for tile in range(len(picture.tiles))]
-    factor = plan.scale or default_factor(upload.shape[0], upload.shape[1], max(len(parts), plan.among))
-    height, width = (max(1, round(side * factor)) for side in upload.shape[:2])
+    height, width = _drawn_size(upload, plan, len(parts))
     sizes = [(height, max(1, n * (width + PART_GAP) - PART_GAP)) for n in per_tile]
     titles, captions = tile_texts(picture, plan)
     check_size(height, width, picture.name)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from convscope.protocol.pictures import Cell, Picture
 from convscope.render.colors import SOFT_INK, table
-from convscope.render.options import Plan, RenderOptions, plan
+from convscope.render.options import Plan, RenderOptions, columns_of, plan
 from convscope.render.page import BAR_WIDTH, Bar, Page, clean, number, own_range_bar
 from convscope.render.sheet import LABEL, SMALL, check_size, elide, line_height, text_width, wrap_words
 from convscope.render.stopping import go_on
@@ -40,26 +40,22 @@ def in_panels(pictures: Sequence[Picture], options: RenderOptions) -> bool:
     )
 
 
-def panel_plan(picture: Picture, options: RenderOptions, among: int) -> Plan:
-    """How one of so many panels is drawn: nothing but itself, in a size that leaves room for all."""
-    return plan(picture, options, among=among)
-
-
 def draw_panels(pictures: Sequence[Picture], draw: Callable[[Picture, Plan], Drawn], options: RenderOptions) -> Drawn:
     """The grid of panels as one page; `facts` holds those of every picture under `pictures`.
 
     Args:
-        draw: makes one panel of a picture by its plan.
+        draw: makes one panel of a picture by its plan: nothing but the picture, in a size that leaves room for all.
 
     Raises:
         ProblemError: `too-expensive`.
     """
     cells = [one.cell for one in pictures if one.cell is not None]
+    asked = columns_of(pictures[0], options.columns)
     drawn, panels, plans = [], [], []
     area = 0
     for picture in pictures:
         go_on()
-        settled = panel_plan(picture, options, len(pictures))
+        settled = plan(picture, options, among=len(pictures))
         made = draw(picture, settled)
         panel = np.asarray(made.sheet.image().convert("RGB"))
         area += panel.shape[0] * panel.shape[1]
@@ -68,7 +64,7 @@ def draw_panels(pictures: Sequence[Picture], draw: Callable[[Picture, Plan], Dra
         drawn.append(made)
         panels.append(panel)
     width = max(panel.shape[1] for panel in panels)
-    arrangement = _arrange(cells, options.columns, (max(panel.shape[0] for panel in panels), width))
+    arrangement = _arrange(cells, asked, (max(panel.shape[0] for panel in panels), width))
     captions = [
         [*arrangement.names(cell), *_ranges(made.facts), *([cell.caption] if cell.caption else [])]
         for cell, made in zip(cells, drawn, strict=True)

@@ -74,7 +74,9 @@ class RenderQuery(AnswerQuery):
         description="map: each map by its own min and max; layer: all by the layer's; standard: mean 128, one standard "
         "deviation 64; symmetric: about zero.",
     )
-    columns: int | None = Field(None, description="Tiles in a row.")
+    columns: int | Annotated[str, Field(max_length=2000)] | None = Field(
+        None, description="Tiles in a row: a number, or `LAYER:8,LAYER:16` where pictures of several layers differ."
+    )
     scale: float | None = Field(None, description="Pixels for each cell of a map; of an overlay, for each pixel of it.")
     title: Title | None = Field(None, description="The text above each tile.")
     alpha: float | None = Field(None, description="Opacity of an overlay, 0 to 1.")

@@ -81,13 +81,14 @@ class Renderer:
             return found
         chosen = choose(manifest, pick)
         shown = on_one_page(chosen, options)
-        overlaid = {each.image for each in shown if plan(each, options).view == "overlay"} - {None}
+        views = [plan(each, options).view for each in shown]
+        overlaid = {each.image for each, view in zip(shown, views, strict=True) if view == "overlay"} - {None}
         pixels = _extent(manifest, shown, options)
         threads = self._large if pixels > LARGE_PIXELS else self._small
         with self._metrics.drawing.track_inprogress():
             try:
                 async with self._all.turn(pixels), threads.turn(1):
-                    arrays = await self._results.drawn(manifest, shown)
+                    arrays = await self._results.drawn(manifest, shown, views)
                     uploads = {
                         each: await self._results.upload(manifest, each) for each in overlaid if each is not None
                     }
@@ -150,8 +151,9 @@ def choose(manifest: Manifest, pick: str | None) -> list[Picture]:
         raise ProblemError("not-acceptable", f"There is no picture of this {manifest.operation}.", possible=[])
     if pick is None:
         return drawable
-    chosen = [picture for picture in drawable if picture.name == pick]
-    chosen = chosen or [picture for picture in drawable if picture.name.startswith(f"{pick}/")]
+    chosen = [picture for picture in drawable if pick in (picture.name, *picture.also)]
+    if not chosen:
+        chosen = [one for one in drawable if any(name.startswith(f"{pick}/") for name in (one.name, *one.also))]
     if not chosen and pick.isdecimal() and int(pick) < len(drawable):
         chosen = [drawable[int(pick)]]
     if chosen:

@@ -119,8 +119,8 @@ def test_what_is_random_is_computed_for_each_who_asks_and_says_its_seed(client: 
     logits = [tuple(logits_of(client, result)[0].tolist()) for result in results]
     assert len(set(logits)) == 3
     for result, own in zip(results, logits, strict=True):
-        random, seeded = result["provenance"]["notes"]
-        assert "random in evaluation" in random
+        random, assumed, seeded = result["provenance"]["notes"]
+        assert "random in evaluation" in random and "a softmax over its classes is assumed" in assumed
         seed = int(seeded.rstrip(".").rpartition(" ")[2])
         torch.manual_seed(0)
         network = own_networks.dropping().eval()

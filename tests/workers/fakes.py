@@ -111,7 +111,7 @@ class FakeNetwork:
             self.module(torch.zeros(1, 3, *self.input_size))
         self.layers = {layer.name: layer for layer in found}
 
-    def notes(self, precision: str) -> Sequence[str]:
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
         return ()
 
     def fast_module(self) -> nn.Module:

@@ -19,6 +19,7 @@ from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
 from workers.networks.layers import Table, without_values
 from workers.networks.lean import factor_bytes, make_lean
+from workers.networks.outputs import assumption
 from workers.networks.preprocess import Preprocess
 from workers.networks.skeletons import outputs_of, parameter_count, size_refusal, skeleton, table_of
 from workers.networks.sources import Source, SourceError
@@ -105,9 +106,12 @@ class LoadedNetwork:
             self._lean[fast] = make_lean(own, shapes, channels_last=self.channels_last)
         return self._lean[fast]
 
-    def notes(self, precision: str) -> Sequence[str]:
-        """What of its behaviour a reader of its results must know, a sentence each."""
-        return self.behaviour.notes(self.id, precision)
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
+        """What of it a reader of its results must know, a sentence each; see `workers.contract.Network`."""
+        notes = self.behaviour.notes(self.id, precision)
+        # What libraries publish are classifiers of one class an image; of others only their owners know.
+        assumed = assumption(self.outputs, self.id) if answered and self.entry.is_own else None
+        return notes if assumed is None else [*notes, assumed]
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.

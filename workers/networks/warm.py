@@ -25,7 +25,7 @@ from workers.networks.sources.factories import import_apart_first
 from workers.networks.trials import Behaviour
 from workers.networks.weights import published_path
 
-_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "keras", "onnx2torch", "onnxslim")
 _FLOAT_BYTES = 4
 _LIBRARIES_OF_NETWORKS = ("torchvision", "timm", "zfnet", "alexnet_2012", "digits")
 """Sources that run no code of the operator's."""

@@ -142,10 +142,10 @@ class Operations(Jobs):
             kernel: Default: "linear".
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it a middle stage.
-            layers: Layers to compare; without it every stage.
+            layers: Layers to compare, or `convolutions`; without it every stage.
             mode: Compare a layer's channels, a network's layers, or the layers of two networks. Default: "channels".
             model: Catalogue id; without it the default network.
-            other_layers: Its layers; without it every stage.
+            other_layers: Its layers, or `convolutions`; without it every stage.
             other_model: In `models` mode, the network of the columns.
             permutations: Random pairings for the spread of the baseline. Default: 20.
             precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
@@ -259,7 +259,7 @@ class Operations(Jobs):
             deadline_s: Seconds from submission until the job expires.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it the last map before global pooling.
-            layers: Several layers, in one forward pass.
+            layers: Several layers, in one forward pass, or `convolutions`.
             model: Catalogue id; without it the default network.
             nonstandard_gate: Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper.
                 Default: false.
@@ -743,7 +743,7 @@ class Operations(Jobs):
             k: How many of a channel's strongest units are kept. Default: 9.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it the last map before global pooling.
-            layers: Several layers, in one sweep.
+            layers: Several layers, in one sweep, or the one word `convolutions`.
             model: Catalogue id; without it the default network.
             patches: Cut out of the images what the units see. Default: true.
             per_image: Units of one image at most, for each channel. Default: 1.

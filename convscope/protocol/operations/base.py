@@ -9,7 +9,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.pictures import ArrayInfo, Picture
@@ -32,6 +32,30 @@ OF_A_SET = 64
 COLOURS = "colour"
 """The axis of red, green and blue."""
 SRGB = "sRGB, 0 to 255"
+
+
+CONVOLUTIONS = "convolutions"
+"""The word that stands for all convolutions where layers are named."""
+
+
+class NamedLayersFacts(BaseModel):
+    """Facts of an operation on layers."""
+
+    aliases: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Further names of the layers asked for, where the network's literature has some (`block1_conv1`).",
+    )
+
+
+def called(layer: str, facts: Mapping[str, Any]) -> str:
+    """A layer's name as headings say it: with its further names."""
+    further = also_called(layer, facts)
+    return f"{layer} ({', '.join(further)})" if further else layer
+
+
+def also_called(layer: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """A layer's further names."""
+    return tuple((facts.get("aliases") or {}).get(layer, ()))
 
 
 @dataclass(frozen=True)
@@ -194,6 +218,20 @@ def check_applicable(operation: str, layer: LayerCard, card: ModelCard) -> None:
             f"Possible for instance: {', '.join(possible[-5:]) or 'no layer of this network'}.",
             possible=possible,
         )
+
+
+def named_layers(names: Sequence[str], operation: str, card: ModelCard, pointer: str = "/layers") -> list[LayerCard]:
+    """The layers of a list of names, each once; the one word `convolutions` means all at which the operation applies.
+
+    Raises:
+        ProblemError: `unknown-layer`; `not-applicable` where there is no such convolution.
+    """
+    if list(names) == [CONVOLUTIONS]:
+        found = [one for one in card.layers if one.kernel_shape and one.methods.get(operation) is None]
+        if not found:
+            raise ProblemError("not-applicable", f"{card.id} has no convolution at which {operation} can be used.")
+        return found
+    return list({layer.name: layer for layer in (card.layer(name, pointer) for name in names)}.values())
 
 
 def check_preprocess(wish: Preprocess | None, card: ModelCard) -> None:

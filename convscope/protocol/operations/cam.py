@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation, called, check_applicable
 from convscope.protocol.operations.rules import BENT_GATES
 from convscope.protocol.operations.targets import (
     check_answer,
@@ -111,7 +111,7 @@ class MapFacts(BaseModel):
     forwards: int = Field(description="Forward passes of one image this map needed beyond the shared one.")
 
 
-class CamFacts(BaseModel):
+class CamFacts(NamedLayersFacts):
     """Facts of cam."""
 
     layer: str
@@ -194,7 +194,7 @@ class CamOperation(Operation[CamRequest]):
             projected = one["method"] == "guided-gradcam"
             # Where all evidence is negative, a scale from zero would be one colour.
             signed = projected or one["all_negative"]
-            where = "all layers" if one["method"] == "fullgrad" else facts["layer"]
+            where = "all layers" if one["method"] == "fullgrad" else called(facts["layer"], facts)
             what = "no class" if one["method"] in CLASSLESS else f"{name}{sure}"
             which = f"  image {one['image']}" if several else ""
             note = "  all evidence is negative" if one["all_negative"] else ""
@@ -217,7 +217,7 @@ class CamOperation(Operation[CamRequest]):
                     cell=Cell(
                         row=one["method"],
                         column="  ".join(filter(None, (which.strip(), f"{name}{sure}"))),
-                        heading=f"{request['model']}  {facts['layer']}",
+                        heading=f"{request['model']}  {called(facts['layer'], facts)}",
                         caption=_remark(one),
                     ),
                 )

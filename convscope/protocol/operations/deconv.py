@@ -10,7 +10,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import COLOURS, SRGB, About, Cost, Operation, check_channels, count_channels
+from convscope.protocol.operations.base import (
+    COLOURS,
+    SRGB,
+    About,
+    Cost,
+    NamedLayersFacts,
+    Operation,
+    also_called,
+    called,
+    check_channels,
+    count_channels,
+    named_layers,
+)
 from convscope.protocol.operations.rules import Rule, check_rule
 from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
@@ -29,7 +41,7 @@ class DeconvRequest(ImagesRequest):
     """Which units to project, and by which rule."""
 
     layer: LayerName | None = Field(None, description="One layer; without it the last map before global pooling.")
-    layers: LayerNames | None = Field(None, description="Several layers, in one forward pass.")
+    layers: LayerNames | None = Field(None, description="Several layers, in one forward pass, or `convolutions`.")
     channels: Channels = Field("strongest", description="Which channels to project.")
     by: Literal["max", "mean"] = Field("max", description="What `top:K` and `strongest` rank by.")
     seed_unit: Annotated[str, BeforeValidator(_seed_unit)] = Field(
@@ -86,7 +98,7 @@ class DeconvLayerFacts(BaseModel):
     projections: list[ProjectionFacts]
 
 
-class DeconvFacts(BaseModel):
+class DeconvFacts(NamedLayersFacts):
     """Facts of deconv."""
 
     layers: list[DeconvLayerFacts]
@@ -108,7 +120,7 @@ class DeconvOperation(Operation[DeconvRequest]):
     def resolve(self, request: DeconvRequest, card: ModelCard) -> DeconvRequest:
         names = request.layers or [request.layer or card.default_layers[self.name][0]]
         where = "/layers" if request.layers else "/layer"
-        layers = [card.layer(name, where) for name in names]
+        layers = named_layers(names, self.name, card, where)
         rule: Rule = request.rule or ("deconvnet" if card.max_pools else "guided")
         for layer in layers:
             check_rule(self.name, layer, card, rule, request.nonstandard_gate)
@@ -118,7 +130,7 @@ class DeconvOperation(Operation[DeconvRequest]):
                 "model": card.id,
                 "channels": "all" if request.seed_unit == "layer" else request.channels,
                 "layer": None,
-                "layers": list(dict.fromkeys(layer.name for layer in layers)),
+                "layers": [layer.name for layer in layers],
                 "rule": rule,
                 "image": None,
                 "images": request.all_images(),
@@ -155,7 +167,8 @@ class DeconvOperation(Operation[DeconvRequest]):
         return [
             Picture(
                 name=layer["layer"],
-                heading=f"{request['model']}  {layer['layer']}  {layer['rule']}",
+                also=also_called(layer["layer"], facts),
+                heading=f"{request['model']}  {called(layer['layer'], facts)}  {layer['rule']}",
                 views=("tiles", "picture"),
                 tiles=tuple(_tile(layer["layer"], k, one) for k, one in enumerate(layer["projections"])),
                 normalize="symmetric",

@@ -15,6 +15,7 @@ from convscope.protocol.operations.base import (
     About,
     Cost,
     Operation,
+    called,
     check_applicable,
     check_channels,
     count_channels,
@@ -31,7 +32,7 @@ from convscope.protocol.operations.objectives import (
 from convscope.protocol.operations.presets import CONSTANTS, FIELDS, OPTIMIZERS, PRESETS, SHARES
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
+from convscope.protocol.requests import Channels, CommonRequest, Image, ImageRef, LayerName
 
 MOST_PICTURES = 512
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
@@ -45,8 +46,8 @@ Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 class MaximizeRequest(CommonRequest):
     """What is maximized, by which preset, and every number of the preset that shall be another."""
 
-    image: ImageRef | None = Field(None, description="A picture to start from, instead of noise.")
-    images: list[ImageRef] = Field(
+    image: Image | None = Field(None, description="A picture to start from, instead of noise.")
+    images: list[Image] = Field(
         default_factory=list,
         max_length=64,
         description="Photographs to compare the finished pictures with; with start=image the first is the start.",
@@ -286,7 +287,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         names = facts.get("class_names") or {}
         tiles = [_tile(request, told, number, names) for number, told in enumerate(facts["pictures"])]
         layers = list(dict.fromkeys(told["layer"] or "classes" for told in facts["pictures"]))
-        where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+        where = called(layers[0], facts) if len(layers) == 1 else f"{len(layers)} layers"
         ids = [told.get("image_id") for told in facts["pictures"]]
         return [
             Picture(

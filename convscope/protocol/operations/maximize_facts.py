@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import OutputFacts
+from convscope.protocol.operations.base import NamedLayersFacts
 
 
 class PictureFacts(BaseModel):
@@ -34,7 +35,7 @@ class PictureFacts(BaseModel):
     image_id: str | None = Field(description="The picture as an image, for other operations.")
 
 
-class MaximizeFacts(BaseModel):
+class MaximizeFacts(NamedLayersFacts):
     """Facts of maximize."""
 
     parameterization: str

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation, check_applicable
 from convscope.protocol.operations.targets import (
     PREDICTED,
     check_answer,
@@ -92,7 +92,7 @@ class LowestFacts(BaseModel):
     box_in_upload: list[float]
 
 
-class OcclusionFacts(BaseModel):
+class OcclusionFacts(NamedLayersFacts):
     """Facts of occlusion."""
 
     target: int = Field(description="Class whose probability is mapped, or its value where the network gives none.")

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, Operation
+from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation
 from convscope.protocol.operations.rules import check_rule
 from convscope.protocol.operations.targets import (
     PREDICTED,
@@ -90,7 +90,7 @@ class SaliencyImageFacts(BaseModel):
     completeness: CompletenessFacts | None = Field(description="integrated-gradients only.")
 
 
-class SaliencyFacts(BaseModel):
+class SaliencyFacts(NamedLayersFacts):
     """Facts of saliency."""
 
     method: str

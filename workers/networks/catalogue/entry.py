@@ -88,6 +88,12 @@ class Entry:
         return path
 
     @property
+    def is_own(self) -> bool:
+        """Whether somebody trained it, or had it trained, for a purpose that is not its library's."""
+        published = {weights.name for weights in self.source_or_raise().published}
+        return self.operator and self.weights not in published and not self.weights.startswith("package:")
+
+    @property
     def file_name(self) -> str:
         """What `local_file` looks for; "" where the entry names no file."""
         if self.weights == "inside":
