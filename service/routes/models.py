@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 _ONE = documented("not-found", "weights-unavailable", "network-does-not-run", "out-of-memory")
 _CONDITIONS = [
-    openapi.header("If-Match", "Only if the network is the one of this entity tag.", '"5f1c…-owner"'),
+    openapi.header("If-Match", "Only if the network is the one of this entity tag.", '"0c5f1a7e-owner"'),
     openapi.header("If-None-Match", "`*`: only if there is no network of that id yet.", "*"),
 ]
 

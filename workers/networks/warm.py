@@ -148,7 +148,7 @@ class Networks:
         try:
             return self.get(model).behaviour
         except MethodError as error:
-            if error.problem != "weights-unavailable":
+            if error.problem != "weights-unavailable" or entry.uploaded is not None:  # whoever brought it has to know
                 raise
             return None  # what it lacks is said to those who ask for a result; its layers can be told nevertheless
 
