@@ -80,7 +80,7 @@ class CardStore:
             if left_s <= 0:
                 name = model.partition(VERSION_MARK)[0]
                 detail = f"No worker has described {name} within {wait_s:g} s; there may be none running."
-                raise ProblemError("queue-unavailable", detail, retry_after_s=5.0, model=model)
+                raise ProblemError("queue-unavailable", detail, retry_after_s=5.0, model=name)
             await asyncio.sleep(min(backoff.next_s(), left_s))
 
     async def _check_known(self, model: str) -> None:

@@ -27,7 +27,7 @@ from convscope.settings import Settings
 from service.app import create_app
 from service.openapi import document
 from tests.servers import PrivateServer
-from tests.service.support import Service, Worker, png_bytes, wait_for
+from tests.service.support import Service, Worker, png_bytes, publish_card, wait_for
 
 EXAMPLES = 8
 KEY = "the caller's key"
@@ -67,6 +67,7 @@ def real(fuzzed: Service) -> dict[str, list[str]]:
             data={"source": "zfnet"},
         )
         assert brought.status_code == 201, brought.text
+        publish_card(fuzzed.settings, f"brought@{brought.headers['etag'][1:].partition('-')[0]}")
         # A picture of its own: what the generator asks of it must not answer other tests from the cache.
         answer = client.post("/v1/feature-maps", files=[("image", ("a.png", png_bytes(value=77), "image/png"))])
         assert answer.status_code == 200, answer.text

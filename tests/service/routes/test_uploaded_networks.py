@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import json
@@ -17,10 +16,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from convscope.queue.connection import connect
 from convscope.settings import Settings
-from convscope.store.card_store import CardStore
-from tests.service.support import Service, Worker, png_bytes, problem_of, toy_card
+from tests.service.support import Service, Worker, png_bytes, problem_of, publish_card
 
 KEYS = {"alice": True, "bob": True, "carol": False}
 WEIGHTS = safetensors.numpy.save({"weight": np.arange(6, dtype=np.float32).reshape(2, 3)})
@@ -69,18 +66,6 @@ def put(client: httpx2.Client, model: str, data: bytes = WEIGHTS, **more: Any) -
 
 def ids(client: httpx2.Client) -> set[str]:
     return {line["id"] for line in client.get("/v1/models").json()["models"] if line["upload"]}
-
-
-def described(settings: Settings, name: str) -> None:
-    """Say what a worker would of a network, in its version."""
-
-    async def publish() -> None:
-        assert settings.redis_url is not None
-        redis = connect(settings.redis_url)
-        await CardStore(redis).publish(toy_card(name.partition("@")[0]), name)
-        await redis.aclose()
-
-    asyncio.run(publish())
 
 
 def test_what_was_brought_is_there_and_the_same_again_changes_nothing(as_: dict[str, httpx2.Client]) -> None:
@@ -144,7 +129,7 @@ def test_who_may_do_what(as_: dict[str, httpx2.Client], keyed: Service) -> None:
         json={"source": SAID["source"], "classes": ["a", "b"], "file": {"sha256": hashlib.sha256(WEIGHTS).hexdigest()}},
     )
     version = etag.headers["etag"].strip('"').partition("-")[0]
-    described(keyed.settings, f"hers@{version}")
+    publish_card(keyed.settings, f"hers@{version}")
     assert as_["alice"].get("/v1/models/hers").json()["upload"]["own"] is True
     problem_of(as_["bob"].get("/v1/models/hers"), 404, "not-found")
     for client in as_.values():
@@ -164,7 +149,7 @@ def test_a_changed_network_is_another_computation(as_: dict[str, httpx2.Client],
     answers = []
     for classes in ("a,b", "b,a", "a,b"):
         version = put(client, "tea", classes=classes).headers["etag"].strip('"').partition("-")[0]
-        described(keyed.settings, f"tea@{version}")
+        publish_card(keyed.settings, f"tea@{version}")
         answer = client.post("/v1/feature-maps", files=files, data={"model": "tea", "layers": "conv"})
         assert answer.status_code == 200, answer.text
         answers.append(client.get(f"/v1/jobs/{answer.json()['id']}").json())
