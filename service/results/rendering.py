@@ -18,7 +18,7 @@ from convscope.protocol.pictures import Picture
 from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.recent import Recent
-from convscope.render import MOST_STACKED, RenderOptions, stack
+from convscope.render import RenderOptions, on_one_page, stack
 from convscope.render.extent import extent
 from convscope.render.options import plan
 from convscope.render.stopping import stops_when
@@ -80,7 +80,7 @@ class Renderer:
             self._metrics.pictures_cached.inc()
             return found
         chosen = choose(manifest, pick)
-        shown = chosen[:MOST_STACKED]
+        shown = on_one_page(chosen, options)
         views = [plan(each, options).view for each in shown]
         overlaid = {each.image for each, view in zip(shown, views, strict=True) if view == "overlay"} - {None}
         pixels = _extent(manifest, shown, options)
