@@ -106,14 +106,15 @@ class _Layer:
     signed: bool
     nearest: bool
     """Each place has the colour of the cell it lies in; between two names there is no third."""
+    magnitude: bool = False
 
     def at(
         self, rows: NDArray[np.float64], columns: NDArray[np.float64], alpha: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | float]:
         """Colours at every pair of positions, and their opacity.
 
-        On a scale about zero the opacity is 1 − (1 − alpha)^(3·magnitude): zero leaves the photograph as it is, where
-        a diverging map's pale middle would only bleach it, and strong evidence of either sign covers it.
+        On a scale about zero, and of magnitudes, the opacity is 1 − (1 − alpha)^(3·magnitude): zero leaves the
+        photograph as it is, which a map's pale middle or dark end would only bleach or darken; what is strong covers.
         """
         nearest = np.ix_(np.rint(rows).astype(int), np.rint(columns).astype(int))
         if self.colours is None:
@@ -125,9 +126,10 @@ class _Layer:
         above = np.asarray(self.colours[levels], np.float32)
         if self.missing is not None:
             above[self.missing[nearest]] = self.nan
-        if not self.signed:
+        if not (self.signed or self.magnitude):
             return above, alpha
-        magnitude = np.abs(levels.astype(np.float32) - MIDDLE) / (255 - MIDDLE)
+        zero = 0 if self.magnitude else MIDDLE
+        magnitude = np.abs(levels.astype(np.float32) - zero) / (255 - zero)
         opacity = 1 - (1 - alpha) ** (3 * magnitude)
         if self.missing is not None:
             opacity[self.missing[nearest]] = alpha
@@ -238,7 +240,7 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     check_size(grid.height, grid.width, picture.name)
     notes = common_notes(picture, plan, parts, scaled)
     signed = plan.normalize == "symmetric"
-    if signed and numbers:
+    if (signed or plan.magnitude) and numbers:
         notes.append("zero is transparent" if plan.centre is None else "where equal, transparent")
     page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend, bare=plan.bare)
     sheet = page.draw(None, colours, picture.name)
@@ -254,7 +256,13 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
         else:
             index = next(number_of_part)
             layer = _Layer(
-                scaled.levels[index], scaled.nan[index], colours, nan, signed, picture.categories is not None
+                scaled.levels[index],
+                scaled.nan[index],
+                colours,
+                nan,
+                signed,
+                nearest=picture.categories is not None,
+                magnitude=plan.magnitude,
             )
         top, left = grid.corner(part.tile)
         top += page.top + grid.title_height

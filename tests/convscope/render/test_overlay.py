@@ -149,6 +149,15 @@ class TestOpacity:
         for pixel, colour in ((drawn[12, 62], strongest), (drawn[87, 137], weakest)):
             assert (np.abs(pixel - (100 + 0.875 * (colour - 100))) <= 1).all()
 
+    def test_zero_of_magnitudes_is_transparent(self) -> None:
+        cells = np.zeros((1, 3, 4, 4))
+        cells[0, 2, 0, 0] = -1
+        fields = {"signed": True, "normalize": "symmetric", "magnitude": True}
+        drawn = overlay(cells, fields=fields, alpha=0.5, colormap="inferno")
+        assert (drawn[50:90, 60:140] == 100).all()
+        strongest = table("inferno", False)[255].astype(float)
+        assert (np.abs(drawn[12, 62] - (100 + 0.875 * (strongest - 100))) <= 1).all()
+
     def test_nan_has_its_own_colour(self) -> None:
         cells = np.ones((1, 4, 4))
         cells[0, 1, 1] = np.nan
