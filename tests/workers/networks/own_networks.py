@@ -192,5 +192,21 @@ def five_planes() -> nn.Module:
     return Body(5)
 
 
+class Segmenter(nn.Module):
+    """A map of logits for each of three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, padding=1)
+        self.classes = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classes(self.one(x).relu())  # type: ignore[no-any-return]
+
+
+def segmenter() -> nn.Module:
+    return Segmenter()
+
+
 def grey() -> nn.Module:
     return Body(1)
