@@ -130,7 +130,8 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
         properties.pop("images", None)
         files = {"type": "array", "items": _BINARY, "maxItems": operation.max_images}
         properties["image"] = {**files, "description": "Image files; repeat the part for several."}
-        encoding["image"] = {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}
+        kinds = ("png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic")
+        encoding["image"] = {"contentType": ", ".join(f"image/{kind}" for kind in kinds)}
     if MASK in properties:
         properties[MASK] = {**_BINARY, "description": properties[MASK].get("description", "")}
     whole = {**asked(operation.request), "description": "The whole request, instead of fields."}
