@@ -198,9 +198,12 @@ def load_entry(
 
 def _placed(module: nn.Module, device: torch.device) -> nn.Module:
     """The network on its device, its real numbers in float32; complex ones stay what they are."""
-    return module._apply(
-        lambda tensor: tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
-    )
+
+    def placed(tensor: Tensor) -> Tensor:
+        return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+    module._apply(placed)  # type: ignore[no-untyped-call]
+    return module
 
 
 def _move_constants(module: nn.Module, device: torch.device) -> None:

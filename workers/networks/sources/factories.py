@@ -108,8 +108,10 @@ def _plain(built: Any) -> Any:
 
 
 def _in_float32(network: nn.Module) -> nn.Module:
-    """Parameters and buffers of half precision in float32, as everything else is here."""
-    return network._apply(lambda tensor: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor)
+    """The network, its numbers of half precision in float32, as everything else is here."""
+    halves = (torch.float16, torch.bfloat16)
+    network._apply(lambda tensor: tensor.float() if tensor.dtype in halves else tensor)  # type: ignore[no-untyped-call]
+    return network
 
 
 def import_module(name: str, folder: Path | None) -> ModuleType:
