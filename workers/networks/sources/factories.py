@@ -83,7 +83,8 @@ def _call(factory: Callable[..., nn.Module], classes: int | None, arguments: dic
         takes = {}  # type: ignore[assignment]
     if classes is not None and "num_classes" in takes:
         arguments = {"num_classes": classes} | arguments
-    return _plain(factory(**arguments))
+    network: nn.Module = _plain(factory(**arguments))
+    return network
 
 
 def _plain(built: Any) -> Any:
