@@ -16,6 +16,7 @@ from convscope import __version__
 from convscope.protocol.pictures import Picture, View
 from convscope.protocol.problems import ProblemError
 from convscope.render.colors import nan_colour
+from convscope.render.lines import draw_lines
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
@@ -49,6 +50,7 @@ _VIEWS: Mapping[View, Callable[[Picture, Arrays, Plan], Drawn]] = {
     "tiles": draw_tiles,
     "picture": draw_tiles,
     "matrix": draw_matrix,
+    "lines": draw_lines,
 }
 """What draws each view; an overlay needs the upload as well."""
 

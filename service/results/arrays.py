@@ -67,6 +67,7 @@ class Results:
         wanted: dict[str, list[Slice]] = {}
         for picture in pictures:
             parts = [part for tile in picture.tiles for part in tile.parts]
+            parts += [line.rows for line in picture.lines]
             for part in parts if picture.matrix is None else [*parts, picture.matrix]:
                 wanted.setdefault(part.array, []).append(part)
         arrays = {}
