@@ -1032,11 +1032,11 @@ class MaximizeRequest(TypedDict):
     """adam, keras-adam, nadam, rms: beside the root."""
     float_pictures: NotRequired[bool | None]
     """Whether the arrays hold the pictures also as they were made: float, nothing cut off."""
-    image: NotRequired[ImageRef | None]
+    image: NotRequired[str | ImageRef | None]
     """A picture to start from, instead of noise."""
     image_set: NotRequired[str | None]
     """Id of an image set, instead of images."""
-    images: NotRequired[Sequence[ImageRef]]
+    images: NotRequired[Sequence[str | ImageRef]]
     """Photographs to compare the finished pictures with; with start=image the first is the start."""
     jitter: NotRequired[int | None]
     """Pixels of the first random crop."""
@@ -1081,7 +1081,7 @@ class MaximizeRequest(TypedDict):
     as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
-    preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"]]
+    preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"]]
     redirect_steps: NotRequired[int | None]
     """First steps in which a row without any gradient gets a redirected one."""
     rotate: NotRequired[int | None]
@@ -1860,7 +1860,7 @@ class WeightedObjective(TypedDict):
 class Drawing(TypedDict, total=False):
     """How a picture is drawn; what is left out is as the operation draws it."""
 
-    view: Literal["tiles", "picture", "overlay", "matrix"] | None
+    view: Literal["tiles", "picture", "overlay", "matrix", "pca"] | None
     """A default for each operation."""
     colormap: str | None
     """A name of the cmap catalogue; `_r` reverses."""

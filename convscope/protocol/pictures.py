@@ -11,7 +11,7 @@ OUTLIERS = 0.005
 and fifteen times the 99.5th percentile, and would leave the rest of the picture blank."""
 
 
-View = Literal["tiles", "picture", "overlay", "matrix", "lines"]
+View = Literal["tiles", "picture", "overlay", "matrix", "pca", "lines"]
 
 
 Blend = Literal["mix", "brightest"]
@@ -56,6 +56,23 @@ class Tile:
     whole: tuple[Slice, ...] = ()
     dead: bool = False
 
+    def shown(self, view: View) -> tuple[Slice, ...]:
+        """What of the tile stands in a view."""
+        return self.whole if view == "picture" and self.whole else self.parts
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture's place among the others of its result: the headers of its row and its column.
+
+    `heading` stands above all of them; `caption` under the picture.
+    """
+
+    row: str
+    column: str
+    heading: str
+    caption: str = ""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -92,6 +109,7 @@ class Picture:
         signed: arrays are signed about zero.
         image: which of the request's images the picture is about.
         transform: facts of `workers.contract.Transform` for overlays: where the network's input lies in the upload.
+        crop: the same of the whole input, where the maps of `transform` do not reach its edges; a line marks it.
         value_name: what the colour bar measures.
         outliers: with `symmetric`, and on scales that begin at zero, which share of a group's values other than zero
             may lie beyond the ends of its scale: a gradient has a few values so large that against them all others
@@ -102,6 +120,9 @@ class Picture:
         whole_colours: the view `picture` keeps red, green and blue, where it else makes one map of them.
         categories: for arrays whose numbers are names (class indices): each number's name. Such maps are drawn with a
             colour for each number that occurs and a legend, and never interpolated.
+        centre, centre_name: the value that `symmetric` is about where that is not zero, and what it is; the colour bar
+            marks it.
+        cell: where the picture stands when all of a result are drawn together; without it they stand in reading order.
     """
 
     name: str
@@ -119,6 +140,7 @@ class Picture:
     signed: bool = False
     image: int | None = None
     transform: Mapping[str, Any] | None = None
+    crop: Mapping[str, Any] | None = None
     value_name: str = ""
     value_range: tuple[float, float] | None = None
     outliers: float = 0.0
@@ -127,3 +149,6 @@ class Picture:
     magnitude: bool = False
     whole_colours: bool = False
     categories: Mapping[int, str] | None = None
+    centre: float | None = None
+    centre_name: str = ""
+    cell: Cell | None = None

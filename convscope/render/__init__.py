@@ -16,10 +16,12 @@ from convscope import __version__
 from convscope.protocol.pictures import Picture, View
 from convscope.protocol.problems import ProblemError
 from convscope.render.colors import nan_colour
+from convscope.render.components import draw_components
 from convscope.render.lines import draw_lines
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
+from convscope.render.panels import MOST_PANELS, draw_panels, in_panels
 from convscope.render.sheet import (
     LABEL,
     MAX_MEGAPIXELS,
@@ -34,7 +36,7 @@ from convscope.render.sheet import (
 from convscope.render.stopping import go_on
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
 
-__all__ = ["MOST_STACKED", "RenderOptions", "render", "stack"]
+__all__ = ["RenderOptions", "on_one_page", "render", "stack"]
 
 MOST_STACKED = 16
 """Pictures that are drawn under each other at once."""
@@ -50,6 +52,7 @@ _VIEWS: Mapping[View, Callable[[Picture, Arrays, Plan], Drawn]] = {
     "tiles": draw_tiles,
     "picture": draw_tiles,
     "matrix": draw_matrix,
+    "pca": draw_components,
     "lines": draw_lines,
 }
 """What draws each view; an overlay needs the upload as well."""
@@ -73,7 +76,7 @@ def render(picture: Picture, arrays: Arrays, upload: Upload | None, options: Ren
         ProblemError: `invalid-request`: not among the picture's views or titles; `too-expensive`: too many pixels;
             `gone`: an overlay without its upload.
     """
-    return _finish([picture], [_draw(picture, arrays, upload, options, FITTING)], 0)
+    return _finish([picture], [_draw(picture, arrays, upload, plan(picture, options, FITTING))], 0)
 
 
 def stack(
@@ -82,7 +85,9 @@ def stack(
     uploads: Callable[[int], Upload | None],
     options: RenderOptions,
 ) -> bytes:
-    """Several pictures under each other as one PNG, the first 16 where there are more, which the page then says.
+    """Several pictures of a result as one PNG: as a grid of panels where each has its cell, else under each other.
+
+    The first 128 panels, or 16 pictures, are drawn where there are more, which the page then says.
 
     Args:
         uploads: gives the image with that number (`Picture.image`); asked for overlays only.
@@ -90,45 +95,51 @@ def stack(
     Raises:
         ProblemError: as `render`.
     """
-    shown = pictures[:MOST_STACKED]
+    shown = on_one_page(pictures, options)
+    left_out = len(pictures) - len(shown)
+
+    def draw(picture: Picture, settled: Plan) -> Drawn:
+        overlaid = settled.view == "overlay" and picture.image is not None
+        upload = uploads(picture.image) if overlaid and picture.image is not None else None
+        return _draw(picture, arrays, upload, settled)
+
+    if in_panels(shown, options):
+        return _finish(shown, [draw_panels(shown, draw, options)], left_out)
     drawn: list[Drawn] = []
     for share in _SHARES if options.scale is None else (1.0,):
         most = FITTING if share == 1.0 else FITTING * share / len(shown)
         try:
-            drawn = _draw_all(shown, arrays, uploads, options, most)
+            drawn = _draw_all([(picture, plan(picture, options, most)) for picture in shown], draw)
             break
         except ProblemError as problem:
             if problem.name != "too-expensive" or share == _SHARES[-1] or options.scale is not None:
                 raise
-    return _finish(shown, drawn, len(pictures) - len(shown))
+    return _finish(shown, drawn, left_out)
 
 
-def _draw_all(
-    pictures: Sequence[Picture],
-    arrays: Arrays,
-    uploads: Callable[[int], Upload | None],
-    options: RenderOptions,
-    most: float,
-) -> list[Drawn]:
-    """Every picture with as many pixels as it may have.
+def on_one_page(pictures: Sequence[Picture], options: RenderOptions) -> Sequence[Picture]:
+    """As many of a result's pictures as are drawn together."""
+    first = pictures[:MOST_PANELS]
+    return first if in_panels(first, options) else pictures[:MOST_STACKED]
+
+
+def _draw_all(planned: Sequence[tuple[Picture, Plan]], draw: Callable[[Picture, Plan], Drawn]) -> list[Drawn]:
+    """Every picture by its plan.
 
     Raises:
         ProblemError: `too-expensive`: together they are too large.
     """
     drawn: list[Drawn] = []
-    for picture in pictures:
-        overlaid = plan(picture, options).view == "overlay" and picture.image is not None
-        upload = uploads(picture.image) if overlaid and picture.image is not None else None
-        drawn.append(_draw(picture, arrays, upload, options, most))
+    for picture, settled in planned:
+        drawn.append(draw(picture, settled))
         # Checked as the page grows, so that no more than twice the limit is ever held.
         sheets = [each.sheet for each in drawn]
         check_size(sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets), "The pictures together")
     return drawn
 
 
-def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions, most: float) -> Drawn:
+def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, settled: Plan) -> Drawn:
     go_on()
-    settled = plan(picture, options, most)
     if settled.view == "overlay":
         drawn = draw_overlay(picture, arrays, upload, settled)
     else:
@@ -142,7 +153,7 @@ def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int) 
     sheets = [each.sheet for each in drawn]
     if left_out:
         sheets.append(_remark(f"{left_out} more pictures; choose one of them with pick"))
-    facts: list[dict[str, Any]] = [each.facts for each in drawn]
+    facts: list[dict[str, Any]] = [one for each in drawn for one in each.facts.get("pictures", [each.facts])]
     texts = [
         ("Title", " | ".join(picture.heading or picture.name for picture in pictures)),
         ("Software", f"Convscope {__version__}"),

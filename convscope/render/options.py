@@ -118,11 +118,16 @@ class Plan:
     signed: bool = False
     magnitude: bool = False
     blend: Blend = "mix"
+    centre: float | None = None
+    bare: bool = False
+    """Nothing but the picture: no heading, scale or margin."""
+    among: int = 0
+    """Panels of one page that this is one of."""
     most_pixels: float = math.inf
 
 
-def plan(picture: Picture, options: RenderOptions, most_pixels: float = math.inf) -> Plan:
-    """Settle how to draw a picture.
+def plan(picture: Picture, options: RenderOptions, most_pixels: float = math.inf, among: int = 0) -> Plan:
+    """Settle how to draw a picture, alone or as one of so many panels.
 
     `most_pixels` is what its page may have where nobody asked for a scale; a smaller one is chosen, so that it fits.
 
@@ -167,5 +172,9 @@ def plan(picture: Picture, options: RenderOptions, most_pixels: float = math.inf
         signed=signed,
         magnitude=magnitude,
         blend=options.blend or "mix",
+        centre=picture.centre if normalize == "symmetric" else None,
+        bare=among > 0
+        or (options.title == "none" and (view == "pca" or (view != "matrix" and len(picture.tiles) == 1))),
+        among=among,
         most_pixels=most_pixels if options.scale is None else math.inf,
     )

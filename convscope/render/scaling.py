@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class Scale:
 
     Level 0 is `vmin` and level 255 is `vmax` for `map` and `layer`; for `symmetric` levels 1 and 255 are ∓ the largest
     magnitude and 128 is zero; for `standard` 128 is `mean` and 64 levels are `std`, and vmin and vmax are what levels
-    0 and 255 stand for. `below` and `above` say that there are values outside, drawn as that end.
+    0 and 255 stand for. `below` and `above` say that there are values outside, drawn as that end. A scale that is
+    `symmetric` about another `centre` than zero knows its `reach` and the smallest and largest value, `low` and `high`.
     """
 
     vmin: float
@@ -45,6 +46,10 @@ class Scale:
     std: float | None = None
     below: bool = False
     above: bool = False
+    centre: float | None = None
+    reach: float | None = None
+    low: float = 0.0
+    high: float = 0.0
 
     @property
     def clipped(self) -> bool:
@@ -203,6 +208,7 @@ def scale_maps(
     normalize: Normalize,
     value_range: tuple[float, float] | None = None,
     outliers: float = 0.0,
+    centre: float | None = None,
 ) -> Scaled:
     """Levels of maps (H×W) and colour arrays (3×H×W), a colour array always jointly over its channels.
 
@@ -215,7 +221,11 @@ def scale_maps(
         value_range: fixed ends in place of the extremes; an infinite end stays the data's own.
         outliers: for `symmetric`, and for `layer` from zero, the share of a group's values other than zero that may be
             drawn as the ends.
+        centre: for `symmetric`, the value of level 128 where that is not zero.
     """
+    if centre is not None and normalize == "symmetric":
+        apart = [_as_float(one) - _as_float(one).dtype.type(centre) for one in maps]
+        return _recentred(scale_maps(apart, groups, normalize, None, outliers), apart, groups, centre)
     stacks: dict[tuple[tuple[int, ...], str], list[int]] = {}
     for index, array in enumerate(maps):
         stacks.setdefault((array.shape, array.dtype.str), []).append(index)
@@ -244,6 +254,25 @@ def scale_maps(
             if missing is not None and missing[row].any():
                 nan[index] = missing[row]
     return Scaled(levels, nan, scales)
+
+
+def _recentred(scaled: Scaled, apart: Sequence[Floats], groups: Sequence[str], centre: float) -> Scaled:
+    """What was scaled as distances from a centre, on the scale of the values themselves."""
+    scales, levels = [], []
+    for scale, placed, group in zip(scaled.scales, scaled.levels, groups, strict=True):
+        found = np.concatenate([one.ravel() for one, its in zip(apart, groups, strict=True) if its == group])
+        found = found[np.isfinite(found)]
+        low, high = (float(found.min()), float(found.max())) if len(found) else (0.0, 0.0)
+        # Rounding about the centre is no structure.
+        flat = scale.vmax <= _FLAT * abs(centre)
+        levels.append(np.full_like(placed, MIDDLE) if flat else placed)
+        scales.append(
+            replace(
+                scale, vmin=scale.vmin + centre, vmax=scale.vmax + centre, centre=centre,
+                reach=0.0 if flat else scale.vmax, low=low + centre, high=high + centre,
+            )
+        )  # fmt: skip
+    return Scaled(levels, scaled.nan, scales)
 
 
 def _spans(

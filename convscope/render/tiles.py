@@ -15,7 +15,7 @@ from convscope.render.categories import colour_maps
 from convscope.render.colors import FRAME, SOFT_INK, Palette, fit_palette, nan_colour
 from convscope.render.grid import Grid, lay_grid
 from convscope.render.options import Plan
-from convscope.render.page import Page, clean, colour_bar, notes_on_scale, number
+from convscope.render.page import Bar, Page, centred_bar, clean, colour_bar, notes_on_scale, number
 from convscope.render.scaling import Scale, Scaled
 from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, elide, line_height, text_width
 from convscope.render.stopping import go_on
@@ -90,8 +90,8 @@ def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: b
     raise ValueError(f"{source.array}{list(source.index)} has shape {array.shape}; it is neither a map nor a picture")
 
 
-def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool, whole: bool = False) -> list[Part]:
-    """Every part of every tile, or with `whole` what stands for them in the view `picture`; an array is loaded once."""
+def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool) -> list[Part]:
+    """Every part of every tile that the plan's view shows; each named array is asked for once."""
     loaded: dict[str, NDArray[Any]] = {}
 
     def load(name: str) -> NDArray[Any]:
@@ -102,7 +102,7 @@ def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool, whol
     parts = [
         read_part(index, source, load, plan.signed, flatten)
         for index, tile in enumerate(picture.tiles)
-        for source in (tile.whole if whole and tile.whole else tile.parts)
+        for source in tile.shown(plan.view)
     ]
     if plan.magnitude:
         parts = [replace(part, array=np.abs(part.array)) if part.array.ndim == 2 else part for part in parts]
@@ -115,6 +115,13 @@ def shared_scale(scaled: Scaled, plan: Plan) -> Scale | None:
     if scales and (plan.normalize == "standard" or all(scale == scales[0] for scale in scales)):
         return scales[0]
     return None
+
+
+def bar_of(picture: Picture, plan: Plan, scale: Scale, maps: int) -> Bar:
+    """The colour bar of a scale that so many maps share."""
+    if scale.centre is not None:
+        return centred_bar(scale, picture.value_name, picture.centre_name)
+    return colour_bar(scale, plan.normalize, picture.value_name, maps > 1)
 
 
 def scale_facts(picture: Picture, plan: Plan, scaled: Scaled, groups: int) -> dict[str, Any]:
@@ -137,6 +144,8 @@ def scale_facts(picture: Picture, plan: Plan, scaled: Scaled, groups: int) -> di
         "value": picture.value_name,
         "clipped": any(scale.clipped for scale in scales),
     }
+    if plan.centre is not None:
+        facts["centre"] = plan.centre
     if plan.normalize == "standard":
         facts |= {"mean": values("mean"), "std": values("std")}
     if groups > 1:
@@ -155,6 +164,8 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
         return ["a colour for each class, most frequent first below"]
     groups = len({picture.tiles[part.tile].group for part in numbers})
     notes = notes_on_scale(plan.normalize, len(numbers), groups, plan.outliers, plan.value_range)
+    if plan.centre is not None:
+        notes = [f"about the value of the {picture.centre_name}"]
     if any(part.flattened for part in numbers):
         what = "colour" if all(part.planes == 3 for part in numbers) else "planes"
         notes.insert(0, f"sum over {what}" if plan.signed else f"largest magnitude over {what}")
@@ -171,7 +182,7 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
 
 def _target(count: int, view: str) -> int:
     """About how many pixels a tile's longer side should have, by how many there are."""
-    if view == "picture":
+    if view in ("picture", "pca"):
         return 512 if count == 1 else 320
     return next((side for most, side in ((1, 448), (4, 256), (12, 176), (36, 128)) if count <= most), 104)
 
@@ -201,7 +212,8 @@ def pixels_per_cell(size: tuple[int, int], plan: Plan, count: int) -> int:
     """Whole pixels for each cell of a map; never less than one, so that no cell is lost."""
     if plan.scale is not None:
         return int(plan.scale)
-    return max(1, round(_target(count, plan.view) / max(size)))
+    target = _target(plan.among, "tiles") if plan.among else _target(count, plan.view)
+    return max(1, round(target / max(size)))
 
 
 def tile_texts(picture: Picture, plan: Plan) -> tuple[list[str], list[list[str]]]:
@@ -264,8 +276,8 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     Raises:
         ProblemError: `too-expensive`.
     """
-    alone = plan.view == "picture"
-    parts = read_parts(picture, arrays, plan, flatten=alone and not picture.whole_colours, whole=alone)
+    flatten = plan.view == "picture" and not picture.whole_colours
+    parts = read_parts(picture, arrays, plan, flatten)
     numbers = [part for part in parts if not part.photograph]
     groups = [picture.tiles[part.tile].group for part in numbers]
     count = len(picture.tiles)
@@ -279,7 +291,10 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     colouring = colour_maps(picture, plan, arrays_of, groups)
     scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
     draw_dead_at_bottom(picture, plan, numbers, scaled)
-    if (ranges := _own_ranges(parts, scaled, sizes)) and not any(captions):
+    if plan.bare:
+        titles, captions = [""] * count, [[] for _ in range(count)]
+        grid = lay_grid(titles, captions, sizes, plan.columns)
+    if not plan.bare and (ranges := _own_ranges(parts, scaled, sizes)) and not any(captions):
         captions = ranges
         grid = lay_grid(titles, captions, sizes, plan.columns)
         check_size(grid.height, grid.width, picture.name)
@@ -289,8 +304,8 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     if shrunk:
         notes.append(f"{max(factors)} px for each cell, so that the page fits")
     one = shared_scale(scaled, plan) if any(part.array.ndim == 2 for part in numbers) else None
-    bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
-    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend)
+    bar = bar_of(picture, plan, one, len(numbers)) if one else None
+    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend, bare=plan.bare)
     sheet = page.draw(palette, colours, picture.name)
 
     corners = [grid.corner(tile) for tile in range(count)]
@@ -305,7 +320,7 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
         top = corners[part.tile][0] + page.top + grid.title_height
         left = lefts[part.tile]
         sheet.put(top, left, block if factor == 1 else block.repeat(factor, 0).repeat(factor, 1))
-        if min(height, width) >= 3:
+        if min(height, width) >= 3 and not plan.bare:
             sheet.frame(top, left, height, width, FRAME)
         lefts[part.tile] += width + PART_GAP
     write_texts(sheet, page, grid, titles, captions)

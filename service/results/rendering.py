@@ -18,7 +18,7 @@ from convscope.protocol.pictures import Picture
 from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.recent import Recent
-from convscope.render import MOST_STACKED, RenderOptions, stack
+from convscope.render import RenderOptions, on_one_page, stack
 from convscope.render.extent import extent
 from convscope.render.options import plan
 from convscope.render.stopping import stops_when
@@ -80,14 +80,15 @@ class Renderer:
             self._metrics.pictures_cached.inc()
             return found
         chosen = choose(manifest, pick)
-        shown = chosen[:MOST_STACKED]
-        overlaid = {each.image for each in shown if plan(each, options).view == "overlay"} - {None}
+        shown = on_one_page(chosen, options)
+        views = [plan(each, options).view for each in shown]
+        overlaid = {each.image for each, view in zip(shown, views, strict=True) if view == "overlay"} - {None}
         pixels = _extent(manifest, shown, options)
         threads = self._large if pixels > LARGE_PIXELS else self._small
         with self._metrics.drawing.track_inprogress():
             try:
                 async with self._all.turn(pixels), threads.turn(1):
-                    arrays = await self._results.drawn(manifest, shown)
+                    arrays = await self._results.drawn(manifest, shown, views)
                     uploads = {
                         each: await self._results.upload(manifest, each) for each in overlaid if each is not None
                     }

@@ -273,7 +273,7 @@ def _resize_visible(
 def _planes_of(pixels: NDArray[np.uint8]) -> Tensor:
     """H×W or H×W×C bytes → C×H×W in [0, 1], float32."""
     stack = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    return torch.from_numpy(np.ascontiguousarray(stack.transpose(2, 0, 1))).to(torch.float32).div(255.0)
+    return torch.from_numpy(stack.transpose(2, 0, 1).copy()).to(torch.float32).div(255.0)
 
 
 def _interpolated(planes: Tensor, target: tuple[int, int], how: Preprocess, corner: tuple[int, int]) -> Tensor:

@@ -445,7 +445,7 @@ class AsyncOperations(AsyncJobs):
         pixel_space: Literal["byte", "unit", "normalized"] | None = None,
         precision: Literal["exact", "fast"] | None = None,
         preprocess: schemas.Preprocess | None = None,
-        preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"] | None = None,
+        preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"] | None = None,
         redirect_steps: int | None = None,
         rotate: int | None = None,
         scale: float | None = None,
@@ -507,7 +507,7 @@ class AsyncOperations(AsyncJobs):
                 devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
                 device's quicker arithmetic, as good, not the same bits. Default: "exact".
             preprocess: As its type says.
-            preset: Default: "lucid".
+            preset: Default: "smooth".
             redirect_steps: First steps in which a row without any gradient gets a redirected one.
             rotate: Random rotation ± this many degrees.
             scale: Random scale 1 ± this, in eleven steps.

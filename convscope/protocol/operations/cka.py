@@ -259,7 +259,8 @@ class CkaOperation(Operation[CkaRequest]):
                 "models": f"{request['model']} (rows) × {request['other_model']} (columns)",
             }
             baseline = matrix["baseline"]["permutation_mean"]
-            unrelated = "" if baseline is None else f", unrelated {baseline:.2f}"
+            of = "maps" if request["mode"] == "channels" else "layers"
+            unrelated = "" if baseline is None else f"; baseline of unrelated {of}: {baseline:.2f}"
             drawn.append(
                 Picture(
                     name=layer or "matrix",

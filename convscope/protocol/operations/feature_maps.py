@@ -146,8 +146,9 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
                     Picture(
                         name=f"{layer['layer']}{suffix}",
                         also=tuple(f"{name}{suffix}" for name in also_called(layer["layer"], facts)),
-                        heading=f"{request['model']}  {called(layer['layer'], facts)}  {shape}",
-                        views=("tiles", "overlay"),
+                        heading=f"{request['model']}  {called(layer['layer'], facts)}  {shape}"
+                        + (f"  image {image}" if suffix else ""),
+                        views=("tiles", "overlay", "pca"),
                         tiles=tiles,
                         image=image,
                         transform=facts["transforms"][image],

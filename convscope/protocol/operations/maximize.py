@@ -29,14 +29,16 @@ from convscope.protocol.operations.objectives import (
     objective_text,
     resolve_objective,
 )
-from convscope.protocol.operations.presets import CONSTANTS, FIELDS, OPTIMIZERS, PRESETS
+from convscope.protocol.operations.presets import CONSTANTS, FIELDS, OPTIMIZERS, PRESETS, SHARES
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
+from convscope.protocol.requests import Channels, CommonRequest, Image, ImageRef, LayerName
 
 MOST_PICTURES = 512
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
 MOST_STEPS = 10_000
+MOST_JITTER = 64
+"""Pixels."""
 
 Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 
@@ -44,8 +46,8 @@ Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 class MaximizeRequest(CommonRequest):
     """What is maximized, by which preset, and every number of the preset that shall be another."""
 
-    image: ImageRef | None = Field(None, description="A picture to start from, instead of noise.")
-    images: list[ImageRef] = Field(
+    image: Image | None = Field(None, description="A picture to start from, instead of noise.")
+    images: list[Image] = Field(
         default_factory=list,
         max_length=64,
         description="Photographs to compare the finished pictures with; with start=image the first is the start.",
@@ -61,7 +63,7 @@ class MaximizeRequest(CommonRequest):
     mask: ImageRef | None = Field(
         None, description="Of networks that answer in maps: white where a class counts, stretched to the pictures."
     )
-    preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"] = "lucid"
+    preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"] = "smooth"
     size: Side | tuple[Side, Side] | None = Field(
         None, description="Side, or height and width, of the picture; without it the network's own input size."
     )
@@ -87,10 +89,10 @@ class MaximizeRequest(CommonRequest):
     epsilon: float | None = Field(None, gt=0, le=1, description="adam, keras-adam, nadam, rms: beside the root.")
     beta1: float | None = Field(None, ge=0, lt=1, description="adam, keras-adam, nadam: of the first moment.")
     beta2: float | None = Field(None, ge=0, lt=1, description="adam, keras-adam, nadam: of the second moment.")
-    jitter: int | None = Field(None, ge=0, le=64, description="Pixels of the first random crop.")
+    jitter: int | None = Field(None, ge=0, le=MOST_JITTER, description="Pixels of the first random crop.")
     scale: float | None = Field(None, ge=0, le=0.5, description="Random scale 1 ± this, in eleven steps.")
     rotate: int | None = Field(None, ge=0, le=180, description="Random rotation ± this many degrees.")
-    jitter_after: int | None = Field(None, ge=0, le=64, description="Pixels of the last random crop.")
+    jitter_after: int | None = Field(None, ge=0, le=MOST_JITTER, description="Pixels of the last random crop.")
     crops: int | None = Field(None, ge=1, le=64, description="Views of the picture in every step.")
     crop_from: float | None = Field(None, ge=0.05, le=1, description="Side of a view at the first step, in pictures.")
     crop_to: float | None = Field(None, ge=0.05, le=1, description="Side of a view at the last step, in pictures.")
@@ -175,11 +177,15 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         if "start_level" in request.model_fields_set:  # the one number whose null means something
             filled["start_level"] = request.start_level
         filled |= {name: _constant(request, name, constants) for name in CONSTANTS}
+        shares = SHARES.get(request.preset, {})
+        shares = {name: share for name, share in shares.items() if getattr(request, name) is None}
         request = request.model_copy(update=filled)
         size = self._size(request, preset.get("size"), card)
+        pixels = {name: min(MOST_JITTER, round(share * min(size))) for name, share in shares.items()}
         resolved = request.model_copy(
             update={
                 **self._what(request, card, size),
+                **pixels,
                 "model": card.id,
                 "size": size,
                 "start": request.start or "noise",

@@ -204,10 +204,15 @@ class OcclusionOperation(Operation[OcclusionRequest]):
                 heading=f"{request['model']}  occlusion {sides}  {meaning}",
                 views=("overlay", "tiles", "picture"),
                 tiles=(Tile(parts=(Slice(name, (0,)),), titles={"index": meaning}, group=name),),
-                normalize="map",
+                # Names have no scale; numbers are drawn about the answer to the whole image.
+                normalize="map" if name == "top_class" else "symmetric",
+                colormap="viridis" if name == "top_class" else "RdBu_r",
+                centre=None if name == "top_class" else facts["baseline"][name],
+                centre_name="whole image",
                 title="none",
                 image=0,
                 transform=_transform_of_places(facts),
+                crop=facts["transform"],
                 value_name=meaning,
                 categories=names if name == "top_class" else None,
             )

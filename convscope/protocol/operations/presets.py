@@ -119,6 +119,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "jitter_after": 4,
         "average": 0.5,
     },
+    # Ours: Lucid's parameters and optimizer with what later work does otherwise. Coefficients fall as 1/frequency^1.5
+    # (Horama's power), so that large shapes move first; a low rate; views that ask for a thing which is seen at any
+    # size and place, through noise (Horama, Fel et al. 2023). Judged by networks that took no part:
+    # bench/lucent_quality.py. Jitters are those at 224 pixels, see SHARES.
+    "smooth": {
+        **COMMON,
+        "parameterization": "fourier",
+        "start_spread": 0.01,
+        "decay_power": 1.5,
+        "decorrelate": True,
+        "optimizer": "adam",
+        "learning_rate": 0.015,
+        "steps": 256,
+        "jitter": 32,
+        "scale": 0.3,
+        "rotate": 15,
+        "jitter_after": 16,
+        "noise": 0.05,
+        "average": 0.5,
+    },
     # Fel et al. 2023 as Xplique 2.0 computes it: 256 steps of Nadam with rate 1 on the phase, 32 crops a step whose
     # side shrinks from a half to a twentieth of a 512-pixel picture, centres N(0.5, 0.15). Its noise N(0, 0.08) +
     # U(−0.04, 0.04) is for pixels in (−1, 1): half of that for ours in (0, 1).
@@ -140,6 +160,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Preset → every number. A `size` that is not given is the network's own input size."""
+
+SHARES: dict[str, dict[str, float]] = {"smooth": {"jitter": 1 / 7, "jitter_after": 1 / 14}}
+"""Preset → numbers that are shares of the picture's shorter side: 32 pixels are half a picture of a small network."""
 
 FIELDS: tuple[str, ...] = ("parameterization", "optimizer", "learning_rate", "steps", "start_spread", *COMMON)
 """Everything that a preset decides and a request may override, beside `size`."""

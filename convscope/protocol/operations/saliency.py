@@ -156,10 +156,11 @@ class SaliencyOperation(Operation[SaliencyRequest]):
         where = region_text(facts.get("region"))
         varies = request["method"] == "vargrad"  # a variance has no sign
         targets = [image_target_text(image) + where for image in facts["images"]]
+        which = [f"  image {number}" if several else "" for number in range(len(targets))]
         return [
             Picture(
                 name=f"attribution/{number}" if several else "attribution",
-                heading=f"{request['model']}  {request['method']}  {targets[number]}",
+                heading=f"{request['model']}  {request['method']}  {targets[number]}{which[number]}",
                 views=("picture", "overlay", "tiles"),
                 tiles=(
                     Tile(

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from convscope.protocol.pictures import Picture, Slice, Tile
 from convscope.render import RenderOptions, render
 from convscope.render.colors import nan_colour, table
-from convscope.render.page import colour_bar, notes_on_scale
+from convscope.render.page import centred_bar, colour_bar, notes_on_scale
 from convscope.render.scaling import scale_maps
 from tests.convscope.render.helpers import Png, draw, grey_levels
 
@@ -252,3 +252,34 @@ def test_the_note_says_the_ends_that_are_fixed() -> None:
     assert notes_on_scale("layer", 1, 1, value_range=(0.0, INF)) == ["from 0 to the maximum"]
     assert notes_on_scale("layer", 3, 1, value_range=(-INF, 1.0)) == ["from the minimum to 1 of all"]
     assert notes_on_scale("layer", 1, 1) == ["by the minimum and maximum"]
+
+
+class TestAboutACentre:
+    def test_levels_are_counted_from_it(self) -> None:
+        values = np.array([[0.25, 0.75, 0.75 - 0.25, 1.0]], np.float32)
+        scaled = scale_maps([values], ["a"], "symmetric", centre=0.75)
+        # 127 levels are the largest distance, 0.5.
+        assert scaled.levels[0].tolist() == [[1, 128, 65, 192]]
+        (scale,) = scaled.scales
+        assert (scale.vmin, scale.vmax, scale.centre, scale.reach) == (0.25, 1.25, 0.75, 0.5)
+        assert (scale.low, scale.high) == (0.25, 1.0)
+
+    def test_rounding_about_it_is_nothing(self) -> None:
+        values = np.float32(0.75) + np.array([[0, 1e-7, -1e-7]], np.float32)
+        assert (scale_maps([values], ["a"], "symmetric", centre=0.75).levels[0] == 128).all()
+
+    def test_the_bar_goes_from_end_to_end_with_a_line_at_it(self) -> None:
+        (scale,) = scale_maps([np.array([[0.25, 1.0]])], ["a"], "symmetric", centre=0.75).scales
+        bar = centred_bar(scale, "probability", "whole image")
+        assert bar.ticks == ((0.0, "0.25"), (1.0, "1"))
+        assert bar.mark == pytest.approx(2 / 3)
+        assert "| whole image 0.75" in bar.name.replace("\u00a0", " ")
+        assert (bar.levels[0], bar.levels[-1]) == (1, 192)
+        assert abs(int(bar.levels[round(bar.mark * (len(bar.levels) - 1))]) - 128) <= 1
+
+    def test_any_other_normalisation_knows_no_centre(self) -> None:
+        fields = {"normalize": "symmetric", "colormap": "RdBu_r", "centre": 0.5, "centre_name": "whole image"}
+        drawn = draw(np.array([[[0.25, 1.0]]]), None, fields)
+        assert drawn.scale["centre"] == 0.5 and (drawn.scale["vmin"], drawn.scale["vmax"]) == (0.0, 1.0)
+        plain = draw(np.array([[[0.25, 1.0]]]), None, fields, normalize="map")
+        assert "centre" not in plain.scale and (plain.scale["vmin"], plain.scale["vmax"]) == (0.25, 1.0)

@@ -100,7 +100,7 @@ def test_a_seed_unit_that_is_none(client: httpx2.Client) -> None:
     (error,) = problem_of(client.post("/v1/deconv", json={**IMAGE, "seed_unit": "top:0"}), 422, "invalid-request")[
         "errors"
     ]
-    assert error == {"pointer": "/seed_unit", "detail": "is `max`, `channel` or `top:n` with n from 1 to 9999"}
+    assert error == {"pointer": "/seed_unit", "detail": "is `max`, `channel`, `layer` or `top:n` with n from 1 to 9999"}
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,10 @@ def test_a_level_of_null_is_the_mean_colour_and_no_level_is_the_presets() -> Non
 def test_nothing_but_a_network_must_do() -> None:
     found = resolve()
     assert found["objective"] == [{"layer": "conv", "channel": c, "reduce": "mean"} for c in range(4)]
-    assert (found["preset"], found["size"], found["steps"], found["start"]) == ("lucid", [32, 32], 512, "noise")
+    assert (found["preset"], found["size"], found["steps"], found["start"]) == ("smooth", [32, 32], 256, "noise")
+    assert (found["jitter"], found["jitter_after"]) == (5, 2), "a seventh and a fourteenth of the side"
+    assert resolve(jitter=8)["jitter"] == 8 and resolve(preset="lucid", size=64)["jitter"] == 8
+    assert [resolve(size=size)["jitter"] for size in (64, 224, 1024)] == [9, 32, 64]
     assert (OPERATION.lane, OPERATION.quick, OPERATION.image_array) == ("batch", False, "images")
 
 

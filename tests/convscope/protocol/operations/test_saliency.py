@@ -117,5 +117,5 @@ def test_one_picture_for_each_image() -> None:
     image = {"target": 3, "target_name": "tiger cat, tabby", "maximum": 1.0, "transform": {}}
     pictures = OPERATION.pictures({"model": "m", "method": "gradient"}, {"images": [image, image]}, {})
     assert [one.name for one in pictures] == ["attribution/0", "attribution/1"]
-    assert pictures[0].heading == "m  gradient  class 3 (tiger cat)"
+    assert pictures[0].heading == "m  gradient  class 3 (tiger cat)  image 0"
     assert pictures[0].views[0] == "picture"
