@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,6 +197,8 @@ def _plot(
 def _stroke(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], curve: _Curve) -> None:
     """A line through points, dashed or not; a single one is a dot."""
     thick = 2 * _FINER
+    if not points:
+        return
     if len(points) == 1:
         (x, y), reach = points[0], 2 * thick
         pen.ellipse([x - reach, y - reach, x + reach, y + reach], fill=curve.colour)
@@ -204,7 +207,7 @@ def _stroke(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], cur
         pen.line(list(points), fill=curve.colour, width=thick, joint="curve")
         return
     dash, gone = 6 * _FINER, 0.0
-    for (x, y), (to_x, to_y) in zip(points, points[1:], strict=False):
+    for (x, y), (to_x, to_y) in pairwise(points):
         length = math.hypot(to_x - x, to_y - y)
         at = 0.0
         while at < length:

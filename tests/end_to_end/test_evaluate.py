@@ -92,5 +92,6 @@ def test_a_mask_comes_as_a_part_of_the_form(client: httpx2.Client, chelsea: byte
     job = finished(client, sent)
     assert job["state"] == "succeeded", job["error"]
     arrays = job["result"]["arrays"]
-    assert arrays["object-area"]["data"][0] == pytest.approx(0.5, abs=0.01)  # the network sees the middle 300 columns
+    # The network sees the middle 262.5 of the columns.
+    assert arrays["object-area"]["data"][0] == pytest.approx(150 / 262.5, abs=0.01)
     assert 0 < arrays["mass/gradcam"]["data"][0] < 1

@@ -136,8 +136,8 @@ class Explainer:
     def _common(self) -> dict[str, Any]:
         request = self._request
         region = "all" if self._network.outputs.form == "planes" else None
-        return {"preprocess": request.preprocess, "precision": request.precision, "seed": request.seed, "region": region,
-                "mask": None, "nonstandard_gate": request.nonstandard_gate}  # fmt: skip
+        common = ("preprocess", "precision", "seed", "nonstandard_gate")
+        return {**{name: getattr(request, name) for name in common}, "region": region, "mask": None}
 
     def _saliency(self, method: str, target: str) -> dict[str, Any]:
         """A request of `saliency` with its defaults; the line integral begins at what deleted pixels become."""

@@ -2,8 +2,8 @@
 
 Source: Rong 2022, section 4.2, and its code: a missing pixel is the weighted mean of its neighbours, those beside it
 with 1/6, those across with 1/12, weights beyond the border shared out; all missing pixels together are one linear
-system. Its matrix is symmetric and positive definite. The paper's code factorises it, a sparse matrix a mask; here it is
-solved by conjugate gradients on the grid, on any device, preconditioned by squares of 2, 4, 8, … pixels that move as one.
+system. Its matrix is symmetric and positive definite. The paper's code factorises it, a sparse matrix a mask; here
+conjugate gradients on the grid solve it, on any device, preconditioned by squares of 2, 4, 8, … pixels.
 """
 
 from __future__ import annotations
