@@ -1,4 +1,7 @@
-"""The view `lines`: a diagram of means over images, with the middle half of the images as a band, and a legend."""
+"""The view `lines`: a diagram of means over images, with the middle half of the images as a band, and a legend.
+
+Dashed lines, with which others are compared, have no band.
+"""
 
 from __future__ import annotations
 
@@ -183,7 +186,7 @@ def _plot(
     for one in curves:
         band = [point(*pair) for pair in zip(one.line.places, one.high, strict=True)]
         band += [point(*pair) for pair in zip(reversed(one.line.places), one.low[::-1], strict=True)]
-        if len(band) > 2 and np.isfinite(band).all():
+        if not one.line.dashed and len(band) > 2 and np.isfinite(band).all():
             layer = Image.new("L", (width, height), 0)
             ImageDraw.Draw(layer).polygon(band, fill=round(255 * _BAND))
             image.paste(Image.new("RGB", (width, height), one.colour), mask=layer)

@@ -100,7 +100,7 @@ def notes_of(request: Any, rows: Rows) -> list[str]:
     notes = []
     if {"deletion", "insertion"} & set(request.metrics):
         notes.append(
-            "deletion and insertion ask about images that no training set has: read them beside the random map, and road"
+            "deletion and insertion ask about images that no training set has: read them beside the random map and road"
         )
     if "infidelity" in request.metrics:
         notes.append(
