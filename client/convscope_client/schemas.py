@@ -786,6 +786,13 @@ class FigureFacts(TypedDict):
     """The mean of a random map of the same grain; null where it has none."""
 
 
+class FileReference(TypedDict):
+    """A file of weights or a program that the artifact store has already."""
+
+    sha256: str
+    """Of its bytes, hex."""
+
+
 class ImageList(TypedDict):
     """A page of images."""
 
@@ -1342,6 +1349,8 @@ class ModelCard(TypedDict):
     stages: NotRequired[list[str]]
     """One layer for each resolution stage, shallow to deep."""
     title: str
+    upload: NotRequired[UploadFacts | None]
+    """Of a network that a caller brought; null for the operator's."""
     weights: str
     """Which weights: a published name, file:…, package:…, or random with its seed."""
 
@@ -1369,7 +1378,60 @@ class ModelSummary(TypedDict):
     """Name of the problem that requests for it get."""
     source: str
     title: str
+    upload: NotRequired[UploadFacts | None]
+    """Of a network that a caller brought; null for the operator's."""
     weights: str
+
+
+class NetworkHead(TypedDict):
+    """What stands in the place of an architecture's classifier."""
+
+    at: NotRequired[str | None]
+    """The layer that it replaces, if not the last linear one."""
+    layers: Sequence[str]
+    """As ["dropout", "linear"]."""
+
+
+class NetworkPreprocess(TypedDict):
+    """How an upload becomes the network's input, where that differs from the architecture's own."""
+
+    channels: NotRequired[int | None]
+    """Planes of the input."""
+    crop: NotRequired[Literal["center", "none"] | None]
+    mean: NotRequired[float | Sequence[float] | None]
+    """Of each plane, in [0, 1] units."""
+    resize: NotRequired[int | Sequence[int] | None]
+    """Shorter side before the crop; height and width squeeze."""
+    resize_mode: NotRequired[Literal["bilinear", "bicubic", "nearest", "lanczos"] | None]
+    size: NotRequired[int | Sequence[int] | None]
+    """Of the input: one side, or height and width."""
+    std: NotRequired[float | Sequence[float] | None]
+    """Of each plane, in [0, 1] units."""
+
+
+class NetworkRequest(TypedDict):
+    """What a network is, beside its file; as an entry of the operator's catalogue."""
+
+    classes: NotRequired[Sequence[str] | None]
+    """Names, in the order of outputs."""
+    family: NotRequired[Literal["vgg", "alexnet"] | None]
+    """Naming scheme of the layers."""
+    file: NotRequired[FileReference | None]
+    """Instead of the part `file`: one that the store has."""
+    head: NotRequired[Sequence[str] | NetworkHead | None]
+    """What stands in the place of the classifier; docs/networks.md."""
+    num_classes: NotRequired[int | None]
+    """Outputs, where they have no names."""
+    output: NotRequired[str | int | None]
+    """Which of several outputs is the answer: a key, a place, or `main.0`."""
+    outputs: NotRequired[Literal["softmax", "sigmoid", "value"] | None]
+    """What its numbers are."""
+    preprocess: NotRequired[NetworkPreprocess | None]
+    source: NotRequired[str | None]
+    """The architecture that safetensors belong to: `torchvision:NAME`, `timm:NAME`, or one of ours; a .pt2 has none."""
+    title: NotRequired[str | None]
+    visible_to: NotRequired[Literal["owner", "all"]]
+    """Who may use it: its owner alone, or every caller."""
 
 
 class OcclusionBaseline(TypedDict):
@@ -2024,6 +2086,21 @@ class UnitTarget(TypedDict):
     layer: str
     x: NotRequired[int | None]
     y: NotRequired[int | None]
+
+
+class UploadFacts(TypedDict):
+    """A network that a caller brought, as callers see it."""
+
+    bytes: int
+    """Of its file."""
+    created_at: str
+    format: Literal["safetensors", "pt2"]
+    own: bool
+    """Whether the caller who asks brought it."""
+    sha256: str
+    """Of its file, hex."""
+    updated_at: str
+    visible_to: Literal["owner", "all"]
 
 
 class WatchedUnit(TypedDict):

@@ -43,7 +43,7 @@ def ascends_from(client: httpx2.Client, photograph: bytes, **fields: str) -> dic
     assert job["state"] == "succeeded", job["error"]
     request, facts = job["request"], job["result"]["facts"]
     operations()["maximize"].facts.model_validate(facts)
-    assert request["start"] == "image" and len(request["images"]) == 1 and request["preset"] == "lucid"
+    assert request["start"] == "image" and len(request["images"]) == 1 and request["preset"] == "smooth"
     assert [one["channel"] for one in facts["pictures"]] == [0, 1, 2, 3]
     assert len({one["layer"] for one in facts["pictures"]}) == 1
     pixels = np.load(io.BytesIO(client.get(job["result"]["arrays"]["images"]["href"]).content))

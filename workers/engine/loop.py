@@ -152,14 +152,14 @@ class Engine:
             self._outbox.say("failed", run=run_id, problem=error.problem, detail=error.detail, computed_ms=0.0)
             return
         self._runs[run.id] = self._loading[run.id] = run
-        for model in run.needs:
-            self._loader.load(model)
+        for name in run.loads:
+            self._loader.load(name)
 
     def _answered(self, question: str, model: str, answer: Any) -> None:
         """The loader has an answer: for runs that wait for a network, or for the supervisor."""
         if question == "network":
-            for run in [run for run in self._loading.values() if model in run.needs]:
-                self._network_came(run, model, answer)
+            for run in [run for run in self._loading.values() if model in run.loads]:
+                self._network_came(run, run.needs[run.loads.index(model)], answer)
         elif isinstance(answer, MethodError):
             self._outbox.say(question, model=model, problem=answer.problem, detail=answer.detail)
         else:
@@ -186,7 +186,7 @@ class Engine:
         """Hand a run whose networks are there to the scheduler."""
         method = run.method
         size = json.dumps(run.request.get("preprocess"), sort_keys=True)
-        base: tuple[Hashable, ...] = (run.operation, run.needs, run.precision, size)
+        base: tuple[Hashable, ...] = (run.operation, run.loads, run.precision, size)
         run.memory_key = (*base, run.pixels)
         alone = run.alone
         # Runs that began with a network that was replaced share nothing with later ones.

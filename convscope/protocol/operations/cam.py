@@ -137,7 +137,7 @@ class CamOperation(Operation[CamRequest]):
 
     def resolve(self, request: CamRequest, card: ModelCard) -> CamRequest:
         check_answer(card)
-        layer = card.layer(request.layer or card.default_layers[self.name][0])
+        layer = card.layer(request.layer or _default_layer(card))
         check_applicable(self.name, layer, card)
         if RULED & set(request.methods) and not request.nonstandard_gate:
             bent = sorted({one.activation for one in card.layers if one.activation in BENT_GATES})
@@ -223,6 +223,23 @@ class CamOperation(Operation[CamRequest]):
                 )
             )
         return drawn
+
+
+def _default_layer(card: ModelCard) -> str:
+    """The layer of a request that names none.
+
+    Raises:
+        ProblemError: `not-applicable`, where no map lies near the classes.
+    """
+    if "cam" in card.default_layers or "deconv" not in card.default_layers:
+        return card.default_layers["cam"][0]
+    last = card.default_layers["deconv"][0]
+    raise ProblemError(
+        "not-applicable",
+        f"{card.id} works on tokens after {last}, its last layer with a map, which is far from the classes: evidence "
+        f"there is of patches, not of the class. Possible: layer={last} if that is meant, saliency, or occlusion.",
+        possible=[f"layer={last}", "saliency", "occlusion"],
+    )
 
 
 def _remark(one: Mapping[str, Any]) -> str:
