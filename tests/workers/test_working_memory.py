@@ -41,7 +41,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("cka", {**SMALL, "mode": "layers", "permutations": 2, "intervals": 10}),
     ("maximize", {"objective": {"layer": "blocks.2", "channel": 1}, "size": 448, "steps": 2, "preset": "lucid"}),
     ("top-activations", {**SMALL, "layers": ["blocks.2"], "channels": "first:2"}),
-    ("evaluate", {**SMALL, "methods": ["gradcam", "gradient"], "metrics": ["deletion", "road"], "steps": 5}),
 ]
 
 

@@ -42,8 +42,10 @@ Fill = Literal["black", "mean", "blur"]
 CURVES_BY_DEFAULT: tuple[Metric, ...] = ("deletion", "insertion", "confidence", "road")
 ROAD_SHARES = tuple(part / 10 for part in range(1, 10))
 """Shares of the pixels that ROAD takes away, as pytorch-grad-cam's ROADCombined."""
-ROWS_TOGETHER = 32
-"""Images of one forward pass at most."""
+SOLVER_COPIES = 24
+"""Of an image's size, while one imputation is solved."""
+ROWS_COUNTED = 3
+"""Images of one forward pass that memory is counted for; a pass has more where there is memory for more."""
 
 
 def _boxes(value: object) -> object:
@@ -233,8 +235,10 @@ class EvaluateOperation(Operation[EvaluateRequest]):
         """As of any operation, and a copy of the network whose weights become random, and imputations."""
         height, width = input_size(request, card)
         copy = 4 * card.parameters if "randomisation" in (request.metrics or []) else 0
-        imputed = 8 * 4 * height * width * card.preprocess.channels * 2 * len(ROAD_SHARES) * (len(request.methods) + 2)
-        several = ROWS_TOGETHER // 4 * pass_bytes(request, card, gradient=False)
+        numbers = height * width * card.preprocess.channels
+        subjects = len(request.methods) + 2
+        imputed = 4 * numbers * (2 * len(ROAD_SHARES) * subjects + SOLVER_COPIES)
+        several = ROWS_COUNTED * pass_bytes(request, card, gradient=False)
         own = super().working_bytes(request, card, 1, result_bytes)
         return own + copy + several + (imputed if "road" in (request.metrics or []) else 0)
 
