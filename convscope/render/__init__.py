@@ -26,6 +26,7 @@ from convscope.render.sheet import (
     LABEL,
     MAX_MEGAPIXELS,
     SMALL,
+    Format,
     Sheet,
     check_size,
     encode,
@@ -35,8 +36,9 @@ from convscope.render.sheet import (
 )
 from convscope.render.stopping import go_on
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
+from convscope.render.vector import matrix_svg
 
-__all__ = ["RenderOptions", "on_one_page", "render", "stack"]
+__all__ = ["Arrays", "Format", "RenderOptions", "Upload", "on_one_page", "render", "stack", "vector"]
 
 MOST_STACKED = 16
 """Pictures that are drawn under each other at once."""
@@ -84,13 +86,15 @@ def stack(
     arrays: Arrays,
     uploads: Callable[[int], Upload | None],
     options: RenderOptions,
+    file_format: Format = "PNG",
 ) -> bytes:
-    """Several pictures of a result as one PNG: as a grid of panels where each has its cell, else under each other.
+    """Several pictures of a result as one file: as a grid of panels where each has its cell, else under each other.
 
     The first 128 panels, or 16 pictures, are drawn where there are more, which the page then says.
 
     Args:
         uploads: gives the image with that number (`Picture.image`); asked for overlays only.
+        file_format: of the file; see `encode`.
 
     Raises:
         ProblemError: as `render`.
@@ -104,7 +108,7 @@ def stack(
         return _draw(picture, arrays, upload, settled)
 
     if in_panels(shown, options):
-        return _finish(shown, [draw_panels(shown, draw, options)], left_out)
+        return _finish(shown, [draw_panels(shown, draw, options)], left_out, file_format)
     drawn: list[Drawn] = []
     for share in _SHARES if options.scale is None else (1.0,):
         most = FITTING if share == 1.0 else FITTING * share / len(shown)
@@ -114,7 +118,22 @@ def stack(
         except ProblemError as problem:
             if problem.name != "too-expensive" or share == _SHARES[-1] or options.scale is not None:
                 raise
-    return _finish(shown, drawn, left_out)
+    return _finish(shown, drawn, left_out, file_format)
+
+
+def vector(pictures: Sequence[Picture], arrays: Arrays, options: RenderOptions) -> bytes:
+    """The one picture as SVG.
+
+    Raises:
+        ProblemError: `not-acceptable`: several, or one that is no matrix.
+    """
+    if len(pictures) != 1 or plan(pictures[0], options).view != "matrix":
+        raise ProblemError(
+            "not-acceptable",
+            "SVG can be made of one matrix; choose it with pick. Maps and photographs are pixels: ask for PNG.",
+            possible=["image/png", "image/webp", "image/jpeg"],
+        )
+    return matrix_svg(pictures[0], arrays, plan(pictures[0], options))
 
 
 def on_one_page(pictures: Sequence[Picture], options: RenderOptions) -> Sequence[Picture]:
@@ -149,7 +168,7 @@ def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, settled: Plan
     return drawn
 
 
-def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int) -> bytes:
+def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int, file_format: Format = "PNG") -> bytes:
     sheets = [each.sheet for each in drawn]
     if left_out:
         sheets.append(_remark(f"{left_out} more pictures; choose one of them with pick"))
@@ -160,7 +179,7 @@ def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int) 
         ("convscope:scale", json.dumps(facts, allow_nan=False)),
     ]
     go_on()
-    return encode(join(sheets), texts, repeated=any(each.repeated for each in drawn))
+    return encode(join(sheets), texts, repeated=any(each.repeated for each in drawn), file_format=file_format)
 
 
 def _remark(text: str) -> Sheet:

@@ -185,7 +185,7 @@ def load_entry(
         path, in_order = weights_path(entry, source, weights_folder, tick, fetch=fetch)
         module, read = _with_weights(source, path, entry, in_order)
         digest = weight_files.file_sha256(path)
-    module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    module = _placed(module, torch.device(device)).eval().requires_grad_(False)
     _move_constants(module, torch.device(device))
     # Also where it is known: what a network computes at its first run only (weight norms) is there afterwards.
     tried = try_out(entry.id, module, entry.transform.size, entry.transform.channels, behaviour)
@@ -194,6 +194,16 @@ def load_entry(
     network = LoadedNetwork(entry, module, table_of(entry), entry.transform, torch.device(device), tried)
     network.weights_sha256, network.weights_read = digest, read
     return network
+
+
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    """The network on its device, its real numbers in float32; complex ones stay what they are."""
+
+    def placed(tensor: Tensor) -> Tensor:
+        return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+    module._apply(placed)  # type: ignore[no-untyped-call]
+    return module
 
 
 def _move_constants(module: nn.Module, device: torch.device) -> None:

@@ -103,6 +103,8 @@ class Operation(ABC, Generic[R]):
     max_images: ClassVar[int] = 64
     """0: the operation takes no image."""
     has_picture: ClassVar[bool] = True
+    has_matrix: ClassVar[bool] = False
+    """Whether pictures may be matrices, which can be SVG."""
     bulky: ClassVar[frozenset[str]] = frozenset()
     """Arrays that stand in a JSON answer only where they are asked for, however small: few callers read them there."""
     gradient: ClassVar[bool] = False

@@ -131,6 +131,7 @@ class CkaOperation(Operation[CkaRequest]):
     example = MappingProxyType({"mode": "channels", "channels": "first:16"})
     lane = "batch"
     quick = False
+    has_matrix = True
 
     def models(self, request: CkaRequest) -> Sequence[str]:
         return [request.other_model] if request.other_model else []

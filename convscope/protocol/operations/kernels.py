@@ -65,6 +65,7 @@ class KernelsOperation(Operation[KernelsRequest]):
     request = KernelsRequest
     facts = KernelsFacts
     example = MappingProxyType({"filters": "first:32"})
+    has_matrix = True
     max_images = 0
 
     def resolve(self, request: KernelsRequest, card: ModelCard) -> KernelsRequest:
