@@ -480,7 +480,7 @@ class DeconvRequest(TypedDict):
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
     layer: NotRequired[str | None]
-    """One layer; without it the last map before global pooling."""
+    """One layer; without it the deepest stage whose units see half of the input or less."""
     layers: NotRequired[Sequence[str] | None]
     """Several layers, in one forward pass, or `convolutions`."""
     model: NotRequired[str | None]

@@ -260,7 +260,7 @@ class AsyncOperations(AsyncJobs):
             channels: Which channels to project. Default: "strongest".
             deadline_s: Seconds from submission until the job expires.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
-            layer: One layer; without it the last map before global pooling.
+            layer: One layer; without it the deepest stage whose units see half of the input or less.
             layers: Several layers, in one forward pass, or `convolutions`.
             model: Catalogue id; without it the default network.
             nonstandard_gate: Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper.

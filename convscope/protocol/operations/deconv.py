@@ -40,7 +40,9 @@ def _seed_unit(value: object) -> object:
 class DeconvRequest(ImagesRequest):
     """Which units to project, and by which rule."""
 
-    layer: LayerName | None = Field(None, description="One layer; without it the last map before global pooling.")
+    layer: LayerName | None = Field(
+        None, description="One layer; without it the deepest stage whose units see half of the input or less."
+    )
     layers: LayerNames | None = Field(None, description="Several layers, in one forward pass, or `convolutions`.")
     channels: Channels = Field("strongest", description="Which channels to project.")
     by: Literal["max", "mean"] = Field("max", description="What `top:K` and `strongest` rank by.")
@@ -118,7 +120,7 @@ class DeconvOperation(Operation[DeconvRequest]):
     max_images = 1
 
     def resolve(self, request: DeconvRequest, card: ModelCard) -> DeconvRequest:
-        names = request.layers or [request.layer or card.default_layers[self.name][0]]
+        names = request.layers or [request.layer or _default_layer(card)]
         where = "/layers" if request.layers else "/layer"
         layers = named_layers(names, self.name, card, where)
         rule: Rule = request.rule or ("deconvnet" if card.max_pools else "guided")
@@ -199,6 +201,21 @@ def _tile(layer: str, k: int, facts: Mapping[str, Any]) -> Tile:
         group=f"{layer}/{k}",
         whole=(whole,),
     )
+
+
+def _default_layer(card: ModelCard) -> str:
+    """The deepest stage whose units see no more than half of the input; without any the layer that the card names.
+
+    Further on every patch is the photograph, whichever unit is projected.
+    """
+    sides = card.preprocess.size
+    for name in reversed(card.stages):
+        layer = card.layer(name)
+        field = layer.receptive_field
+        small = field is not None and all(2 * seen <= side for seen, side in zip(field.size, sides, strict=True))
+        if small and layer.methods.get("deconv") is None:
+            return name
+    return card.default_layers["deconv"][0]
 
 
 def count_projections(channels: list[int] | str, seed_unit: str, layer: LayerCard) -> int:

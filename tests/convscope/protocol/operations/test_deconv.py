@@ -31,8 +31,10 @@ def resolve(model: ModelCard, **wanted: Any) -> DeconvRequest:
 def test_defaults() -> None:
     vgg, lite = card("vgg16-random"), card("efficientnet_lite0")
     found = resolve(vgg)
-    assert (found.layers, found.rule, found.channels, found.by) == (["features"], "deconvnet", "strongest", "max")
+    assert (found.layers, found.rule, found.channels, found.by) == (["features.22"], "deconvnet", "strongest", "max")
     assert (found.switches, found.seed_unit, found.layer) == ("sum", "max", None)
+    assert resolve(lite).layers == ["blocks.2"], "67 of 224 pixels; the next stage's units see the whole photograph"
+    assert resolve(card("vit_b_16-random"), nonstandard_gate=True).layers == ["conv_proj"]
     assert resolve(lite).rule == "guided"  # no max-pools, so no switches
     assert resolve(lite, rule="deconvnet").rule == "deconvnet"
     again = OPERATION.resolve(found, vgg)
