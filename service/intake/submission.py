@@ -243,7 +243,14 @@ async def _with_set(asked: CommonRequest, call: Call, image_set: str) -> tuple[C
     record = await call.context.image_sets.get(call.caller, image_set)
     contents = await call.context.image_sets.contents(record)
     images = [
-        JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
+        JobImage(
+            id=member.id,
+            pixels=member.pixels,
+            width=member.width,
+            height=member.height,
+            planes=member.planes,
+            channels=member.channels,
+        )
         for member in contents.members
     ]
     return asked, images, record.contents
