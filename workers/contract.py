@@ -288,6 +288,8 @@ class Grant:
     slice_s: float = 0.25
     networks: Mapping[str, Network] = field(default_factory=dict)
     """Further networks a request names (`cka` of two models), by catalogue id."""
+    methods: Mapping[str, OneShotMethod] = field(default_factory=dict)
+    """The worker's one-shot methods by operation, for work that judges what another method finds (`evaluate`)."""
 
 
 Result = Outcome | MethodError

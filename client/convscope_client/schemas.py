@@ -515,12 +515,171 @@ class DeconvResult(TypedDict):
     provenance: ProvenanceView
 
 
+class DepthFacts(TypedDict):
+    """How alike maps are before and after weights became random, means over the images."""
+
+    layer: str
+    """Cascading: this layer and all behind it became random; independent: it alone."""
+    random: float | None
+    """Rank correlation of two random maps."""
+    rank_correlation: float | None
+    """Spearman's, of the signed maps."""
+    rank_correlation_absolute: float | None
+    """Spearman's, of their magnitudes."""
+    ssim: float | None
+    """Structural similarity of the maps scaled to [0, 1]."""
+
+
 class DirectionObjective(TypedDict):
     """A direction among a layer's channels: mean over positions of dot · max(0.1, cosine)^cosine_power."""
 
     cosine_power: NotRequired[float]
     direction: Sequence[float]
     layer: str
+
+
+class EvaluateFacts(TypedDict):
+    """Facts of evaluate."""
+
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
+    images: int
+    layer: str | None
+    """Of the CAMs; null where there is none among the methods."""
+    measured: Literal["probability", "value"]
+    """What the curves hold."""
+    methods: list[JudgedFacts]
+    notes: list[str]
+    """How not to read the figures."""
+    output: OutputFacts
+
+
+class EvaluateJob(TypedDict):
+    """A job of evaluate."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: EvaluateResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class EvaluateRequest(TypedDict):
+    """Which explanations are judged, by what, and how far."""
+
+    boxes: NotRequired[Sequence[Sequence[float]] | None]
+    """Where the target is, a box an image: [top, left, bottom, right] in pixels of the upload."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    deletion_fill: NotRequired[Literal["black", "mean", "blur"]]
+    """What deleted pixels become."""
+    depths: NotRequired[int]
+    """randomisation: how many layers, evenly from the last to the first."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    insertion_fill: NotRequired[Literal["black", "mean", "blur"]]
+    """What pixels are inserted into."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """Of the CAMs; without it the last map before global pooling."""
+    mask: NotRequired[ImageRef | None]
+    """Where the target is in the one image: an image of its size, white on the target."""
+    methods: NotRequired[
+        Sequence[
+            Literal[
+                "gradient",
+                "gradient-x-input",
+                "guided",
+                "smoothgrad",
+                "vargrad",
+                "integrated-gradients",
+                "cam",
+                "gradcam",
+                "gradcam++",
+                "hirescam",
+                "elementwise",
+                "xgradcam",
+                "layercam",
+                "eigencam",
+                "eigengradcam",
+                "scorecam",
+                "ablationcam",
+                "fullgrad",
+                "guided-gradcam",
+            ]
+        ]
+    ]
+    """Of `saliency` and of `cam`, by their names there."""
+    metrics: NotRequired[
+        Sequence[
+            Literal[
+                "deletion",
+                "insertion",
+                "confidence",
+                "road",
+                "infidelity",
+                "sensitivity",
+                "localisation",
+                "randomisation",
+            ]
+        ]
+        | None
+    ]
+    """Default: deletion, insertion, confidence and road, and localisation where boxes or a mask come."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    nonstandard_gate: NotRequired[bool]
+    """guided, guided-gradcam: as in their operations."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
+    preprocess: NotRequired[Preprocess | None]
+    radius: NotRequired[float]
+    """sensitivity: largest change of a normalised input value."""
+    samples: NotRequired[int]
+    """infidelity: hidden squares; sensitivity: images with a little noise."""
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    steps: NotRequired[int]
+    """deletion, insertion: equal parts that the pixels go in."""
+    target: NotRequired[int | str]
+    """A class index, a class name, `predicted` (of each image), or `-N`."""
+
+
+class EvaluateResult(TypedDict):
+    """The result of a job of evaluate that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: EvaluateFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
 
 
 class FeatureMapsFacts(TypedDict):
@@ -609,6 +768,22 @@ class FieldProblem(TypedDict):
     detail: str
     pointer: str
     """JSON pointer into the body; /query/… and /path/… for the address."""
+
+
+class FigureFacts(TypedDict):
+    """One figure of a method, over the images, beside that of a random map."""
+
+    beats_random: bool | None
+    better: Literal["higher", "lower"]
+    deviation: float | None
+    """Standard deviation over the images; null for one image."""
+    figure: str
+    images: int
+    """Images that have the figure."""
+    mean: float | None
+    """Null where no image has it."""
+    random: float | None
+    """The mean of a random map of the same grain; null where it has none."""
 
 
 class FileReference(TypedDict):
@@ -729,6 +904,18 @@ class JobView(TypedDict):
     """queued, computed; rendered, where this process drew a picture of it."""
     workers_online: int
     """Live workers; without one, queued jobs wait."""
+
+
+class JudgedFacts(TypedDict):
+    """One method's figures."""
+
+    cascading: list[DepthFacts]
+    """From the last layer to the first."""
+    figures: list[FigureFacts]
+    independent: list[DepthFacts]
+    method: str
+    random: str
+    """Which of the random maps stands beside it, as the arrays name it."""
 
 
 class KernelsFacts(TypedDict):
@@ -1939,7 +2126,7 @@ class WeightedObjective(TypedDict):
 class Drawing(TypedDict, total=False):
     """How a picture is drawn; what is left out is as the operation draws it."""
 
-    view: Literal["tiles", "picture", "overlay", "matrix", "pca"] | None
+    view: Literal["tiles", "picture", "overlay", "matrix", "pca", "lines"] | None
     """A default for each operation."""
     colormap: str | None
     """A name of the cmap catalogue; `_r` reverses."""

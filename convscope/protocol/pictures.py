@@ -11,7 +11,7 @@ OUTLIERS = 0.005
 and fifteen times the 99.5th percentile, and would leave the rest of the picture blank."""
 
 
-View = Literal["tiles", "picture", "overlay", "matrix", "pca"]
+View = Literal["tiles", "picture", "overlay", "matrix", "pca", "lines"]
 
 
 Blend = Literal["mix", "brightest"]
@@ -75,6 +75,25 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One line of a diagram: the mean over the rows of an array, and between which values half of its rows lie.
+
+    Attributes:
+        label: its name in the legend.
+        rows: N×K, a row an image.
+        places: K places along the horizontal axis, ascending.
+        dashed: for what others are compared with.
+        figure: what the legend says of it: its `area` under the mean, or the `mean` of that.
+    """
+
+    label: str
+    rows: Slice
+    places: tuple[float, ...]
+    dashed: bool = False
+    figure: Literal["area", "mean"] = "mean"
+
+
+@dataclass(frozen=True)
 class Picture:
     """One picture of a result, declared by its operation and drawn when somebody reads it.
 
@@ -85,6 +104,7 @@ class Picture:
         views: the views that make sense, the default first.
         tiles: for `tiles`, `picture` and `overlay`; overlays are drawn on upload number `image`.
         matrix: for `matrix`, with a label for each row and column.
+        lines: for `lines`; `value_name` then says what the horizontal axis counts.
         normalize, colormap, title, columns: defaults, each overridable in the query.
         signed: arrays are signed about zero.
         image: which of the request's images the picture is about.
@@ -110,6 +130,7 @@ class Picture:
     views: tuple[View, ...]
     tiles: tuple[Tile, ...] = ()
     matrix: Slice | None = None
+    lines: tuple[Line, ...] = ()
     row_labels: tuple[str, ...] = ()
     column_labels: tuple[str, ...] = ()
     normalize: Normalize = "map"

@@ -17,6 +17,7 @@ from convscope.protocol.pictures import Picture, View
 from convscope.protocol.problems import ProblemError
 from convscope.render.colors import nan_colour
 from convscope.render.components import draw_components
+from convscope.render.lines import draw_lines
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
@@ -54,6 +55,7 @@ _VIEWS: Mapping[View, Callable[[Picture, Arrays, Plan], Drawn]] = {
     "picture": draw_tiles,
     "matrix": draw_matrix,
     "pca": draw_components,
+    "lines": draw_lines,
 }
 """What draws each view; an overlay needs the upload as well."""
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from convscope.protocol.pictures import Picture, Slice
+from convscope.render.lines import lines_extent
 from convscope.render.matrix import pixels_per_cell as pixels_per_matrix_cell
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import default_factor
@@ -44,6 +45,8 @@ def _of_one(
     if settled.view == "matrix" and picture.matrix is not None:
         rows, columns = _sides(picture.matrix, shape)
         return rows * columns * (1 + pixels_per_matrix_cell(rows, columns, settled.scale) ** 2)
+    if settled.view == "lines":
+        return lines_extent(settled.scale) + sum(math.prod(_sides(line.rows, shape)) for line in picture.lines)
     count = 1 if settled.view == "pca" else len(picture.tiles)
     if settled.view == "overlay" and picture.image is not None:
         height, width = upload(picture.image)

@@ -69,6 +69,7 @@ class Results:
         wanted: dict[str, list[Slice]] = {}
         for picture, its_view in zip(pictures, views, strict=True):
             parts = [part for tile in picture.tiles for part in tile.shown(its_view)]
+            parts += [line.rows for line in picture.lines]
             for part in parts if picture.matrix is None else [*parts, picture.matrix]:
                 wanted.setdefault(part.array, []).append(part)
         arrays = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from workers.contract import Grant, IterativeMethod, Method, MethodError, Network
+from workers.contract import Grant, IterativeMethod, Method, MethodError, Network, OneShotMethod
 from workers.engine import checkpoints
 from workers.engine.iterative import Iteratives
 from workers.engine.loader import Loader, NetworkSource
@@ -59,6 +59,7 @@ class Engine:
         total = config.memory_mib * 1024**2
         self._config = config
         self._methods = methods
+        self._oneshot_methods = {name: one for name, one in methods.items() if isinstance(one, OneShotMethod)}
         self._outbox = outbox
         self._limits = SliceLimits(
             memory={lane: int(total * share) for lane, share in SHARES.items()},
@@ -258,6 +259,7 @@ class Engine:
             memory_bytes=self._limits.memory[run.lane],
             slice_s=self._config.slice_s,
             networks=run.networks,
+            methods=self._oneshot_methods,
         )
 
     def _beat(self) -> None:

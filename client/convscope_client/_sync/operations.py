@@ -292,6 +292,120 @@ class Operations(Jobs):
         }
         return self.submit("deconv", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key)
 
+    def evaluate(
+        self,
+        image: ImagesInput | None = None,
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+        deadline_s: float | None = None,
+        deletion_fill: Literal["black", "mean", "blur"] | None = None,
+        depths: int | None = None,
+        image_set: str | None = None,
+        insertion_fill: Literal["black", "mean", "blur"] | None = None,
+        labels: Mapping[str, str] | None = None,
+        layer: str | None = None,
+        mask: schemas.ImageRef | None = None,
+        methods: Sequence[
+            Literal[
+                "gradient",
+                "gradient-x-input",
+                "guided",
+                "smoothgrad",
+                "vargrad",
+                "integrated-gradients",
+                "cam",
+                "gradcam",
+                "gradcam++",
+                "hirescam",
+                "elementwise",
+                "xgradcam",
+                "layercam",
+                "eigencam",
+                "eigengradcam",
+                "scorecam",
+                "ablationcam",
+                "fullgrad",
+                "guided-gradcam",
+            ]
+        ]
+        | None = None,
+        metrics: Sequence[
+            Literal[
+                "deletion",
+                "insertion",
+                "confidence",
+                "road",
+                "infidelity",
+                "sensitivity",
+                "localisation",
+                "randomisation",
+            ]
+        ]
+        | None = None,
+        model: str | None = None,
+        nonstandard_gate: bool | None = None,
+        precision: Literal["exact", "fast"] | None = None,
+        preprocess: schemas.Preprocess | None = None,
+        radius: float | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        target: int | str | None = None,
+        wait_s: float | None = None,
+        fresh: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Job[schemas.EvaluateFacts]:
+        """How faithful, stable and specific saliency and CAM maps are on these images, beside random maps.
+
+        Args:
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
+            boxes: Where the target is, a box an image: [top, left, bottom, right] in pixels of the upload.
+            deadline_s: Seconds from submission until the job expires.
+            deletion_fill: What deleted pixels become. Default: "mean".
+            depths: randomisation: how many layers, evenly from the last to the first. Default: 4.
+            image_set: Id from POST /v1/image-sets, instead of images.
+            insertion_fill: What pixels are inserted into. Default: "blur".
+            labels: Up to 16 short strings for the caller's own use; no part of the computation.
+            layer: Of the CAMs; without it the last map before global pooling.
+            mask: Where the target is in the one image: an image of its size, white on the target.
+            methods: Of `saliency` and of `cam`, by their names there. Default: ["gradcam"].
+            metrics: Default: deletion, insertion, confidence and road, and localisation where boxes or a mask come.
+            model: Catalogue id; without it the default network.
+            nonstandard_gate: guided, guided-gradcam: as in their operations. Default: false.
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
+                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
+                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            preprocess: As its type says.
+            radius: sensitivity: largest change of a normalised input value. Default: 0.02.
+            samples: infidelity: hidden squares; sensitivity: images with a little noise. Default: 10.
+            seed: Of everything random in the computation. Default: 0.
+            steps: deletion, insertion: equal parts that the pixels go in. Default: 20.
+            target: A class index, a class name, `predicted` (of each image), or `-N`. Default: "predicted".
+        """
+        request: dict[str, Any] = {
+            "boxes": boxes,
+            "deadline_s": deadline_s,
+            "deletion_fill": deletion_fill,
+            "depths": depths,
+            "image_set": image_set,
+            "insertion_fill": insertion_fill,
+            "labels": labels,
+            "layer": layer,
+            "mask": mask,
+            "methods": methods,
+            "metrics": metrics,
+            "model": model,
+            "nonstandard_gate": nonstandard_gate,
+            "precision": precision,
+            "preprocess": preprocess,
+            "radius": radius,
+            "samples": samples,
+            "seed": seed,
+            "steps": steps,
+            "target": target,
+        }
+        return self.submit("evaluate", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key)
+
     def feature_maps(
         self,
         image: ImagesInput,
