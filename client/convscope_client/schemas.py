@@ -1316,6 +1316,8 @@ class MaximizeResult(TypedDict):
 class MemberView(TypedDict):
     """One image of a set."""
 
+    channels: int
+    """Planes: 3 of a picture, those of an array."""
     height: int
     href: str
     id: str

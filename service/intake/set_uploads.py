@@ -75,13 +75,13 @@ async def store_entries(
         ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`; `body-too-large` when the entries of an
             archive unpack to more than it may hold; `too-many-pixels` when all images have more than a set may.
     """
-    pixels, most = 0, settings.image_set_megapixels
+    pixels, most = 0.0, settings.image_set_megapixels
     members: list[ImageSetMember] = []
     rejected: list[RejectedEntry] = []
     async for outcome in _in_order(entries, partial(_store_entry, keep)):
         if isinstance(outcome, ImageSetMember):
             members.append(outcome)
-            pixels += outcome.width * outcome.height
+            pixels += outcome.plane_pixels
             if pixels > most * 1e6:
                 raise ProblemError(
                     "too-many-pixels",
@@ -102,9 +102,6 @@ async def _store_entry(
         if error.status >= 500 or error.name == "body-too-large":
             raise
         return RejectedEntry(name=entry.name, problem=error.name, detail=error.detail)
-    if record.planes is not None:
-        detail = "A set is of pictures of 8 bits; arrays are sent one by one."
-        return RejectedEntry(name=entry.name, problem="unsupported-format", detail=detail)
     return ImageSetMember.of(entry.name, record)
 
 

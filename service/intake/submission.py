@@ -17,6 +17,7 @@ from convscope.protocol.operations.base import Operation, check_normalization
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
+from convscope.store.image_sets import ImageSetMember
 from convscope.store.images import ImageRecord
 from service.call import Call
 from service.context import Context
@@ -224,29 +225,26 @@ async def _with_images(
         known = [ImageRef(id=record.id) for record in records]
         named = {MASK: known.pop()} if mask is not None else {}
         asked = asked.model_copy(update={"image": None, "images": known, **named})
-    images = [
-        JobImage(
-            id=record.id,
-            pixels=record.pixels,
-            width=record.width,
-            height=record.height,
-            planes=record.planes,
-            channels=record.channels,
-        )
-        for record in records
-    ]
-    return asked, images
+    return asked, [_of_job(record) for record in records]
 
 
 async def _with_set(asked: CommonRequest, call: Call, image_set: str) -> tuple[CommonRequest, list[JobImage], str]:
     """The request on the images of a stored set, and where these are listed."""
     record = await call.context.image_sets.get(call.caller, image_set)
     contents = await call.context.image_sets.contents(record)
-    images = [
-        JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
-        for member in contents.members
-    ]
-    return asked, images, record.contents
+    return asked, [_of_job(member) for member in contents.members], record.contents
+
+
+def _of_job(kept: ImageRecord | ImageSetMember) -> JobImage:
+    """An image as a job names it."""
+    return JobImage(
+        id=kept.id,
+        pixels=kept.pixels,
+        width=kept.width,
+        height=kept.height,
+        planes=kept.planes,
+        channels=kept.channels,
+    )
 
 
 async def _stored(ref: ImageRef, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]) -> ImageRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -218,3 +219,26 @@ def test_a_mask_is_the_region_that_it_shows(client: httpx2.Client, operation: st
         )
         assert form.status_code == 200, form.text
         assert same(arrays_of(client, form.json()["result"]), answers["mask"])
+
+
+def test_a_set_of_arrays_is_as_its_images(client: httpx2.Client) -> None:
+    """Six arrays of five planes: the same numbers as a set and one by one; a network of other planes refuses them."""
+    generator = np.random.default_rng(2)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(6):
+            file = io.BytesIO()
+            np.save(file, generator.random((32, 32, 5), np.float32))
+            archive.writestr(f"{number}.npy", file.getvalue())
+    sent = client.post("/v1/image-sets", content=packed.getvalue(), headers={"Content-Type": "application/zip"})
+    assert sent.status_code == 201 and sent.json()["rejected"] == 0, sent.text
+    members = sent.json()["members"]
+    assert [member["channels"] for member in members] == [5] * 6
+    wish = {"model": "five_planes", "mode": "layers", "layers": ["one", "two"]}
+    over_set = ask(client, "cka", **wish, image_set=sent.json()["id"])
+    over_images = ask(client, "cka", **wish, images=[{"id": member["id"]} for member in members])
+    assert (over_set.status_code, over_images.status_code) == (200, 200), over_set.text + over_images.text
+    matrices = [arrays_of(client, answer.json()["result"])["matrix"] for answer in (over_set, over_images)]
+    np.testing.assert_allclose(matrices[0], matrices[1], atol=1e-5)
+    refused = ask(client, "cka", model="constant", mode="layers", image_set=sent.json()["id"])
+    assert refused.status_code == 422 and "takes 3 planes" in refused.json()["detail"]
