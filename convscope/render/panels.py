@@ -24,6 +24,8 @@ Bytes = NDArray[np.uint8]
 MOST_PANELS = 128
 """Pictures in a grid of panels; a full page has fewer."""
 _GAP = 6
+_ROW_WIDTH = 1400
+"""Two or three panels stand in one row as long as it is no wider than this."""
 _PAGE_SHAPE = 1.5
 """Width of a page for each of its height."""
 _MOST_ROW_HEADER = 140
@@ -131,7 +133,8 @@ def _arrange(cells: Sequence[Cell], columns: int | None, size: tuple[int, int]) 
     one_column = len(heads) == 1
     if columns is None and one_column:
         # One class by many methods would be a column many screens long.
-        columns = max(1, round(math.sqrt(len(cells) * size[0] / size[1] * _PAGE_SHAPE)))
+        one_row = len(cells) <= 3 and len(cells) * (size[1] + _GAP) <= _ROW_WIDTH
+        columns = len(cells) if one_row else max(1, round(math.sqrt(len(cells) * size[0] / size[1] * _PAGE_SHAPE)))
     if columns is not None or len(set(places)) < len(places):
         across = columns or max(1, round(math.sqrt(len(cells))))
         return _Arrangement([divmod(place, across) for place in range(len(cells))], [], [], one_column)

@@ -77,6 +77,11 @@ def test_thirteen_methods_of_one_class_are_a_page_and_no_ribbon() -> None:
     assert 0.5 < height / width < 1.6
 
 
+def test_two_of_one_class_stand_side_by_side() -> None:
+    corners = panels(drawn(pictures(METHODS[:2], CLASSES[:1]), alpha=0.0, scale=1.0), 40, 60, (90, 90, 90))
+    assert len(corners) == 2 and corners[0][0] == corners[1][0]
+
+
 def test_every_scale_is_in_the_text_chunk() -> None:
     page = drawn(pictures(), np.arange(6, dtype=np.float32)[:, None, None] * np.ones((6, 4, 6), np.float32))
     told = json.loads(page.text["convscope:scale"])
