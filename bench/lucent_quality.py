@@ -39,17 +39,13 @@ MORE = (
 """Drawn at random, none of them looked at when a recipe was chosen."""
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "lucid": ("lucid", {"steps": 256}),
-    "smooth": (
-        "lucid",
-        {"steps": 256, "learning_rate": 0.015, "decay_power": 1.5, "jitter": 32, "jitter_after": 16, "scale": 0.3}
-        | {"rotate": 15, "noise": 0.05},
-    ),
+    "smooth": ("smooth", {}),
+    "smooth many": ("smooth", {}),
     "whole": ("lucid", {}),
     "many": ("lucid", {"steps": 256}),
     "maco": ("maco", {"steps": 64, "crops": 4, "size": [256, 256], "crop_from": 0.95, "crop_to": 0.5}),
 }
-"""Preset and what is changed of it. `smooth` moves low frequencies more and the picture further about; `maco` takes as
-many views as `lucid`, each of most of the picture."""
+"""Preset and what is changed of it. `maco` takes as many views as `lucid`, each of most of the picture."""
 KEPT = Path(os.environ.get("CONVSCOPE_PICTURES", str(Path(tempfile.gettempdir()) / "convscope-pictures")))
 
 
@@ -95,7 +91,7 @@ def lucents(network: LoadedNetwork, seconds: float) -> tuple[Tensor, int]:
 
 def classes_of(maker: str) -> tuple[int, ...]:
     """The classes that a maker makes pictures of."""
-    return CLASSES + MORE if maker == "many" else CLASSES
+    return CLASSES + MORE if maker.endswith("many") else CLASSES
 
 
 def recognised(judge: LoadedNetwork, pictures: Tensor, classes: Sequence[int]) -> tuple[int, int, float]:

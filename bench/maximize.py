@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from bench.driving import returned
 from bench.report import report
-from convscope.protocol.operations.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import FIELDS, OPTIMIZERS, PRESETS
 from workers.contract import Grant, MethodError, Row, params
 from workers.engine.environment import prepare_process
 from workers.engine.process import choose_arithmetic
@@ -50,6 +50,7 @@ def request(preset: str, objectives: list[dict[str, Any]], **changes: Any) -> di
     """A resolved request of the network's size."""
     filled = {name: PRESETS[preset][name] for name in FIELDS}
     filled |= {"size": [224, 224], "seed": 0, "stop_at": None, "start": "noise", "precision": "exact"}
+    filled |= OPTIMIZERS[changes.get("optimizer", filled["optimizer"])]
     return filled | {"preprocess": None, "layer": None, "channels": None, "objective": objectives} | changes
 
 

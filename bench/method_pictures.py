@@ -1,7 +1,7 @@
-"""Draw the pictures of docs/methods/cam.md, cka.md, deconv.md and top-activations.md from real results.
+"""Draw the pictures of docs/methods/cam.md, cka.md, deconv.md, evaluate.md and top-activations.md from real results.
 
 Run: python -m bench.method_pictures (or with names of parts as arguments: overlays, members, models, projections,
-strongest)
+strongest, curves)
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from workers.contract import Grant, Outcome, Row, params
 from workers.methods.cam import METHOD as CAM
 from workers.methods.cka import METHOD as CKA
 from workers.methods.deconv import METHOD as DECONV
+from workers.methods.evaluate import METHOD as EVALUATE
+from workers.methods.saliency import METHOD as SALIENCY
 from workers.methods.top_activations import METHOD as TOP
 from workers.networks.build import load
 
@@ -169,11 +171,34 @@ def strongest() -> None:
         (IMAGES / f"{file}.png").write_bytes(drawn)
 
 
+def curves() -> None:
+    """Deletion and insertion by four methods over crops of photographs, default network."""
+    request: dict[str, Any] = {
+        "model": "efficientnet_lite0", "methods": ["gradcam", "layercam", "gradient", "gradient-x-input"],
+        "layer": "bn2", "target": "predicted", "metrics": ["deletion", "insertion"], "steps": 12, "samples": 10,
+        "deletion_fill": "mean", "insertion_fill": "blur", "radius": 0.02, "depths": 4, "boxes": None, "mask": None,
+        "nonstandard_gate": False, "precision": "exact", "preprocess": None, "seed": 0,
+    }  # fmt: skip
+    network, row = load("efficientnet_lite0"), Row(params(request), crops(12))
+    grant = Grant(methods={"cam": CAM, "saliency": SALIENCY})
+    states = returned(EVALUATE.start(network, row, grant))
+    while not EVALUATE.done(states[0]):
+        (error,) = EVALUATE.step(network, states, grant)
+        if error is not None:
+            raise error
+    found = returned(EVALUATE.finish(network, row, states, grant))
+    if not isinstance(found, Outcome):
+        raise found
+    arrays = {name: array.numpy() for name, array in found.arrays.items()}
+    drawn = stack(declared("evaluate", request, found), arrays.__getitem__, lambda _: None, RenderOptions())
+    (IMAGES / "evaluate-lite0.png").write_bytes(drawn)
+
+
 def main() -> None:
     """Draw what is asked for, or everything."""
     parts: dict[str, Callable[[], None]] = {
         "overlays": overlays, "members": members, "models": models, "projections": projections,
-        "strongest": strongest,
+        "strongest": strongest, "curves": curves,
     }  # fmt: skip
     for name in sys.argv[1:] or list(parts):
         parts[name]()

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,26 @@ def entry_text(model_id: str, values: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping) and value:
             lines += [f"[networks.{name}.{key}]", *(f"{inner} = {_toml(one)}" for inner, one in value.items())]
     return "\n".join(lines) + "\n"
+
+
+def keys_of(pairs: Iterable[str]) -> dict[str, Any]:
+    """Keys of an entry from KEY=VALUE, the value as TOML, or as text where it is none.
+
+    Raises:
+        ValueError: one is no such pair.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)?", key.strip()):
+            raise ValueError(f"--set takes KEY=VALUE, not {pair!r}")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        table, _, inner = key.strip().rpartition(".")
+        (found.setdefault(table, {}) if table else found)[inner] = parsed
+    return found
 
 
 def _toml(value: Any) -> str:

@@ -108,6 +108,13 @@ class Settings(BaseSettings):
     caller_store_gib: float = Field(
         16.0, gt=0, description="Most bytes of one caller's images in the store, GiB, as they are stored."
     )
+    network_mib: int = Field(
+        1024, ge=1, description="Largest file of weights or program that a caller may bring as a network, MiB."
+    )
+    caller_networks: int = Field(50, ge=1, description="Most networks that one caller may bring.")
+    caller_networks_gib: float = Field(
+        8.0, gt=0, description="Most bytes of the files of all networks of one caller, GiB."
+    )
     result_mib: int = Field(256, ge=1, description="Largest result arrays of one job, MiB.")
     interactive_forwards: int = Field(
         20_000, ge=1, description="Most forward passes of one image that one quick request may cost."

@@ -28,6 +28,7 @@ from convscope.store.artifacts import Artifacts
 from convscope.store.card_store import CardStore
 from convscope.store.image_sets import ImageSets
 from convscope.store.images import Images
+from convscope.store.uploaded_networks import UploadedNetworks
 from service import routes
 from service.context import Context
 from service.dependencies import no_repeats
@@ -128,6 +129,9 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: Metrics, callers:
             events=Events(redis),
             changes=changes,
             cards=CardStore(redis),
+            networks=UploadedNetworks(
+                redis, artifacts, settings.caller_networks, round(settings.caller_networks_gib * 2**30)
+            ),
             callers=callers,
             metrics=metrics,
             results=results,

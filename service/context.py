@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convscope.store.card_store import CardStore
     from convscope.store.image_sets import ImageSets
     from convscope.store.images import Images
+    from convscope.store.uploaded_networks import UploadedNetworks
     from service.http.auth import Callers
     from service.http.metrics import Metrics
     from service.memory import Memory
@@ -43,6 +44,7 @@ class Context:
     events: Events
     changes: ChangeFeed
     cards: CardStore
+    networks: UploadedNetworks
     callers: Callers
     metrics: Metrics
     results: Results

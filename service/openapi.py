@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
 from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
+from convscope.protocol.networks import NetworkRequest
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.requests import CommonRequest, ImagesRequest
@@ -56,7 +57,7 @@ def job_of(operation: Operation[Any]) -> type[BaseModel]:
 def _schemas() -> tuple[dict[tuple[type[BaseModel], str], dict[str, Any]], dict[str, Any]]:
     shown: list[type[BaseModel]] = [JobView, JobList, ProblemDocument, ModelCard, ModelSummary, LayerCard]
     shown += [job_of(operation) for operation in operations().values()]
-    asked: list[type[BaseModel]] = [operation.request for operation in operations().values()]
+    asked: list[type[BaseModel]] = [*(operation.request for operation in operations().values()), NetworkRequest]
     inputs = [*((model, "serialization") for model in shown), *((model, "validation") for model in asked)]
     refs, definitions = models_json_schema(inputs, ref_template=_REF)  # type: ignore[arg-type]
     return refs, definitions["$defs"]  # type: ignore[return-value]
@@ -129,7 +130,8 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
         properties.pop("images", None)
         files = {"type": "array", "items": _BINARY, "maxItems": operation.max_images}
         properties["image"] = {**files, "description": "Image files; repeat the part for several."}
-        encoding["image"] = {"contentType": "image/png, image/jpeg, image/webp, image/gif, image/bmp, image/tiff"}
+        kinds = ("png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic")
+        encoding["image"] = {"contentType": ", ".join(f"image/{kind}" for kind in kinds)}
     if MASK in properties:
         properties[MASK] = {**_BINARY, "description": properties[MASK].get("description", "")}
     whole = {**asked(operation.request), "description": "The whole request, instead of fields."}
@@ -144,6 +146,29 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
             "multipart/form-data": {"schema": form, "encoding": encoding},
             "application/x-www-form-urlencoded": {"schema": fields},
             JSON: {"schema": asked(operation.request), "example": {**image, **operation.example}},
+        },
+    }
+
+
+def network_bodies() -> dict[str, Any]:
+    """The bodies by which a caller brings a network: a form with its file, or JSON that names a stored one."""
+    properties = dict(
+        _schemas()[1][_schemas()[0][(NetworkRequest, "validation")]["$ref"].rpartition("/")[2]]["properties"]
+    )
+    whole = {**_schemas()[0][(NetworkRequest, "validation")]}
+    file = {**_BINARY, "description": "The safetensors or .pt2 file."}
+    request = {**whole, "description": "What is said of the network, instead of fields."}
+    form = {
+        "type": "object",
+        "properties": {**properties, "file": file, "request": request},
+        "additionalProperties": False,
+    }
+    example = {"source": "torchvision:resnet18", "classes": ["assam", "ceylon"], "file": {"sha256": "0" * 64}}
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form, "encoding": {"request": {"contentType": JSON}}},
+            JSON: {"schema": whole, "example": example},
         },
     }
 

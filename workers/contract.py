@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from workers.normalization import Normalization
+
 
 def params(value: Any) -> Any:
     """A validated request's JSON as attribute objects: dicts become namespaces, all the way down.
@@ -154,7 +156,9 @@ class Outputs:
         known = {
             "declared": "as the catalogue declares",
             "recognised": f"the network itself ends in {self.ends_in}",
-            "assumed": "nobody declared it (outputs = …)" if self.link == "value" else "as is usual",
+            "assumed": "nobody declared it (outputs = …)"
+            if self.link == "value"
+            else 'assumed, as is usual; where one image may be of several, say outputs = "sigmoid"',
         }[self.known]
         return f"reads {self.read}: {what}, {meaning}; {known}"
 
@@ -212,22 +216,32 @@ class Network(Protocol):
         """
         ...
 
-    def notes(self, precision: str) -> Sequence[str]:
-        """What of the network's behaviour a reader of its results must know, a sentence each."""
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
+        """What of the network a reader of its results must know, a sentence each.
+
+        Args:
+            precision: `exact` or `fast`.
+            answered: whether the result tells something of the network's answer, not of its layers alone.
+        """
         ...
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, N×3×h×w, on the device) and transforms.
 
-        `preprocess` overrides parts of the network's own (attributes size, crop, resize_mode; None keeps).
+        `preprocess` overrides parts of the network's own (attributes size, crop, resize_mode, antialias, range, mean,
+        std; None keeps).
 
         Raises:
             MethodError: `not-applicable` where the architecture does not accept the size.
         """
         ...
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Float images in [0, 1] (N×3×h×w) → normalised input."""
+    def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
+        """Float images in [0, 1] (N×3×h×w) → normalised input; with a request's `preprocess` as it wants it."""
+        ...
+
+    def normalization(self, preprocess: Any = None) -> Normalization:
+        """How pixels become input, with what a request's `preprocess` overrides."""
         ...
 
 
@@ -274,6 +288,8 @@ class Grant:
     slice_s: float = 0.25
     networks: Mapping[str, Network] = field(default_factory=dict)
     """Further networks a request names (`cka` of two models), by catalogue id."""
+    methods: Mapping[str, OneShotMethod] = field(default_factory=dict)
+    """The worker's one-shot methods by operation, for work that judges what another method finds (`evaluate`)."""
 
 
 Result = Outcome | MethodError

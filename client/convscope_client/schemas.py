@@ -57,6 +57,8 @@ class BehaviourCard(TypedDict):
 class CamFacts(TypedDict):
     """Facts of cam."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     layer: str
     maps: list[MapFacts]
     notes: list[str]
@@ -202,6 +204,8 @@ class ChannelObjective(TypedDict):
 class CkaFacts(TypedDict):
     """Facts of cka."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     estimator: str
     images: int
     kernel: str
@@ -268,13 +272,13 @@ class CkaRequest(TypedDict):
     layer: NotRequired[str | None]
     """One layer; without it a middle stage."""
     layers: NotRequired[Sequence[str] | None]
-    """Layers to compare; without it every stage."""
+    """Layers to compare, or `convolutions`; without it every stage."""
     mode: NotRequired[Literal["channels", "layers", "models"]]
     """Compare a layer's channels, a network's layers, or the layers of two networks."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     other_layers: NotRequired[Sequence[str] | None]
-    """Its layers; without it every stage."""
+    """Its layers, or `convolutions`; without it every stage."""
     other_model: NotRequired[str | None]
     """In `models` mode, the network of the columns."""
     permutations: NotRequired[int]
@@ -413,6 +417,8 @@ class CompletenessFacts(TypedDict):
 class DeconvFacts(TypedDict):
     """Facts of deconv."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     caution: str | None
     """How not to read the picture."""
     layers: list[DeconvLayerFacts]
@@ -474,9 +480,9 @@ class DeconvRequest(TypedDict):
     labels: NotRequired[Mapping[str, str]]
     """Up to 16 short strings for the caller's own use; no part of the computation."""
     layer: NotRequired[str | None]
-    """One layer; without it the last map before global pooling."""
+    """One layer; without it the deepest stage whose units see half of the input or less."""
     layers: NotRequired[Sequence[str] | None]
-    """Several layers, in one forward pass."""
+    """Several layers, in one forward pass, or `convolutions`."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     nonstandard_gate: NotRequired[bool]
@@ -492,7 +498,9 @@ class DeconvRequest(TypedDict):
     seed: NotRequired[int]
     """Of everything random in the computation."""
     seed_unit: NotRequired[str]
-    """max: a channel's strongest unit; channel: its whole map; top:n: its n strongest, one by one."""
+    """max: a channel's strongest unit; channel: its whole map; layer: all maps of the layer together; top:n: a channel's n
+    strongest units, one by one.
+    """
     switches: NotRequired[Literal["sum", "last"]]
     """A pixel that is the switch of several pooling windows gets their sum, or the last's signal."""
 
@@ -507,6 +515,21 @@ class DeconvResult(TypedDict):
     provenance: ProvenanceView
 
 
+class DepthFacts(TypedDict):
+    """How alike maps are before and after weights became random, means over the images."""
+
+    layer: str
+    """Cascading: this layer and all behind it became random; independent: it alone."""
+    random: float | None
+    """Rank correlation of two random maps."""
+    rank_correlation: float | None
+    """Spearman's, of the signed maps."""
+    rank_correlation_absolute: float | None
+    """Spearman's, of their magnitudes."""
+    ssim: float | None
+    """Structural similarity of the maps scaled to [0, 1]."""
+
+
 class DirectionObjective(TypedDict):
     """A direction among a layer's channels: mean over positions of dot · max(0.1, cosine)^cosine_power."""
 
@@ -515,9 +538,155 @@ class DirectionObjective(TypedDict):
     layer: str
 
 
+class EvaluateFacts(TypedDict):
+    """Facts of evaluate."""
+
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
+    images: int
+    layer: str | None
+    """Of the CAMs; null where there is none among the methods."""
+    measured: Literal["probability", "value"]
+    """What the curves hold."""
+    methods: list[JudgedFacts]
+    notes: list[str]
+    """How not to read the figures."""
+    output: OutputFacts
+
+
+class EvaluateJob(TypedDict):
+    """A job of evaluate."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: EvaluateResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class EvaluateRequest(TypedDict):
+    """Which explanations are judged, by what, and how far."""
+
+    boxes: NotRequired[Sequence[Sequence[float]] | None]
+    """Where the target is, a box an image: [top, left, bottom, right] in pixels of the upload."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    deletion_fill: NotRequired[Literal["black", "mean", "blur"]]
+    """What deleted pixels become."""
+    depths: NotRequired[int]
+    """randomisation: how many layers, evenly from the last to the first."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    insertion_fill: NotRequired[Literal["black", "mean", "blur"]]
+    """What pixels are inserted into."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layer: NotRequired[str | None]
+    """Of the CAMs; without it the last map before global pooling."""
+    mask: NotRequired[ImageRef | None]
+    """Where the target is in the one image: an image of its size, white on the target."""
+    methods: NotRequired[
+        Sequence[
+            Literal[
+                "gradient",
+                "gradient-x-input",
+                "guided",
+                "smoothgrad",
+                "vargrad",
+                "integrated-gradients",
+                "cam",
+                "gradcam",
+                "gradcam++",
+                "hirescam",
+                "elementwise",
+                "xgradcam",
+                "layercam",
+                "eigencam",
+                "eigengradcam",
+                "scorecam",
+                "ablationcam",
+                "fullgrad",
+                "guided-gradcam",
+            ]
+        ]
+    ]
+    """Of `saliency` and of `cam`, by their names there."""
+    metrics: NotRequired[
+        Sequence[
+            Literal[
+                "deletion",
+                "insertion",
+                "confidence",
+                "road",
+                "infidelity",
+                "sensitivity",
+                "localisation",
+                "randomisation",
+            ]
+        ]
+        | None
+    ]
+    """Default: deletion, insertion, confidence and road, and localisation where boxes or a mask come."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    nonstandard_gate: NotRequired[bool]
+    """guided, guided-gradcam: as in their operations."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
+    preprocess: NotRequired[Preprocess | None]
+    radius: NotRequired[float]
+    """sensitivity: largest change of a normalised input value."""
+    samples: NotRequired[int]
+    """infidelity: hidden squares; sensitivity: images with a little noise."""
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    steps: NotRequired[int]
+    """deletion, insertion: equal parts that the pixels go in."""
+    target: NotRequired[int | str]
+    """A class index, a class name, `predicted` (of each image), or `-N`."""
+
+
+class EvaluateResult(TypedDict):
+    """The result of a job of evaluate that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: EvaluateFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
 class FeatureMapsFacts(TypedDict):
     """Facts of feature-maps."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     layers: list[LayerFacts]
     transforms: list[dict[str, Any]]
     """For each image, where the network's input lies in the upload."""
@@ -599,6 +768,29 @@ class FieldProblem(TypedDict):
     detail: str
     pointer: str
     """JSON pointer into the body; /query/… and /path/… for the address."""
+
+
+class FigureFacts(TypedDict):
+    """One figure of a method, over the images, beside that of a random map."""
+
+    beats_random: bool | None
+    better: Literal["higher", "lower"]
+    deviation: float | None
+    """Standard deviation over the images; null for one image."""
+    figure: str
+    images: int
+    """Images that have the figure."""
+    mean: float | None
+    """Null where no image has it."""
+    random: float | None
+    """The mean of a random map of the same grain; null where it has none."""
+
+
+class FileReference(TypedDict):
+    """A file of weights or a program that the artifact store has already."""
+
+    sha256: str
+    """Of its bytes, hex."""
 
 
 class ImageList(TypedDict):
@@ -714,9 +906,23 @@ class JobView(TypedDict):
     """Live workers; without one, queued jobs wait."""
 
 
+class JudgedFacts(TypedDict):
+    """One method's figures."""
+
+    cascading: list[DepthFacts]
+    """From the last layer to the first."""
+    figures: list[FigureFacts]
+    independent: list[DepthFacts]
+    method: str
+    random: str
+    """Which of the random maps stands beside it, as the arrays name it."""
+
+
 class KernelsFacts(TypedDict):
     """Facts of kernels."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     filters: list[int]
     """The output channel of each row of `weights`."""
     groups: int
@@ -829,7 +1035,7 @@ class LayerFacts(TypedDict):
     channels: list[list[int]]
     """For each image, the channel of each map."""
     dead_channels: list[list[int]]
-    """For each image, channels of the whole layer that are zero everywhere."""
+    """For each image, channels of the layer that are nowhere larger than a millionth of its largest."""
     layer: str
     maximum: list[list[float]]
     mean: list[list[float]]
@@ -934,6 +1140,8 @@ class MatrixFacts(TypedDict):
 class MaximizeFacts(TypedDict):
     """Facts of maximize."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     class_names: NotRequired[dict[str, str]]
     """Index → name of every class maximized."""
     output: NotRequired[OutputFacts | None]
@@ -979,6 +1187,10 @@ class MaximizeRequest(TypedDict):
 
     average: NotRequired[float | None]
     """Share of the steps, the last ones, whose mean is the picture; 0: the last step."""
+    beta1: NotRequired[float | None]
+    """adam, keras-adam, nadam: of the first moment."""
+    beta2: NotRequired[float | None]
+    """adam, keras-adam, nadam: of the second moment."""
     blur: NotRequired[float | None]
     """pixel: sigma of a blur every `blur_every` steps."""
     blur_every: NotRequired[int | None]
@@ -1004,13 +1216,21 @@ class MaximizeRequest(TypedDict):
     """fourier: coefficients are scaled by 1/f^this."""
     decorrelate: NotRequired[bool | None]
     """fourier: decorrelate colours."""
+    display: NotRequired[Literal["clip", "flashtorch"] | None]
+    """How a picture becomes 8 bits. clip: what leaves the range is cut off; flashtorch: standardised over all planes, with
+    FlashTorch's saturation (0.15) and brightness (0.7).
+    """
     diversity: NotRequired[float | None]
     """Weight by which the job's pictures of one layer are pushed apart."""
-    image: NotRequired[ImageRef | None]
+    epsilon: NotRequired[float | None]
+    """adam, keras-adam, nadam, rms: beside the root."""
+    float_pictures: NotRequired[bool | None]
+    """Whether the arrays hold the pictures also as they were made: float, nothing cut off."""
+    image: NotRequired[str | ImageRef | None]
     """A picture to start from, instead of noise."""
     image_set: NotRequired[str | None]
     """Id of an image set, instead of images."""
-    images: NotRequired[Sequence[ImageRef]]
+    images: NotRequired[Sequence[str | ImageRef]]
     """Photographs to compare the finished pictures with; with start=image the first is the start."""
     jitter: NotRequired[int | None]
     """Pixels of the first random crop."""
@@ -1044,7 +1264,8 @@ class MaximizeRequest(TypedDict):
         | None
     ]
     """An objective, or a list of them that makes one picture each."""
-    optimizer: NotRequired[Literal["adam", "nadam", "ascent", "rms"] | None]
+    optimizer: NotRequired[Literal["adam", "keras-adam", "nadam", "ascent", "rms"] | None]
+    """keras-adam: Adam as Keras computes it, whose epsilon stands beside the uncorrected root."""
     parameterization: NotRequired[Literal["pixel", "fourier", "maco"] | None]
     pixel_space: NotRequired[Literal["byte", "unit", "normalized"] | None]
     """pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input."""
@@ -1054,7 +1275,7 @@ class MaximizeRequest(TypedDict):
     as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
-    preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"]]
+    preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"]]
     redirect_steps: NotRequired[int | None]
     """First steps in which a row without any gradient gets a redirected one."""
     rotate: NotRequired[int | None]
@@ -1074,6 +1295,8 @@ class MaximizeRequest(TypedDict):
     start_spread: NotRequired[float | None]
     """Width of the noise, in the preset's own unit."""
     steps: NotRequired[int | None]
+    stop_after_update: NotRequired[bool]
+    """stop_at: the picture is the one after the step that found the value, not before it."""
     stop_at: NotRequired[float | None]
     """A picture is finished when its objective reaches this value."""
     tv: NotRequired[float | None]
@@ -1093,6 +1316,8 @@ class MaximizeResult(TypedDict):
 class MemberView(TypedDict):
     """One image of a set."""
 
+    channels: int
+    """Planes: 3 of a picture, those of an array."""
     height: int
     href: str
     id: str
@@ -1126,6 +1351,8 @@ class ModelCard(TypedDict):
     stages: NotRequired[list[str]]
     """One layer for each resolution stage, shallow to deep."""
     title: str
+    upload: NotRequired[UploadFacts | None]
+    """Of a network that a caller brought; null for the operator's."""
     weights: str
     """Which weights: a published name, file:…, package:…, or random with its seed."""
 
@@ -1153,7 +1380,60 @@ class ModelSummary(TypedDict):
     """Name of the problem that requests for it get."""
     source: str
     title: str
+    upload: NotRequired[UploadFacts | None]
+    """Of a network that a caller brought; null for the operator's."""
     weights: str
+
+
+class NetworkHead(TypedDict):
+    """What stands in the place of an architecture's classifier."""
+
+    at: NotRequired[str | None]
+    """The layer that it replaces, if not the last linear one."""
+    layers: Sequence[str]
+    """As ["dropout", "linear"]."""
+
+
+class NetworkPreprocess(TypedDict):
+    """How an upload becomes the network's input, where that differs from the architecture's own."""
+
+    channels: NotRequired[int | None]
+    """Planes of the input."""
+    crop: NotRequired[Literal["center", "none"] | None]
+    mean: NotRequired[float | Sequence[float] | None]
+    """Of each plane, in [0, 1] units."""
+    resize: NotRequired[int | Sequence[int] | None]
+    """Shorter side before the crop; height and width squeeze."""
+    resize_mode: NotRequired[Literal["bilinear", "bicubic", "nearest", "lanczos"] | None]
+    size: NotRequired[int | Sequence[int] | None]
+    """Of the input: one side, or height and width."""
+    std: NotRequired[float | Sequence[float] | None]
+    """Of each plane, in [0, 1] units."""
+
+
+class NetworkRequest(TypedDict):
+    """What a network is, beside its file; as an entry of the operator's catalogue."""
+
+    classes: NotRequired[Sequence[str] | None]
+    """Names, in the order of outputs."""
+    family: NotRequired[Literal["vgg", "alexnet"] | None]
+    """Naming scheme of the layers."""
+    file: NotRequired[FileReference | None]
+    """Instead of the part `file`: one that the store has."""
+    head: NotRequired[Sequence[str] | NetworkHead | None]
+    """What stands in the place of the classifier; docs/networks.md."""
+    num_classes: NotRequired[int | None]
+    """Outputs, where they have no names."""
+    output: NotRequired[str | int | None]
+    """Which of several outputs is the answer: a key, a place, or `main.0`."""
+    outputs: NotRequired[Literal["softmax", "sigmoid", "value"] | None]
+    """What its numbers are."""
+    preprocess: NotRequired[NetworkPreprocess | None]
+    source: NotRequired[str | None]
+    """The architecture that safetensors belong to: `torchvision:NAME`, `timm:NAME`, or one of ours; a .pt2 has none."""
+    title: NotRequired[str | None]
+    visible_to: NotRequired[Literal["owner", "all"]]
+    """Who may use it: its owner alone, or every caller."""
 
 
 class OcclusionBaseline(TypedDict):
@@ -1170,6 +1450,8 @@ class OcclusionBaseline(TypedDict):
 class OcclusionFacts(TypedDict):
     """Facts of occlusion."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     baseline: OcclusionBaseline
     fill: str | list[float]
     grid: list[int]
@@ -1407,11 +1689,23 @@ class Prediction(TypedDict):
 class Preprocess(TypedDict):
     """Overrides of the network's own preprocessing, where its architecture allows."""
 
+    antialias: NotRequired[bool | None]
+    """false: pixels between half-pixel centres, without a filter where the image shrinks, as torch's `F.interpolate` does
+    on tensors; true, the default, as Pillow does.
+    """
     crop: NotRequired[Literal["center", "none"] | None]
     """center: keep the aspect ratio and crop; none: squeeze the whole upload into the input."""
+    mean: NotRequired[float | Sequence[float] | None]
+    """Subtracted from each plane; one number for all planes."""
+    range: NotRequired[Literal["unit", "byte"] | None]
+    """What white is to the network: 1 or 255. With it, `mean` and `std` are in that unit, and 0 and 1 unless given:
+    range=byte alone feeds raw 0 to 255, range=unit alone plain 0 to 1.
+    """
     resize_mode: NotRequired[Literal["bilinear", "bicubic", "nearest", "lanczos"] | None]
     size: NotRequired[int | Sequence[int] | None]
     """Height and width of the network's input, pixels; one number for a square."""
+    std: NotRequired[float | Sequence[float] | None]
+    """Each plane is divided by it, above 0; one number for all."""
 
 
 class PreprocessCard(TypedDict):
@@ -1465,11 +1759,12 @@ class ProjectionFacts(TypedDict):
     """Facts of one projection; boxes are (top, left, bottom, right), half open."""
 
     activation: float
-    """Of the unit; of the channel's strongest unit when all of it is projected."""
+    """Of the unit; of the strongest one when whole maps are projected."""
     box: list[int]
     """Receptive field in pixels of the network's input, clipped to it."""
     box_in_upload: list[float]
-    channel: int
+    channel: int | None
+    """Null when the whole layer is projected."""
     dead: bool
     """The unit is not active, so its projection is zero."""
     image_independent: bool
@@ -1485,7 +1780,7 @@ class ProjectionFacts(TypedDict):
     """What `patch` shows: the receptive field, not clipped."""
     x: int | None
     y: int | None
-    """Row of the unit in its map; null when the whole channel is projected."""
+    """Row of the unit in its map; null when a whole map is projected."""
 
 
 class ProvenanceView(TypedDict):
@@ -1544,6 +1839,8 @@ class ResultView(TypedDict):
 class SaliencyFacts(TypedDict):
     """Facts of saliency."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     images: list[SaliencyImageFacts]
     method: str
     output: NotRequired[OutputFacts | None]
@@ -1686,6 +1983,8 @@ class SweptLayerFacts(TypedDict):
 class TopActivationsFacts(TypedDict):
     """Facts of top-activations."""
 
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
     by: str
     caution: str | None
     """How not to read the projections."""
@@ -1745,7 +2044,7 @@ class TopActivationsRequest(TypedDict):
     layer: NotRequired[str | None]
     """One layer; without it the last map before global pooling."""
     layers: NotRequired[Sequence[str] | None]
-    """Several layers, in one sweep."""
+    """Several layers, in one sweep, or the one word `convolutions`."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     patches: NotRequired[bool]
@@ -1791,6 +2090,21 @@ class UnitTarget(TypedDict):
     y: NotRequired[int | None]
 
 
+class UploadFacts(TypedDict):
+    """A network that a caller brought, as callers see it."""
+
+    bytes: int
+    """Of its file."""
+    created_at: str
+    format: Literal["safetensors", "pt2"]
+    own: bool
+    """Whether the caller who asks brought it."""
+    sha256: str
+    """Of its file, hex."""
+    updated_at: str
+    visible_to: Literal["owner", "all"]
+
+
 class WatchedUnit(TypedDict):
     """A map to watch: its total activation, or the value at (y, x)."""
 
@@ -1812,7 +2126,7 @@ class WeightedObjective(TypedDict):
 class Drawing(TypedDict, total=False):
     """How a picture is drawn; what is left out is as the operation draws it."""
 
-    view: Literal["tiles", "picture", "overlay", "matrix"] | None
+    view: Literal["tiles", "picture", "overlay", "matrix", "pca", "lines"] | None
     """A default for each operation."""
     colormap: str | None
     """A name of the cmap catalogue; `_r` reverses."""
@@ -1820,13 +2134,15 @@ class Drawing(TypedDict, total=False):
     """map: each map by its own min and max; layer: all by the layer's; standard: mean 128, one standard deviation 64;
     symmetric: about zero.
     """
-    columns: int | None
-    """Tiles in a row."""
+    columns: int | str | None
+    """Tiles in a row: a number, or `LAYER:8,LAYER:16` where pictures of several layers differ."""
     scale: float | None
     """Pixels for each cell of a map; of an overlay, for each pixel of it."""
-    title: Literal["none", "index", "mean", "max", "loss"] | None
+    title: Literal["none", "index", "mean", "max", "loss", "loss_last"] | None
     """The text above each tile."""
     alpha: float | None
     """Opacity of an overlay, 0 to 1."""
+    blend: Literal["mix", "brightest"] | None
+    """Of an overlay. mix: alpha of the colours; brightest: the same, scaled up to white."""
     pick: str | None
     """One picture, layer or item; without it all are stacked, up to 16."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -128,6 +129,20 @@ def copy_queue(
     raise typer.Exit(copy(chosen, source, replace=replace))
 
 
+def _said(arch: str | None, classes: str | None, more: Sequence[str]) -> dict[str, Any]:
+    """What a command says of a network, as a service takes it."""
+    from convscope.catalogue_file import keys_of
+
+    try:
+        said = keys_of(more)
+        if classes is not None:
+            lines = Path(classes).read_text(encoding="utf-8").splitlines()
+            said["classes"] = [line.strip() for line in lines if line.strip()]
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    return said if arch is None else {"source": arch, **said}
+
+
 def _models() -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, help="The networks of the catalogue and their weights.")
 
@@ -142,7 +157,7 @@ def _models() -> typer.Typer:
         raise typer.Exit(listing(chosen, as_json))
 
     @app.command("add")
-    @with_settings("worker", only=_OF_NETWORKS)
+    @with_settings("worker", "client", only=[*_OF_NETWORKS, "url", "api_key"])
     def add(
         chosen: Chosen,
         file: Annotated[str, typer.Argument(metavar="FILE", help="Weights in any format, .pt2, .keras or .onnx.")],
@@ -160,19 +175,26 @@ def _models() -> typer.Typer:
             ),
         ] = None,
     ) -> None:
-        """Write an entry of the catalogue for a network of yours, after it was built, filled and run."""
-        from convscope.cli.parts import networks
+        """Write an entry of the catalogue for a network of yours, after it was built, filled and run.
 
+        With --url it is brought to that service (safetensors or .pt2), if the key may: --set visible_to=all shares it.
+        """
+        from convscope.cli.parts import bring, networks
+
+        if chosen.settings.url:
+            raise typer.Exit(bring(chosen, Path(file), _said(arch, classes, more or []), model_id))
         given = {"--arch": arch, "--id": model_id, "--classes": classes}
         flags = [f"{name}={value}" for name, value in given.items() if value is not None]
         raise typer.Exit(networks(chosen, "add", *flags, *(f"--set={pair}" for pair in more or []), "--", file))
 
     @app.command("remove")
-    @with_settings("worker", only=_OF_NETWORKS)
+    @with_settings("worker", "client", only=[*_OF_NETWORKS, "url", "api_key"])
     def remove(chosen: Chosen, model: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the entry.")]) -> None:
-        """Take an entry out of the catalogue; its files stay where they are."""
-        from convscope.cli.parts import networks
+        """Take an entry out of the catalogue; its files stay. With --url: one that was brought to that service."""
+        from convscope.cli.parts import networks, take_back
 
+        if chosen.settings.url:
+            raise typer.Exit(take_back(chosen, model))
         raise typer.Exit(networks(chosen, "remove", "--", model))
 
     @app.command("pull")

@@ -39,6 +39,7 @@ _API = frozenset(
         "longest_wait_s",
         "card_wait_s",
     }
+    | {"network_mib", "caller_networks", "caller_networks_gib"}
     | {"lane_depth", "caller_jobs", "caller_forwards", "quick_forwards"}
 )
 _WORKER = frozenset(

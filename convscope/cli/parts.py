@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,7 +18,10 @@ from convscope.cli.client import client_of, lines_of
 from convscope.cli.flags import Chosen
 from convscope.cli.listing import show
 from convscope.cli.processes import python_module
-from convscope_client import ConvscopeError
+from convscope_client import ConvscopeError, ProblemError
+
+_MISFITS = ("weights-unavailable", "network-does-not-run", "out-of-memory")
+"""What a service says of a network that it has and cannot use."""
 
 
 def become(module: str, chosen: Chosen) -> None:
@@ -67,6 +72,52 @@ def list_models(chosen: Chosen, as_json: bool) -> int:
         name = f"{model['id']} (default)" if model.get("default") else str(model["id"])
         rows.append((name, str(model["weights"]), str(model["source"]), at_hand, model.get("problem") or ""))
     show(("id", "weights", "source", "at hand", "problem"), rows)
+    return 0
+
+
+def bring(chosen: Chosen, file: Path, said: Mapping[str, Any], model_id: str | None) -> int:
+    """Bring a network to the service that --url names, and see that it can be used there; else take it back.
+
+    Args:
+        file: safetensors or .pt2.
+        said: what is said of it, as `NetworkRequest` has it.
+        model_id: None takes the file's name.
+
+    Returns:
+        The exit status.
+    """
+    screen = Console(stderr=True)
+    name = model_id or re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._") or "network"
+    try:
+        with client_of(chosen) as service:
+            service.put_model(name, file, entry=said)
+            try:
+                card = service.read_model(name)
+            except ProblemError as error:
+                if error.name in _MISFITS:
+                    service.delete_model(name)
+                raise
+    except (ConvscopeError, OSError) as error:
+        lines = lines_of(error) if isinstance(error, ConvscopeError) else [str(error)]
+        screen.print("\n".join(lines), markup=False, highlight=False)
+        return 1
+    print(f"{name}: good, {len(card['layers'])} layers; requests name it by model={name}")
+    return 0
+
+
+def take_back(chosen: Chosen, model_id: str) -> int:
+    """Have the service that --url names forget a network that was brought.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        with client_of(chosen) as service:
+            service.delete_model(model_id)
+    except ConvscopeError as error:
+        Console(stderr=True).print("\n".join(lines_of(error)), markup=False, highlight=False)
+        return 1
+    print(f"{model_id}: forgotten")
     return 0
 
 

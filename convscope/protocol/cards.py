@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from convscope.protocol.networks import UploadFacts
 from convscope.protocol.problems import ProblemError
 
 
@@ -161,6 +162,7 @@ class ModelCard(_Model):
     behaviour: BehaviourCard | None = Field(
         None, description="What the network can bear; null where its weights are not at hand, and it was not tried."
     )
+    upload: UploadFacts | None = Field(None, description="Of a network that a caller brought; null for the operator's.")
 
     @property
     def class_count(self) -> int:
@@ -219,3 +221,4 @@ class ModelSummary(_Model):
     problem: str | None = Field(None, description="Why the entry cannot be used.")
     problem_type: str = Field("weights-unavailable", description="Name of the problem that requests for it get.")
     entry_digest: str | None = Field(None, description="Of an operator's entry: changes when anything in it does.")
+    upload: UploadFacts | None = Field(None, description="Of a network that a caller brought; null for the operator's.")

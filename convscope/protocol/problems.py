@@ -43,6 +43,7 @@ _TABLE: tuple[tuple[int, str, str, str], ...] = (
     (416, "range-not-satisfiable", "That range lies outside of it", "Ask for bytes within the length in Content-Range."),
     (408, "request-timeout", "The body came too slowly", "Send the body at once, or raise CONVSCOPE_BODY_TIMEOUT_S."),
     (409, "already-finished", "The job has already finished", "Read its result; a finished job never changes."),
+    (412, "precondition-failed", "It is not what the request expects", "Read it again, and send what it is now in If-Match, or nothing."),
     (413, "body-too-large", "The body is too large", "Send less at once; the limit is in the detail."),
     (413, "too-many-pixels", "The image has too many pixels", "Scale it down; the limit is in the detail."),
     (413, "too-many-images", "Too many images in one request", "Send fewer images at once; the limit is in the detail."),

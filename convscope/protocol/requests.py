@@ -57,6 +57,18 @@ def _both_sides(value: object) -> object:
     return [value, value] if isinstance(value, int | float) else value
 
 
+def _alone(value: object) -> object:
+    """One number for all planes."""
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+PlaneNumbers = Annotated[
+    list[Annotated[float, Field(ge=-1e6, le=1e6)]],
+    Field(min_length=1, max_length=64),
+    BeforeValidator(_alone, json_schema_input_type=float | list[float]),
+]
+
+
 Side = Annotated[int, Field(ge=16, le=1024)]
 Sides = Annotated[tuple[Side, Side], BeforeValidator(_both_sides, json_schema_input_type=Side | tuple[Side, Side])]
 
@@ -101,6 +113,26 @@ class Preprocess(StrictModel):
         description="center: keep the aspect ratio and crop; none: squeeze the whole upload into the input.",
     )
     resize_mode: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
+    antialias: bool | None = Field(
+        None,
+        description="false: pixels between half-pixel centres, without a filter where the image shrinks, as torch's "
+        "`F.interpolate` does on tensors; true, the default, as Pillow does.",
+    )
+    range: Literal["unit", "byte"] | None = Field(
+        None,
+        description="What white is to the network: 1 or 255. With it, `mean` and `std` are in that unit, and 0 and 1 "
+        "unless given: range=byte alone feeds raw 0 to 255, range=unit alone plain 0 to 1.",
+    )
+    mean: PlaneNumbers | None = Field(None, description="Subtracted from each plane; one number for all planes.")
+    std: PlaneNumbers | None = Field(None, description="Each plane is divided by it, above 0; one number for all.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        if self.antialias is False and self.resize_mode == "lanczos":
+            raise ValueError("resize_mode=lanczos has no form without antialias; take bilinear, bicubic or nearest")
+        return self
 
 
 Labels = Annotated[

@@ -35,6 +35,9 @@ finished jobs (24 h by default), counted from the job's end; `none` stays.
 | stored:{caller} | sorted set | none | a caller's images and their bytes, by when their pixels expire, ms |
 | stored_bytes | hash | none | caller → bytes of all of them |
 | card:{model} | hash | none | a model card: `json`, and `digest` to know a newer one by |
+| card:{id}@{version} | hash | UPLOADED_CARD_MS | the same of a network that a caller brought, or its `problem` |
+| networks | hash | none | id → head of a network that a caller brought: owner, version, file; JSON |
+| network:{id} | string | none | its entry, JSON |
 | catalogue | hash | none | model id → summary, JSON |
 | deployment | hash | none | what the workers say of themselves: environment, default_model |
 | wanted | sorted set | none | models whose card a request waits for, by the time it was asked for, ms |
@@ -76,6 +79,9 @@ AGED_COST = 2_000
 AGED_SLOWEST = 20
 PASSED_OVER = 200
 """Waiting runs that one claim passes over because their caller has its share of places, or they are too young."""
+
+UPLOADED_CARD_MS = 86_400_000
+"""The card of a network that a caller brought; it is made again when it is asked for."""
 
 LANES: tuple[Literal["quick", "interactive", "batch"], ...] = ("quick", "interactive", "batch")
 

@@ -112,6 +112,7 @@ class JobSpec(_Record):
     `environment` is what the workers ran on when the digest was made, "" unknown; another one's result is not cached.
     `cost` is in forward passes. `caller_jobs` is this caller's own quota, where it has one. `image_list` is the
     artifact key of an image set's contents whose members are the images: a set of thousands is no message for Redis.
+    `networks` are the versions, by id, of those networks of the request that callers brought.
     """
 
     operation: str
@@ -119,6 +120,7 @@ class JobSpec(_Record):
     labels: dict[str, str] = Field(default_factory=dict)
     images: list[JobImage] = Field(default_factory=list)
     image_list: str | None = None
+    networks: dict[str, str] = Field(default_factory=dict)
     lane: Lane = "interactive"
     cost: float = Field(1.0, ge=0)
     caller: str = "anonymous"
@@ -225,6 +227,7 @@ class Claim(_Record):
     request: dict[str, Any]
     images: list[JobImage] = Field(default_factory=list)
     image_list: str | None = None
+    networks: dict[str, str] = Field(default_factory=dict)
     lane: Lane
     slot: Lane
     alone: bool = False
@@ -245,8 +248,9 @@ class Claim(_Record):
         run, slot, deadline_ms, deadline_in_ms, members, flat = reply
         plain = {name: value for name, value in pairs(flat).items() if value != "" and name in cls.model_fields}
         plain.pop("deadline_ms", None)
-        for name in ("request", "images"):
-            plain[name] = json.loads(plain[name])
+        for name in ("request", "images", "networks"):
+            if name in plain:
+                plain[name] = json.loads(plain[name])
         _part_images(plain)
         if deadline_ms != "":
             plain["deadline_ms"] = deadline_ms

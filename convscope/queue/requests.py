@@ -24,6 +24,7 @@ def submission(spec: JobSpec, limits: JobLimits) -> dict[str, str | int | float]
         "request": compact(spec.request),
         "labels": compact(spec.labels),
         "images": compact(images_json(spec)),
+        "networks": compact(spec.networks) if spec.networks else "",
         "lane": spec.lane,
         "cost": spec.cost,
         "bounded": int(spec.caller_jobs is None or spec.caller_jobs < NO_QUOTA),

@@ -14,18 +14,39 @@ from numpy.typing import NDArray
 
 from convscope import __version__
 from convscope.protocol.pictures import Picture, View
+from convscope.protocol.problems import ProblemError
 from convscope.render.colors import nan_colour
+from convscope.render.components import draw_components
+from convscope.render.lines import draw_lines
 from convscope.render.matrix import draw_matrix
 from convscope.render.options import Plan, RenderOptions, plan
 from convscope.render.overlay import draw_overlay
-from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, encode, join, line_height, text_width
+from convscope.render.panels import MOST_PANELS, draw_panels, in_panels
+from convscope.render.sheet import (
+    LABEL,
+    MAX_MEGAPIXELS,
+    SMALL,
+    Format,
+    Sheet,
+    check_size,
+    encode,
+    join,
+    line_height,
+    text_width,
+)
 from convscope.render.stopping import go_on
 from convscope.render.tiles import Arrays, Drawn, draw_tiles
+from convscope.render.vector import matrix_svg
 
-__all__ = ["MOST_STACKED", "RenderOptions", "render", "stack"]
+__all__ = ["Arrays", "Format", "RenderOptions", "Upload", "on_one_page", "render", "stack", "vector"]
 
 MOST_STACKED = 16
 """Pictures that are drawn under each other at once."""
+
+FITTING = 0.9e6 * MAX_MEGAPIXELS
+"""Pixels of the tiles of a page for which a scale is chosen; the rest is for margins and headings."""
+_SHARES = (1.0, 0.99, 0.5, 0.2)
+"""First each picture may have the whole page; where together they are too large, such shares of an equal part."""
 
 Upload = NDArray[np.uint8]
 
@@ -33,6 +54,8 @@ _VIEWS: Mapping[View, Callable[[Picture, Arrays, Plan], Drawn]] = {
     "tiles": draw_tiles,
     "picture": draw_tiles,
     "matrix": draw_matrix,
+    "pca": draw_components,
+    "lines": draw_lines,
 }
 """What draws each view; an overlay needs the upload as well."""
 
@@ -55,7 +78,7 @@ def render(picture: Picture, arrays: Arrays, upload: Upload | None, options: Ren
         ProblemError: `invalid-request`: not among the picture's views or titles; `too-expensive`: too many pixels;
             `gone`: an overlay without its upload.
     """
-    return _finish([picture], [_draw(picture, arrays, upload, options)], 0)
+    return _finish([picture], [_draw(picture, arrays, upload, plan(picture, options, FITTING))], 0)
 
 
 def stack(
@@ -63,30 +86,79 @@ def stack(
     arrays: Arrays,
     uploads: Callable[[int], Upload | None],
     options: RenderOptions,
+    file_format: Format = "PNG",
 ) -> bytes:
-    """Several pictures under each other as one PNG, the first 16 where there are more, which the page then says.
+    """Several pictures of a result as one file: as a grid of panels where each has its cell, else under each other.
+
+    The first 128 panels, or 16 pictures, are drawn where there are more, which the page then says.
 
     Args:
         uploads: gives the image with that number (`Picture.image`); asked for overlays only.
+        file_format: of the file; see `encode`.
 
     Raises:
         ProblemError: as `render`.
     """
-    shown = pictures[:MOST_STACKED]
-    drawn = []
-    for picture in shown:
-        overlaid = plan(picture, options).view == "overlay" and picture.image is not None
+    shown = on_one_page(pictures, options)
+    left_out = len(pictures) - len(shown)
+
+    def draw(picture: Picture, settled: Plan) -> Drawn:
+        overlaid = settled.view == "overlay" and picture.image is not None
         upload = uploads(picture.image) if overlaid and picture.image is not None else None
-        drawn.append(_draw(picture, arrays, upload, options))
+        return _draw(picture, arrays, upload, settled)
+
+    if in_panels(shown, options):
+        return _finish(shown, [draw_panels(shown, draw, options)], left_out, file_format)
+    drawn: list[Drawn] = []
+    for share in _SHARES if options.scale is None else (1.0,):
+        most = FITTING if share == 1.0 else FITTING * share / len(shown)
+        try:
+            drawn = _draw_all([(picture, plan(picture, options, most)) for picture in shown], draw)
+            break
+        except ProblemError as problem:
+            if problem.name != "too-expensive" or share == _SHARES[-1] or options.scale is not None:
+                raise
+    return _finish(shown, drawn, left_out, file_format)
+
+
+def vector(pictures: Sequence[Picture], arrays: Arrays, options: RenderOptions) -> bytes:
+    """The one picture as SVG.
+
+    Raises:
+        ProblemError: `not-acceptable`: several, or one that is no matrix.
+    """
+    if len(pictures) != 1 or plan(pictures[0], options).view != "matrix":
+        raise ProblemError(
+            "not-acceptable",
+            "SVG can be made of one matrix; choose it with pick. Maps and photographs are pixels: ask for PNG.",
+            possible=["image/png", "image/webp", "image/jpeg"],
+        )
+    return matrix_svg(pictures[0], arrays, plan(pictures[0], options))
+
+
+def on_one_page(pictures: Sequence[Picture], options: RenderOptions) -> Sequence[Picture]:
+    """As many of a result's pictures as are drawn together."""
+    first = pictures[:MOST_PANELS]
+    return first if in_panels(first, options) else pictures[:MOST_STACKED]
+
+
+def _draw_all(planned: Sequence[tuple[Picture, Plan]], draw: Callable[[Picture, Plan], Drawn]) -> list[Drawn]:
+    """Every picture by its plan.
+
+    Raises:
+        ProblemError: `too-expensive`: together they are too large.
+    """
+    drawn: list[Drawn] = []
+    for picture, settled in planned:
+        drawn.append(draw(picture, settled))
         # Checked as the page grows, so that no more than twice the limit is ever held.
         sheets = [each.sheet for each in drawn]
         check_size(sum(sheet.height for sheet in sheets), max(sheet.width for sheet in sheets), "The pictures together")
-    return _finish(shown, drawn, len(pictures) - len(shown))
+    return drawn
 
 
-def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: RenderOptions) -> Drawn:
+def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, settled: Plan) -> Drawn:
     go_on()
-    settled = plan(picture, options)
     if settled.view == "overlay":
         drawn = draw_overlay(picture, arrays, upload, settled)
     else:
@@ -96,18 +168,18 @@ def _draw(picture: Picture, arrays: Arrays, upload: Upload | None, options: Rend
     return drawn
 
 
-def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int) -> bytes:
+def _finish(pictures: Sequence[Picture], drawn: Sequence[Drawn], left_out: int, file_format: Format = "PNG") -> bytes:
     sheets = [each.sheet for each in drawn]
     if left_out:
         sheets.append(_remark(f"{left_out} more pictures; choose one of them with pick"))
-    facts: list[dict[str, Any]] = [each.facts for each in drawn]
+    facts: list[dict[str, Any]] = [one for each in drawn for one in each.facts.get("pictures", [each.facts])]
     texts = [
         ("Title", " | ".join(picture.heading or picture.name for picture in pictures)),
         ("Software", f"Convscope {__version__}"),
         ("convscope:scale", json.dumps(facts, allow_nan=False)),
     ]
     go_on()
-    return encode(join(sheets), texts, repeated=any(each.repeated for each in drawn))
+    return encode(join(sheets), texts, repeated=any(each.repeated for each in drawn), file_format=file_format)
 
 
 def _remark(text: str) -> Sheet:

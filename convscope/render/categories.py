@@ -55,7 +55,7 @@ def colour_maps(picture: Picture, plan: Plan, maps: Sequence[NDArray[Any]], grou
     nan = nan_colour(plan.colormap)[1]
     if picture.categories is not None and maps:
         return _categorised(maps, picture.categories, nan)
-    scaled = scale_maps(maps, groups, plan.normalize, plan.value_range, plan.outliers)
+    scaled = scale_maps(maps, groups, plan.normalize, plan.value_range, plan.outliers, plan.centre)
     return Colouring(scaled, table(plan.colormap, plan.normalize == "symmetric"), nan)
 
 

@@ -44,7 +44,7 @@ def label_step(count: int, cell: int) -> int:
     return min(step, max(count, 1))
 
 
-def _labels(given: Sequence[str], count: int, cell: int) -> list[tuple[int, str]]:
+def labels(given: Sequence[str], count: int, cell: int) -> list[tuple[int, str]]:
     """The labels that are written: row or column, and text; numbers where the picture has none."""
     texts = [clean(text) for text in given] if len(given) == count else [str(index) for index in range(count)]
     step = label_step(count, cell)
@@ -76,7 +76,7 @@ def _write_labels(
         sheet.text(bottom + TICK + 3, middle - line // 2, text, SMALL, ink=SOFT_INK, turned=True)
 
 
-def _cell_texts(values: NDArray[Any], cell: int) -> list[list[str]] | None:
+def cell_texts(values: NDArray[Any], cell: int) -> list[list[str]] | None:
     """Each value as short text, or None where the cells are too small for that; the array has all digits."""
     if max(values.shape) > _MOST_WRITTEN:
         return None
@@ -124,10 +124,12 @@ def draw_matrix(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     """
     if picture.matrix is None:
         raise ValueError(f"{picture.name} has the view matrix but declares no matrix")
-    values = read_part(0, picture.matrix, arrays, picture.signed, flatten=True).array
+    values = read_part(0, picture.matrix, arrays, plan.signed, flatten=True).array
     rows, columns = int(values.shape[0]), int(values.shape[1])
     cell = pixels_per_cell(rows, columns, plan.scale)
-    row_labels, column_labels = _labels(picture.row_labels, rows, cell), _labels(picture.column_labels, columns, cell)
+    while cell > 1 and rows * columns * cell * cell > plan.most_pixels:
+        cell -= 1
+    row_labels, column_labels = labels(picture.row_labels, rows, cell), labels(picture.column_labels, columns, cell)
     line = line_height(SMALL)
     # Half a line of text may stand out over the first and last cells.
     spare = max(0, line // 2 - cell // 2) + 1
@@ -140,7 +142,7 @@ def draw_matrix(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     scaled = scale_maps([values], [""], plan.normalize, plan.value_range)
     missing = scaled.nan[0]
     colours, (_, nan) = table(plan.colormap, plan.normalize == "symmetric"), nan_colour(plan.colormap)
-    texts = _cell_texts(values, cell)
+    texts = cell_texts(values, cell)
     palette = palette_of(colours, nan, scaled) if texts is None else None
     bar = colour_bar(scaled.scales[0], plan.normalize, picture.value_name, own_moments=False)
     page = Page(body_height, body_width, picture.heading, _notes(plan, scaled), bar)

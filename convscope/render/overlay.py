@@ -1,7 +1,8 @@
-"""The view `overlay`: maps laid over the upload, only where the network saw it."""
+"""The view `overlay`: maps laid over the upload, only where the network saw it, which a line marks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convscope.protocol.pictures import Picture
+from convscope.protocol.pictures import Blend, Picture
 from convscope.protocol.problems import ProblemError
 from convscope.render.categories import colour_maps
+from convscope.render.grid import lay_grid
 from convscope.render.options import Plan
-from convscope.render.page import Page, colour_bar, number, own_range_bar
+from convscope.render.page import Page, number, own_range_bar
 from convscope.render.scaling import MIDDLE, Scale
 from convscope.render.sheet import check_size
 from convscope.render.stopping import go_on
@@ -22,8 +24,9 @@ from convscope.render.tiles import (
     PART_GAP,
     Arrays,
     Drawn,
+    bar_of,
     common_notes,
-    lay_grid,
+    draw_dead_at_bottom,
     read_parts,
     scale_facts,
     shared_scale,
@@ -33,8 +36,8 @@ from convscope.render.tiles import (
 
 Bytes = NDArray[np.uint8]
 
-_UNSEEN_BRIGHTNESS = 0.4
-"""Of the parts of the upload that the network did not see."""
+_LINE, _EDGE = (255, 255, 255), (30, 30, 30)
+"""Of what marks the part of the upload that the network saw: a white line with a dark one on either side."""
 
 
 def default_factor(height: int, width: int, count: int) -> float:
@@ -103,14 +106,15 @@ class _Layer:
     signed: bool
     nearest: bool
     """Each place has the colour of the cell it lies in; between two names there is no third."""
+    magnitude: bool = False
 
     def at(
         self, rows: NDArray[np.float64], columns: NDArray[np.float64], alpha: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | float]:
         """Colours at every pair of positions, and their opacity.
 
-        On a scale about zero the opacity is 1 − (1 − alpha)^(3·magnitude): zero leaves the photograph as it is, where
-        a diverging map's pale middle would only bleach it, and strong evidence of either sign covers it.
+        On a scale about zero, and of magnitudes, the opacity is 1 − (1 − alpha)^(3·magnitude): zero leaves the
+        photograph as it is, which a map's pale middle or dark end would only bleach or darken; what is strong covers.
         """
         nearest = np.ix_(np.rint(rows).astype(int), np.rint(columns).astype(int))
         if self.colours is None:
@@ -122,36 +126,67 @@ class _Layer:
         above = np.asarray(self.colours[levels], np.float32)
         if self.missing is not None:
             above[self.missing[nearest]] = self.nan
-        if not self.signed:
+        if not (self.signed or self.magnitude):
             return above, alpha
-        magnitude = np.abs(levels.astype(np.float32) - MIDDLE) / (255 - MIDDLE)
+        zero = 0 if self.magnitude else MIDDLE
+        magnitude = np.abs(levels.astype(np.float32) - zero) / (255 - zero)
         opacity = 1 - (1 - alpha) ** (3 * magnitude)
         if self.missing is not None:
             opacity[self.missing[nearest]] = alpha
         return above, np.asarray(opacity, np.float32)[..., None]
 
 
-def lay_over(photograph: Bytes, layer: _Layer, transform: Mapping[str, Any], alpha: float) -> Bytes:
-    """One map over the photograph: coloured where the network saw it, darkened where it did not."""
-    seen, places = [], []
-    for axis in (0, 1):
-        mask, at = seen_axis(
-            photograph.shape[axis],
-            transform["upload_size"][axis],
-            transform["input_size"][axis],
-            transform["scale"][axis],
-            transform["offset"][axis],
-            layer.cells.shape[axis],
-        )
-        seen.append(mask)
-        places.append(at[mask])
-    result: Bytes = np.rint(photograph * _UNSEEN_BRIGHTNESS).astype(np.uint8)
+def lay_over(
+    photograph: Bytes,
+    layer: _Layer,
+    transform: Mapping[str, Any],
+    alpha: float,
+    blend: Blend = "mix",
+    crop: Mapping[str, Any] | None = None,
+) -> Bytes:
+    """One map over the photograph, coloured where the map lies, with a line around what the network saw of it.
+
+    `brightest`: what was mixed is divided by its largest value, which becomes white, as pytorch-grad-cam's
+    `show_cam_on_image` does.
+    """
+    axes = [_along(axis, photograph, transform, layer.cells.shape[axis]) for axis in (0, 1)]
+    seen, places = [mask for mask, _ in axes], [at[mask] for mask, at in axes]
+    result: Bytes = photograph.copy()
     if seen[0].any() and seen[1].any():
         window = np.ix_(*seen)
         below = photograph[window].astype(np.float32)
         above, opacity = layer.at(places[0], places[1], alpha)
-        result[window] = np.rint(below + opacity * (above - below)).astype(np.uint8)
+        mixed = below + opacity * (above - below)
+        if blend == "brightest":
+            mixed *= 255 / max(float(mixed.max()), 1e-6)
+        result[window] = np.rint(mixed).astype(np.uint8)
+    whole = seen if crop is None else [_along(axis, photograph, crop, 1)[0] for axis in (0, 1)]
+    if whole[0].any() and whole[1].any():
+        _mark(result, whole)
     return result
+
+
+def _along(
+    axis: int, photograph: Bytes, transform: Mapping[str, Any], cells: int
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """`seen_axis` of a drawing of the whole upload."""
+    upload, size, scale, offset = (transform[name][axis] for name in ("upload_size", "input_size", "scale", "offset"))
+    return seen_axis(photograph.shape[axis], upload, size, scale, offset, cells)
+
+
+def _mark(photograph: Bytes, seen: Sequence[NDArray[np.bool_]]) -> None:
+    """Draw a line around what the network saw, outside of it; an edge at the photograph's own has none."""
+    (top, bottom), (left, right) = ((int(mask.argmax()), len(mask) - int(mask[::-1].argmax())) for mask in seen)
+    height, width = photograph.shape[:2]
+    for away, colour in ((0, _EDGE), (1, _LINE), (2, _EDGE)):
+        rows = slice(max(top - away - 1, 0), min(bottom + away + 1, height))
+        columns = slice(max(left - away - 1, 0), min(right + away + 1, width))
+        for row, there in ((top - away - 1, top > away), (bottom + away, bottom + away < height)):
+            if there:
+                photograph[row, columns] = colour
+        for column, there in ((left - away - 1, left > away), (right + away, right + away < width)):
+            if there:
+                photograph[rows, column] = colour
 
 
 def _with_ranges(titles: Sequence[str], tiles: Sequence[int], scales: Sequence[Scale]) -> list[str]:
@@ -160,6 +195,15 @@ def _with_ranges(titles: Sequence[str], tiles: Sequence[int], scales: Sequence[S
     for tile, scale in zip(tiles, scales, strict=True):
         ranges.setdefault(tile, f"{number(scale.vmin)} to {number(scale.vmax)}")
     return ["  ".join(filter(None, (title, ranges.get(tile, "")))) for tile, title in enumerate(titles)]
+
+
+def _drawn_size(upload: Bytes, plan: Plan, parts: int) -> tuple[int, int]:
+    """Height and width of each of so many drawings of the upload, pixels."""
+    height, width = upload.shape[:2]
+    factor = plan.scale or default_factor(height, width, max(parts, plan.among))
+    if (pixels := height * width * factor**2 * parts) > plan.most_pixels:
+        factor *= math.sqrt(plan.most_pixels / pixels)
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: Plan) -> Drawn:
@@ -172,10 +216,9 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
         other = [view for view in picture.views if view != "overlay"]
         advice = f"; view={other[0]} needs none" if other else ""
         raise ProblemError("gone", f"The image that {picture.name} is drawn on is no longer kept{advice}.")
-    parts = read_parts(picture, arrays, flatten=True)
+    parts = read_parts(picture, arrays, plan, flatten=True)
     per_tile = [sum(part.tile == tile for part in parts) for tile in range(len(picture.tiles))]
-    factor = plan.scale or default_factor(upload.shape[0], upload.shape[1], len(parts))
-    height, width = (max(1, round(side * factor)) for side in upload.shape[:2])
+    height, width = _drawn_size(upload, plan, len(parts))
     sizes = [(height, max(1, n * (width + PART_GAP) - PART_GAP)) for n in per_tile]
     titles, captions = tile_texts(picture, plan)
     check_size(height, width, picture.name)
@@ -185,18 +228,21 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
     arrays_of = [part.array for part in numbers]
     colouring = colour_maps(picture, plan, arrays_of, groups)
     scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
+    draw_dead_at_bottom(picture, plan, numbers, scaled)
     one = shared_scale(scaled, plan)
-    bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
+    bar = bar_of(picture, plan, one, len(numbers)) if one else None
     if one is None and plan.normalize == "map" and scaled.scales:
         bar = own_range_bar(picture.value_name)
         titles = _with_ranges(titles, [part.tile for part in numbers], scaled.scales)
+    if plan.bare:
+        titles, captions = [""] * len(titles), [[] for _ in captions]
     grid = lay_grid(titles, captions, sizes, plan.columns)
     check_size(grid.height, grid.width, picture.name)
     notes = common_notes(picture, plan, parts, scaled)
     signed = plan.normalize == "symmetric"
-    if signed and numbers:
-        notes.append("zero is transparent")
-    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend)
+    if (signed or plan.magnitude) and numbers:
+        notes.append("zero is transparent" if plan.centre is None else "where equal, transparent")
+    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend, bare=plan.bare)
     sheet = page.draw(None, colours, picture.name)
 
     photograph = _resized(upload, height, width)
@@ -210,13 +256,19 @@ def draw_overlay(picture: Picture, arrays: Arrays, upload: Bytes | None, plan: P
         else:
             index = next(number_of_part)
             layer = _Layer(
-                scaled.levels[index], scaled.nan[index], colours, nan, signed, picture.categories is not None
+                scaled.levels[index],
+                scaled.nan[index],
+                colours,
+                nan,
+                signed,
+                nearest=picture.categories is not None,
+                magnitude=plan.magnitude,
             )
         top, left = grid.corner(part.tile)
         top += page.top + grid.title_height
         left += page.left + drawn_in_tile[part.tile] * (width + PART_GAP)
         drawn_in_tile[part.tile] += 1
-        sheet.put(top, left, lay_over(photograph, layer, transform, plan.alpha))
+        sheet.put(top, left, lay_over(photograph, layer, transform, plan.alpha, plan.blend, picture.crop))
     write_texts(sheet, page, grid, titles, captions)
-    facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts() | {"alpha": plan.alpha}
-    return Drawn(sheet, facts, repeated=False)
+    facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts()
+    return Drawn(sheet, facts | {"alpha": plan.alpha, "blend": plan.blend}, repeated=False)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.protocol.pictures import Normalize
-from convscope.render.colors import FRAME, SOFT_INK, Palette
-from convscope.render.scaling import Scale
+from convscope.render.colors import FRAME, INK, SOFT_INK, Palette
+from convscope.render.scaling import MIDDLE, Scale
 from convscope.render.sheet import HEADING, LABEL, SMALL, Sheet, elide, line_height, text_width, wrap, wrap_words
 
 Bytes = NDArray[np.uint8]
@@ -47,17 +47,32 @@ def clean(text: str) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """A colour bar: where on it (0 to 1) which text stands, and what it measures."""
+    """A colour bar: where on it (0 to 1) which text stands, what it measures, and where a line marks its centre."""
 
     ticks: tuple[tuple[float, str], ...]
     name: str
     levels: Bytes
+    mark: float | None = None
 
 
 def own_range_bar(name: str) -> Bar:
     """The bar of maps that have each a range of their own."""
     levels = np.linspace(0, 255, BAR_WIDTH).round().astype(np.uint8)
     return Bar(((0.0, "minimum"), (1.0, "maximum")), clean(f"{name} of each map" if name else "each map"), levels)
+
+
+def centred_bar(scale: Scale, name: str, centre_name: str) -> Bar:
+    """The bar of a scale about a centre: from the smallest value to the largest, a line at the centre."""
+    assert scale.centre is not None and scale.reach is not None
+    low, high = min(scale.low, scale.centre), max(scale.high, scale.centre)
+    # One piece, which no line is broken in.
+    said = f"{clean(name)}  " + f"| {clean(centre_name)} {number(scale.centre)}".replace(" ", "\u00a0")
+    if scale.reach <= 0 or high <= low:
+        return Bar(((0.5, number(scale.centre)),), said, np.full(BAR_WIDTH, MIDDLE, np.uint8))
+    values = np.linspace(low, high, BAR_WIDTH)
+    levels = np.clip(np.rint(MIDDLE + (values - scale.centre) / scale.reach * (255 - MIDDLE)), 1, 255)
+    ends = ((0.0, number(low)), (1.0, number(high)))
+    return Bar(ends, said, levels.astype(np.uint8), mark=(scale.centre - low) / (high - low))
 
 
 def colour_bar(scale: Scale, normalize: Normalize, name: str, own_moments: bool) -> Bar:
@@ -141,27 +156,33 @@ class Page:
     notes: Sequence[str] = ()
     bar: Bar | None = None
     legend: Sequence[LegendEntry] = ()
+    bare: bool = False
+    """Nothing but the body, to its edge."""
     height: int = field(init=False)
     width: int = field(init=False)
     top: int = field(init=False)
     left: int = field(init=False, default=MARGIN)
 
     def __post_init__(self) -> None:
+        if self.bare:
+            self.heading, self.notes, self.bar, self.legend = "", (), None, ()
+        margin = 0 if self.bare else MARGIN
+        self.left = margin
         self.heading = clean(self.heading)
         wanted = max([text_width(self.heading, HEADING), *(text_width(note, SMALL) for note in self.notes)])
         bar = 0 if self.bar is None else BAR_WIDTH + GAP + text_width(self.bar.name, LABEL)
         inner = max(self.body_width, min(max(wanted, bar), MOST_TEXT_WIDTH), BAR_WIDTH if self.bar else 0)
-        self.width = inner + 2 * MARGIN
+        self.width = inner + 2 * margin
         self._heading = wrap_words(self.heading, HEADING, inner, MOST_HEADING_LINES)
         self._lines = wrap(self.notes, SMALL, inner)
-        self.top = MARGIN + line_height(SMALL) * len(self._lines)
+        self.top = margin + line_height(SMALL) * len(self._lines)
         self.top += line_height(HEADING) * len(self._heading) + 2 if self._heading else 0
-        self.top += GAP if self.top > MARGIN else 0
+        self.top += GAP if self.top > margin else 0
         self._bar_top = self.top + self.body_height + GAP + 2
         bar_height = GAP + 2 + BAR_HEIGHT + 3 + line_height(SMALL) if self.bar else 0
         self._legend = lay_legend(self.legend, inner)
         legend_height = GAP + line_height(SMALL) * (self._legend[-1].line + 1) if self._legend else 0
-        self.height = self.top + self.body_height + bar_height + legend_height + MARGIN
+        self.height = self.top + self.body_height + bar_height + legend_height + margin
 
     def draw(self, palette: Palette | None, colours: Bytes, what: str) -> Sheet:
         """The page with its heading, notes and bar.
@@ -206,6 +227,8 @@ class Page:
         strip: Any = colours[bar.levels] if palette is None else palette.levels[bar.levels]
         sheet.put(top, self.left, np.repeat(strip[None], BAR_HEIGHT, 0))
         sheet.frame(top, self.left, BAR_HEIGHT, BAR_WIDTH, FRAME)
+        if bar.mark is not None:
+            sheet.fill(top - 3, self.left + round(bar.mark * (BAR_WIDTH - 2)), BAR_HEIGHT + 6, 2, INK)
         room = self.width - MARGIN - self.left - BAR_WIDTH - GAP
         # The bar with its numbers is two lines high.
         for line, text in enumerate(wrap_words(bar.name, LABEL, room, 2)):
@@ -238,6 +261,8 @@ def notes_on_scale(
     kind = "about zero, by the largest magnitude" if normalize == "symmetric" else "by the minimum and maximum"
     if value_range is not None and normalize == "layer":
         kind = _fixed(value_range)
+        if value_range[0] == 0 and outliers > 0:
+            kind = f"from zero to the value of {100 * (1 - outliers):g} % of those above it"
     if normalize == "symmetric" and outliers > 0:
         kind = f"about zero, by the magnitude of {100 * (1 - outliers):g} % of the values"
     if groups > 1:

@@ -1,14 +1,15 @@
 """Numbers → levels 0 to 255, many maps at a time.
 
 A map that is constant where its own values make the scale is level 128 everywhere: a flat mid-tone, never noise and
-never a division by zero. Infinities are clipped to the ends of the scale, NaN is kept apart.
+never a division by zero; but nothing but zeros, on a scale that is not about zero, is its bottom, level 0. Infinities
+are clipped to the ends of the scale, NaN is kept apart.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ class Scale:
 
     Level 0 is `vmin` and level 255 is `vmax` for `map` and `layer`; for `symmetric` levels 1 and 255 are ∓ the largest
     magnitude and 128 is zero; for `standard` 128 is `mean` and 64 levels are `std`, and vmin and vmax are what levels
-    0 and 255 stand for. `below` and `above` say that there are values outside, drawn as that end.
+    0 and 255 stand for. `below` and `above` say that there are values outside, drawn as that end. A scale that is
+    `symmetric` about another `centre` than zero knows its `reach` and the smallest and largest value, `low` and `high`.
     """
 
     vmin: float
@@ -44,6 +46,10 @@ class Scale:
     std: float | None = None
     below: bool = False
     above: bool = False
+    centre: float | None = None
+    reach: float | None = None
+    low: float = 0.0
+    high: float = 0.0
 
     @property
     def clipped(self) -> bool:
@@ -135,7 +141,7 @@ def _ranges(
 ) -> list[tuple[float, float, bool, bool]]:
     """(vmin, vmax, below, above) of each map, by itself for `map` and over its group else.
 
-    `most` bounds the ends of `symmetric`, by group.
+    `most` bounds the ends of `symmetric`, and of scales that begin at zero, by group.
     """
     members: dict[object, list[int]] = {}
     for index, group in enumerate(groups):
@@ -151,9 +157,12 @@ def _ranges(
             low = low if fixed[0] is None else fixed[0]
             high = high if fixed[1] is None else fixed[1]
             low, high = (low, max(low, high)) if fixed[0] is not None else (min(low, high), high)
+        bound = most.get(groups[chosen[0]], math.inf)
         if normalize == "symmetric":
-            high = min(max(abs(low), abs(high)), most.get(groups[chosen[0]], math.inf))
+            high = min(max(abs(low), abs(high)), bound)
             low = -high
+        elif low == 0:
+            high = min(high, bound)
         infinite = bool(stats.infinite[chosen].any())
         for index in chosen:
             ranges[index] = (low, high, data[0] < low or infinite, data[1] > high or infinite)
@@ -188,6 +197,8 @@ def _place(
     result = levels.astype(np.uint8)
     if flat.any():
         result[flat] = MIDDLE
+        if normalize != "symmetric":
+            result[flat & (centres == 0)] = 0
     return result
 
 
@@ -197,6 +208,7 @@ def scale_maps(
     normalize: Normalize,
     value_range: tuple[float, float] | None = None,
     outliers: float = 0.0,
+    centre: float | None = None,
 ) -> Scaled:
     """Levels of maps (H×W) and colour arrays (3×H×W), a colour array always jointly over its channels.
 
@@ -207,8 +219,13 @@ def scale_maps(
             standard deviation → 64, of each map, clipped; `symmetric`: zero → 128, the group's largest magnitude → 127
             levels away.
         value_range: fixed ends in place of the extremes; an infinite end stays the data's own.
-        outliers: for `symmetric`, the share of a group's values other than zero that may be drawn as the ends.
+        outliers: for `symmetric`, and for `layer` from zero, the share of a group's values other than zero that may be
+            drawn as the ends.
+        centre: for `symmetric`, the value of level 128 where that is not zero.
     """
+    if centre is not None and normalize == "symmetric":
+        apart = [_as_float(one) - _as_float(one).dtype.type(centre) for one in maps]
+        return _recentred(scale_maps(apart, groups, normalize, None, outliers), apart, groups, centre)
     stacks: dict[tuple[tuple[int, ...], str], list[int]] = {}
     for index, array in enumerate(maps):
         stacks.setdefault((array.shape, array.dtype.str), []).append(index)
@@ -220,7 +237,8 @@ def scale_maps(
         for name in ("low", "high", "mean", "std", "infinite"):
             getattr(stats, name)[chosen] = getattr(part, name)
     most: dict[str, float] = {}
-    if outliers > 0 and normalize == "symmetric":
+    from_zero = normalize == "layer" and value_range is not None and value_range[0] == 0
+    if outliers > 0 and (normalize == "symmetric" or from_zero):
         for group in dict.fromkeys(groups):
             most[group] = _magnitude([one for one, its in zip(maps, groups, strict=True) if its == group], outliers)
     centres, spans, scales = _spans(stats, groups, normalize, value_range, most)
@@ -236,6 +254,25 @@ def scale_maps(
             if missing is not None and missing[row].any():
                 nan[index] = missing[row]
     return Scaled(levels, nan, scales)
+
+
+def _recentred(scaled: Scaled, apart: Sequence[Floats], groups: Sequence[str], centre: float) -> Scaled:
+    """What was scaled as distances from a centre, on the scale of the values themselves."""
+    scales, levels = [], []
+    for scale, placed, group in zip(scaled.scales, scaled.levels, groups, strict=True):
+        found = np.concatenate([one.ravel() for one, its in zip(apart, groups, strict=True) if its == group])
+        found = found[np.isfinite(found)]
+        low, high = (float(found.min()), float(found.max())) if len(found) else (0.0, 0.0)
+        # Rounding about the centre is no structure.
+        flat = scale.vmax <= _FLAT * abs(centre)
+        levels.append(np.full_like(placed, MIDDLE) if flat else placed)
+        scales.append(
+            replace(
+                scale, vmin=scale.vmin + centre, vmax=scale.vmax + centre, centre=centre,
+                reach=0.0 if flat else scale.vmax, low=low + centre, high=high + centre,
+            )
+        )  # fmt: skip
+    return Scaled(levels, scaled.nan, scales)
 
 
 def _spans(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,17 +238,51 @@ def join(sheets: Sequence[Sheet]) -> Image.Image:
     return image
 
 
-def encode(image: Image.Image, texts: Sequence[tuple[str, str]], *, repeated: bool) -> bytes:
-    """PNG bytes of a page.
+Format = Literal["PNG", "WEBP", "JPEG"]
+_MOST_SIDE = {"WEBP": 16_383, "JPEG": 65_500}
+"""Pixels of a page's longer side, by what a file of the format can say."""
+_JPEG_QUALITY = 92
+_MOST_EXIF = 60_000
+"""Bytes of text in an EXIF block, which JPEG bounds."""
+
+
+def encode(
+    image: Image.Image, texts: Sequence[tuple[str, str]], *, repeated: bool, file_format: Format = "PNG"
+) -> bytes:
+    """A page as a file.
 
     Args:
-        texts: keyword and text of each text chunk.
+        texts: keyword and text of each text chunk; in WebP and JPEG they are lines of EXIF's description.
         repeated: whether pixels were enlarged, so that long matches are there to find.
+        file_format: PNG, lossless WebP, or JPEG of quality 92 without thinned colours.
+
+    Raises:
+        ProblemError: `too-expensive`: a page too long for the format.
     """
+    if file_format != "PNG":
+        return _encode_photograph(image, texts, file_format)
     info = PngInfo()
     for keyword, text in texts:
         info.add_text(keyword, text)
     buffer = io.BytesIO()
     strategy = _DEFAULT if repeated or image.mode != "P" else _RLE
     image.save(buffer, "PNG", compress_level=_ZLIB_LEVEL, compress_type=strategy, pnginfo=info)
+    return buffer.getvalue()
+
+
+def _encode_photograph(image: Image.Image, texts: Sequence[tuple[str, str]], file_format: Format) -> bytes:
+    if max(image.size) > _MOST_SIDE[file_format]:
+        raise ProblemError(
+            "too-expensive",
+            f"The page has {image.width} × {image.height} pixels; a side of a {file_format} file has at most "
+            f"{_MOST_SIDE[file_format]}. Ask for PNG, or for one picture with pick.",
+        )
+    exif = Image.Exif()
+    description = "\n".join(f"{keyword}: {text}" for keyword, text in texts)
+    exif[0x010E] = description if len(description.encode()) <= _MOST_EXIF else texts[0][1][:_MOST_EXIF]
+    buffer = io.BytesIO()
+    if file_format == "WEBP":
+        image.convert("RGB").save(buffer, "WEBP", lossless=True, quality=20, method=0, exif=exif)
+    else:
+        image.convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0, exif=exif)
     return buffer.getvalue()

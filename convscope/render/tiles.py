@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from convscope.protocol.pictures import Picture, Slice
 from convscope.render.categories import colour_maps
 from convscope.render.colors import FRAME, SOFT_INK, Palette, fit_palette, nan_colour
+from convscope.render.grid import Grid, lay_grid
 from convscope.render.options import Plan
-from convscope.render.page import Page, clean, colour_bar, notes_on_scale, number
+from convscope.render.page import Bar, Page, centred_bar, clean, colour_bar, notes_on_scale, number
 from convscope.render.scaling import Scale, Scaled
 from convscope.render.sheet import LABEL, SMALL, Sheet, check_size, elide, line_height, text_width
 from convscope.render.stopping import go_on
@@ -22,12 +23,7 @@ from convscope.render.stopping import go_on
 Arrays = Callable[[str], NDArray[Any]]
 Bytes = NDArray[np.uint8]
 
-TILE_GAP = 8
 PART_GAP = 2
-MOST_CELL_WIDTH = 200
-"""A column is made wider than its tiles for their texts, but not wider than this."""
-_ROW_WIDTH = 1400
-"""Two or three tiles stand in one row as long as it is no wider than this."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,8 @@ def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: b
         array = np.full((1, 1), np.nan, np.float32)
     if array.ndim < 2:
         array = array.reshape(1, -1)
+    if array.ndim == 4 and array.shape[2:] == (1, 1):  # kernels of one pixel
+        array = array[:, :, 0, 0]
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim == 3 and array.dtype == np.uint8:
@@ -92,8 +90,8 @@ def read_part(tile: int, source: Slice, arrays: Arrays, signed: bool, flatten: b
     raise ValueError(f"{source.array}{list(source.index)} has shape {array.shape}; it is neither a map nor a picture")
 
 
-def read_parts(picture: Picture, arrays: Arrays, flatten: bool) -> list[Part]:
-    """Every part of every tile; each named array is asked for once."""
+def read_parts(picture: Picture, arrays: Arrays, plan: Plan, flatten: bool) -> list[Part]:
+    """Every part of every tile that the plan's view shows; each named array is asked for once."""
     loaded: dict[str, NDArray[Any]] = {}
 
     def load(name: str) -> NDArray[Any]:
@@ -101,11 +99,14 @@ def read_parts(picture: Picture, arrays: Arrays, flatten: bool) -> list[Part]:
             loaded[name] = arrays(name)
         return loaded[name]
 
-    return [
-        read_part(index, source, load, picture.signed, flatten)
+    parts = [
+        read_part(index, source, load, plan.signed, flatten)
         for index, tile in enumerate(picture.tiles)
-        for source in tile.parts
+        for source in tile.shown(plan.view)
     ]
+    if plan.magnitude:
+        parts = [replace(part, array=np.abs(part.array)) if part.array.ndim == 2 else part for part in parts]
+    return parts
 
 
 def shared_scale(scaled: Scaled, plan: Plan) -> Scale | None:
@@ -114,6 +115,13 @@ def shared_scale(scaled: Scaled, plan: Plan) -> Scale | None:
     if scales and (plan.normalize == "standard" or all(scale == scales[0] for scale in scales)):
         return scales[0]
     return None
+
+
+def bar_of(picture: Picture, plan: Plan, scale: Scale, maps: int) -> Bar:
+    """The colour bar of a scale that so many maps share."""
+    if scale.centre is not None:
+        return centred_bar(scale, picture.value_name, picture.centre_name)
+    return colour_bar(scale, plan.normalize, picture.value_name, maps > 1)
 
 
 def scale_facts(picture: Picture, plan: Plan, scaled: Scaled, groups: int) -> dict[str, Any]:
@@ -136,6 +144,8 @@ def scale_facts(picture: Picture, plan: Plan, scaled: Scaled, groups: int) -> di
         "value": picture.value_name,
         "clipped": any(scale.clipped for scale in scales),
     }
+    if plan.centre is not None:
+        facts["centre"] = plan.centre
     if plan.normalize == "standard":
         facts |= {"mean": values("mean"), "std": values("std")}
     if groups > 1:
@@ -154,9 +164,11 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
         return ["a colour for each class, most frequent first below"]
     groups = len({picture.tiles[part.tile].group for part in numbers})
     notes = notes_on_scale(plan.normalize, len(numbers), groups, plan.outliers, plan.value_range)
+    if plan.centre is not None:
+        notes = [f"about the value of the {picture.centre_name}"]
     if any(part.flattened for part in numbers):
         what = "colour" if all(part.planes == 3 for part in numbers) else "planes"
-        notes.insert(0, f"sum over {what}" if picture.signed else f"largest magnitude over {what}")
+        notes.insert(0, f"sum over {what}" if plan.signed else f"largest magnitude over {what}")
     if any(part.array.ndim == 3 for part in numbers):
         one = shared_scale(scaled, plan)
         said = plan.normalize == "standard" or (plan.normalize == "layer" and plan.value_range is not None)
@@ -170,82 +182,38 @@ def common_notes(picture: Picture, plan: Plan, parts: Sequence[Part], scaled: Sc
 
 def _target(count: int, view: str) -> int:
     """About how many pixels a tile's longer side should have, by how many there are."""
-    if view == "picture":
+    if view in ("picture", "pca"):
         return 512 if count == 1 else 320
     return next((side for most, side in ((1, 448), (4, 256), (12, 176), (36, 128)) if count <= most), 104)
+
+
+def _fitting_factors(
+    parts: Sequence[Part], plan: Plan, titles: Sequence[str], captions: Sequence[Sequence[str]]
+) -> tuple[list[int], bool]:
+    """Whole pixels for each cell of each part, and whether they are fewer than a small page would have had.
+
+    A page of more pixels than the plan allows is shrunk a step at a time, to one pixel for each cell at the least.
+    """
+    count = len(titles)
+    factors = [pixels_per_cell(part.size, plan, count) for part in parts]
+    shrunk = False
+    while max(factors, default=1) > 1:
+        grid = lay_grid(titles, captions, _tile_sizes(parts, factors, count), plan.columns)
+        if grid.width * grid.height <= plan.most_pixels:
+            break
+        # A page's side goes with a cell's, but for its texts: so much at once, and again until it fits.
+        share = min(0.9, math.sqrt(plan.most_pixels / (grid.width * grid.height)))
+        factors = [max(1, int(factor * share)) for factor in factors]
+        shrunk = True
+    return factors, shrunk
 
 
 def pixels_per_cell(size: tuple[int, int], plan: Plan, count: int) -> int:
     """Whole pixels for each cell of a map; never less than one, so that no cell is lost."""
     if plan.scale is not None:
         return int(plan.scale)
-    return max(1, round(_target(count, plan.view) / max(size)))
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Measures of a grid of tiles: cells of equal size, titles above and captions below each tile."""
-
-    columns: int
-    rows: int
-    cell_width: int
-    cell_height: int
-    title_height: int
-    tile_height: int
-
-    @property
-    def width(self) -> int:
-        """Pixels of all columns with the gaps between them."""
-        return self.columns * (self.cell_width + TILE_GAP) - TILE_GAP
-
-    @property
-    def height(self) -> int:
-        """Pixels of all rows with the gaps between them."""
-        return self.rows * (self.cell_height + TILE_GAP) - TILE_GAP
-
-    def corner(self, tile: int) -> tuple[int, int]:
-        """Top and left of a tile's cell, from the grid's corner."""
-        row, column = divmod(tile, self.columns)
-        return row * (self.cell_height + TILE_GAP), column * (self.cell_width + TILE_GAP)
-
-
-def lay_grid(
-    titles: Sequence[str], captions: Sequence[Sequence[str]], sizes: Sequence[tuple[int, int]], columns: int | None
-) -> Grid:
-    """Measure a grid for tiles of these sizes (height and width, pixels); without `columns` about as wide as high."""
-    tile_height = max((height for height, _ in sizes), default=1)
-    widest_text = max(
-        (
-            text_width(text, size)
-            for size, texts in ((LABEL, [titles]), (SMALL, captions))
-            for line in texts
-            for text in line
-        ),
-        default=0,
-    )
-    cell_width = max([1, min(widest_text, MOST_CELL_WIDTH), *(width for _, width in sizes)])
-    title_height = line_height(LABEL) if any(titles) else 0
-    caption_lines = max((len(lines) for lines in captions), default=0)
-    cell_height = title_height + tile_height + (2 + line_height(SMALL) * caption_lines if caption_lines else 0)
-    count = len(sizes)
-    if columns is None and count <= 3 and count * cell_width <= _ROW_WIDTH:
-        columns = count
-    if columns is None:
-        columns = _balanced(count, math.sqrt(count * (cell_height + TILE_GAP) / (cell_width + TILE_GAP)))
-    columns = max(1, min(columns, count))
-    rows = max(1, math.ceil(count / columns))
-    return Grid(columns, rows, cell_width, cell_height, title_height, tile_height)
-
-
-def _balanced(count: int, ideal: float) -> int:
-    """A number of columns near the ideal that leaves few places of the last row empty."""
-
-    def awkwardness(columns: int) -> float:
-        empty = -count % columns
-        return abs(columns - ideal) / ideal + empty / columns / 2
-
-    near = range(max(1, math.floor(ideal * 0.75)), math.ceil(ideal * 1.3) + 1)
-    return min(near, key=awkwardness)
+    target = _target(plan.among, "tiles") if plan.among else _target(count, plan.view)
+    return max(1, round(target / max(size)))
 
 
 def tile_texts(picture: Picture, plan: Plan) -> tuple[list[str], list[list[str]]]:
@@ -265,6 +233,15 @@ def write_texts(sheet: Sheet, page: Page, grid: Grid, titles: Sequence[str], cap
         for line in lines:
             sheet.text(top, left, elide(line, SMALL, grid.cell_width), SMALL, ink=SOFT_INK)
             top += line_height(SMALL)
+
+
+def draw_dead_at_bottom(picture: Picture, plan: Plan, numbers: Sequence[Part], scaled: Scaled) -> None:
+    """Maps that are nothing but rounding, and have a scale of their own, have its bottom everywhere."""
+    if plan.normalize not in ("map", "standard"):
+        return
+    for place, part in enumerate(numbers):
+        if picture.tiles[part.tile].dead:
+            scaled.levels[place] = np.zeros_like(scaled.levels[place])
 
 
 def palette_of(colours: Bytes, nan: tuple[int, int, int], scaled: Scaled) -> Palette:
@@ -299,29 +276,36 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
     Raises:
         ProblemError: `too-expensive`.
     """
-    parts = read_parts(picture, arrays, flatten=plan.view == "picture")
+    flatten = plan.view == "picture" and not picture.whole_colours
+    parts = read_parts(picture, arrays, plan, flatten)
     numbers = [part for part in parts if not part.photograph]
     groups = [picture.tiles[part.tile].group for part in numbers]
     count = len(picture.tiles)
-    factors = [pixels_per_cell(part.size, plan, count) for part in parts]
-    sizes = _tile_sizes(parts, factors, count)
     titles, captions = tile_texts(picture, plan)
+    factors, shrunk = _fitting_factors(parts, plan, titles, captions)
+    sizes = _tile_sizes(parts, factors, count)
     grid = lay_grid(titles, captions, sizes, plan.columns)
     check_size(grid.height, grid.width, picture.name)
 
     arrays_of = [part.array for part in numbers]
     colouring = colour_maps(picture, plan, arrays_of, groups)
     scaled, colours, nan = colouring.scaled, colouring.colours, colouring.nan
-    if (ranges := _own_ranges(parts, scaled, sizes)) and not any(captions):
+    draw_dead_at_bottom(picture, plan, numbers, scaled)
+    if plan.bare:
+        titles, captions = [""] * count, [[] for _ in range(count)]
+        grid = lay_grid(titles, captions, sizes, plan.columns)
+    if not plan.bare and (ranges := _own_ranges(parts, scaled, sizes)) and not any(captions):
         captions = ranges
         grid = lay_grid(titles, captions, sizes, plan.columns)
         check_size(grid.height, grid.width, picture.name)
     indexed = all(part.array.ndim == 2 and not part.photograph for part in parts)
     palette = palette_of(colours, nan, scaled) if indexed else None
     notes = common_notes(picture, plan, parts, scaled)
+    if shrunk:
+        notes.append(f"{max(factors)} px for each cell, so that the page fits")
     one = shared_scale(scaled, plan) if any(part.array.ndim == 2 for part in numbers) else None
-    bar = colour_bar(one, plan.normalize, picture.value_name, len(numbers) > 1) if one else None
-    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend)
+    bar = bar_of(picture, plan, one, len(numbers)) if one else None
+    page = Page(grid.height, grid.width, picture.heading, notes, bar, colouring.legend, bare=plan.bare)
     sheet = page.draw(palette, colours, picture.name)
 
     corners = [grid.corner(tile) for tile in range(count)]
@@ -336,11 +320,13 @@ def draw_tiles(picture: Picture, arrays: Arrays, plan: Plan) -> Drawn:
         top = corners[part.tile][0] + page.top + grid.title_height
         left = lefts[part.tile]
         sheet.put(top, left, block if factor == 1 else block.repeat(factor, 0).repeat(factor, 1))
-        if min(height, width) >= 3:
+        if min(height, width) >= 3 and not plan.bare:
             sheet.frame(top, left, height, width, FRAME)
         lefts[part.tile] += width + PART_GAP
     write_texts(sheet, page, grid, titles, captions)
     facts = scale_facts(picture, plan, scaled, len(set(groups))) | colouring.facts()
+    if shrunk:
+        facts["fitted_scale"] = max(factors)
     return Drawn(sheet, facts, repeated=max(factors, default=1) > 1)
 
 

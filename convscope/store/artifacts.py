@@ -14,9 +14,9 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -26,12 +26,11 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from convscope.backoff import Backoff
 from convscope.protocol.problems import ProblemError
+from convscope.store.kinds import KINDS, Kind
 from convscope.store.room import Room, store_full
 from convscope.store.troubles import NO_ROOM, error_number, unavailable
 
-Kind = Literal["images", "results", "checkpoints", "previews", "records", "probes"]
 Blob = bytes | bytearray | memoryview
-KINDS: tuple[Kind, ...] = ("images", "results", "checkpoints", "previews", "records", "probes")
 CHUNK_BYTES = 4 * 1024 * 1024
 
 # Bytes put again within this time of their last writing are not written again; the sweep spares them as much longer.
@@ -51,21 +50,6 @@ _KEY = re.compile(rf"({'|'.join(KINDS)})/([0-9a-f]{{2}})/(\2[0-9a-f]{{62}})")
 _STORE_TROUBLE = (BaseError, OSError, TimeoutError)
 
 T = TypeVar("T")
-
-
-def retention_s(keep_images_s: float, keep_jobs_s: float) -> dict[Kind, float]:
-    """How long artifacts of each kind must be kept since they were last put, seconds.
-
-    An image may be used on its last day by a job that waits a day and whose result is kept one more.
-    """
-    return {
-        "images": keep_images_s + 2 * keep_jobs_s,
-        "results": 2 * keep_jobs_s,
-        "checkpoints": keep_jobs_s,
-        "previews": 2 * keep_jobs_s,
-        "records": 2 * keep_jobs_s,
-        "probes": 0.0,  # removed by those that put them, where the store lets them
-    }
 
 
 class Artifacts:
@@ -169,6 +153,24 @@ class Artifacts:
         await self._persist(write, f"writing {view.nbytes} bytes", view.nbytes, upload=kind == "images")
         return key
 
+    async def put_file(self, key: str, size: int, pieces: Callable[[], AsyncIterator[bytes]]) -> None:
+        """Store a large file by `pieces`, read anew for each try; one that is there becomes young again.
+
+        Raises:
+            ProblemError: `store-unavailable`, `store-full`.
+        """
+        _check(key)
+
+        async def write(_limit: asyncio.Timeout) -> None:
+            if await self._is_fresh(key, size):
+                return
+            if self._room is not None:
+                await self._room.check(size, upload=True)
+                self._room.took(size)
+            await obstore.put_async(self._store, key, pieces(), use_multipart=True)
+
+        await self._persist(write, f"writing {size} bytes", size, upload=True)
+
     async def get(self, key: str) -> bytes:
         """All bytes of an artifact, checked against its key.
 
@@ -268,8 +270,8 @@ class Artifacts:
 
         await self._persist(remove, "deleting", 0)
 
-    async def sweep(self, kind: Kind, older_than_s: float) -> int:
-        """Remove the artifacts of a kind that were last put longer ago than that, and say how many.
+    async def sweep(self, kind: Kind, older_than_s: float, kept: Collection[str] = ()) -> int:
+        """Remove the artifacts of a kind that were last put longer ago than that, but those kept, and say how many.
 
         Raises:
             ProblemError: `store-unavailable`; what was removed so far stays removed.
@@ -287,6 +289,8 @@ class Artifacts:
                 break
             for meta in batch:
                 # Looked at once more, since it may have been put again while the list was read.
+                if meta["path"] in kept:
+                    continue
                 if meta["last_modified"].timestamp() < before and await self._age_check(meta["path"], before):
                     await self._remove(meta["path"])  # whatever it is called: versions before this one had other names
                     removed += 1

@@ -1,6 +1,7 @@
 """Where workers publish what they know about networks, and requests read it.
 
-A card is made by a worker when somebody asks for it, and stays.
+A card is made by a worker when somebody asks for it, and stays. The card of a network that a caller brought is kept
+under its name with its version, so that another version is another card, and is not in the catalogue.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from redis.asyncio import Redis
 
 from convscope.backoff import Backoff
 from convscope.protocol.cards import ModelCard, ModelSummary
+from convscope.protocol.networks import VERSION_MARK
 from convscope.protocol.problems import PROBLEMS, ProblemError
 from convscope.queue.connection import guarded
-from convscope.queue.keys import DOORBELL_KEPT, key
+from convscope.queue.keys import DOORBELL_KEPT, UPLOADED_CARD_MS, key
 
 _WANTED_S = 60.0
 """A model that nobody has asked for again for so long is no longer wanted."""
@@ -76,12 +78,17 @@ class CardStore:
                 asked = True
             left_s = until - loop.time()
             if left_s <= 0:
-                detail = f"No worker has described {model} within {wait_s:g} s; there may be none running."
-                raise ProblemError("queue-unavailable", detail, retry_after_s=5.0, model=model)
+                name = model.partition(VERSION_MARK)[0]
+                detail = f"No worker has described {name} within {wait_s:g} s; there may be none running."
+                raise ProblemError("queue-unavailable", detail, retry_after_s=5.0, model=name)
             await asyncio.sleep(min(backoff.next_s(), left_s))
 
     async def _check_known(self, model: str) -> None:
         """Refuse a model that the catalogue, once there is one, does not have or cannot use."""
+        if VERSION_MARK in model:
+            if (problem := (await self.problems([model]))[0]) is not None:
+                raise ProblemError(*problem, model=model.partition(VERSION_MARK)[0])
+            return
         async with guarded():
             text = await self._redis.hget(key("catalogue"), model)
             names = [] if text is not None else [str(name) for name in await self._redis.hkeys(key("catalogue"))]
@@ -97,6 +104,11 @@ class CardStore:
                 f"There is no network {model[:200]!r} in the catalogue.{hint} GET /v1/models lists all {len(names)}."
             )
             raise ProblemError("unknown-model", detail, near=near)
+
+    async def is_listed(self, model: str) -> bool:
+        """Whether the operator's catalogue, or what is built in, has a network of that id."""
+        async with guarded():
+            return bool(await self._redis.hexists(key("catalogue"), model))
 
     async def _ask_for(self, model: str) -> None:
         async with guarded():
@@ -116,18 +128,41 @@ class CardStore:
             await self._redis.zremrangebyscore(key("wanted"), "-inf", oldest)
             return [str(name) for name in await self._redis.zrange(key("wanted"), 0, -1)]
 
-    async def publish(self, card: ModelCard) -> None:
-        """Store a card; whoever waits for it goes on."""
+    async def problems(self, names: Sequence[str]) -> list[tuple[str, str] | None]:
+        """Why networks that callers brought, by their names with versions, cannot be used: problem and detail."""
+        async with guarded(), self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hmget(key("card", name), ["problem_type", "problem"])
+            found = await pipe.execute()
+        return [
+            (str(kind) if kind in PROBLEMS else "weights-unavailable", str(detail)) if detail else None
+            for kind, detail in found
+        ]
+
+    async def publish(self, card: ModelCard, name: str | None = None) -> None:
+        """Store a card, under another name than its id where that has a version; whoever waits for it goes on."""
+        name = name or card.id
         text = card.model_dump_json()
         digest = hashlib.sha256(text.encode()).hexdigest()
         async with guarded():
             pipe = self._redis.pipeline(transaction=True)
-            pipe.hset(key("card", card.id), mapping={"json": text, "digest": digest})
-            pipe.zrem(key("wanted"), card.id)
+            pipe.hset(key("card", name), mapping={"json": text, "digest": digest})
+            if VERSION_MARK in name:
+                pipe.hdel(key("card", name), "problem", "problem_type")
+                pipe.pexpire(key("card", name), UPLOADED_CARD_MS)
+            pipe.zrem(key("wanted"), name)
             await pipe.execute()
 
     async def publish_problem(self, model: str, problem: str, problem_type: str = "weights-unavailable") -> None:
-        """Say why a catalogue entry cannot be used; who waits for its card hears it."""
+        """Say why a network cannot be used; who waits for its card hears it."""
+        if VERSION_MARK in model:
+            async with guarded(), self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(key("card", model), mapping={"problem": problem, "problem_type": problem_type})
+                pipe.hdel(key("card", model), "json", "digest")
+                pipe.pexpire(key("card", model), UPLOADED_CARD_MS)
+                pipe.zrem(key("wanted"), model)
+                await pipe.execute()
+            return
         async with guarded():
             text = await self._redis.hget(key("catalogue"), model)
             if text is None:
@@ -153,6 +188,9 @@ class CardStore:
             stale = [
                 name for name, text in before.items() if moved or _entry(after.get(str(name))) != _entry(str(text))
             ]
+            if moved:
+                heads = [json.loads(text) for text in await self._redis.hvals(key("networks"))]
+                stale += [f"{head['id']}{VERSION_MARK}{head['version']}" for head in heads]
             deployment: dict[Any, Any] = {"environment": environment, "default_model": default_model}
             pipe = self._redis.pipeline(transaction=True)
             pipe.delete(key("catalogue"))

@@ -16,18 +16,36 @@ MOST_REJECTED_LISTED = 1000
 
 
 class ImageSetMember(BaseModel):
-    """One image of a set; `pixels` is the artifact key of a uint8 H×W×3 .npy file."""
+    """One image of a set; `pixels` is the artifact key of a uint8 H×W×3 .npy file.
+
+    Where it came as an array, `planes` is the key of a float32 H×W×C .npy file, and `channels` is C.
+    """
 
     name: str = Field(description="The file's name in the upload.")
     id: str
     width: int
     height: int
     pixels: str
+    planes: str | None = None
+    channels: int = 3
 
     @classmethod
     def of(cls, name: str, image: ImageRecord) -> ImageSetMember:
         """A stored image under the name that it came with."""
-        return cls(name=name, id=image.id, width=image.width, height=image.height, pixels=image.pixels)
+        return cls(
+            name=name,
+            id=image.id,
+            width=image.width,
+            height=image.height,
+            pixels=image.pixels,
+            planes=image.planes,
+            channels=image.channels,
+        )
+
+    @property
+    def plane_pixels(self) -> float:
+        """Its pixels, counted by the bytes that they take: three for each of a picture, four a plane for an array's."""
+        return self.width * self.height * (1.0 if self.planes is None else 4 * self.channels / 3)
 
 
 class RejectedEntry(BaseModel):

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
-from convscope.protocol.pictures import Normalize, Title, View
+from convscope.protocol.pictures import Blend, Normalize, Title, View
 from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.queue.jobs import Job
@@ -33,7 +33,7 @@ from service.answers.views import (
 )
 from service.answers.waiting import while_connected
 from service.call import Call
-from service.http.negotiation import JSON, PNG, SAFETENSORS
+from service.http.negotiation import JPEG, JSON, PICTURES, PNG, SAFETENSORS, SVG, WEBP
 from service.http.problems import problem_response
 from service.http.streaming import IMMUTABLE, artifact_response, not_modified
 from service.results import rendering
@@ -74,14 +74,19 @@ class RenderQuery(AnswerQuery):
         description="map: each map by its own min and max; layer: all by the layer's; standard: mean 128, one standard "
         "deviation 64; symmetric: about zero.",
     )
-    columns: int | None = Field(None, description="Tiles in a row.")
+    columns: int | Annotated[str, Field(max_length=2000)] | None = Field(
+        None, description="Tiles in a row: a number, or `LAYER:8,LAYER:16` where pictures of several layers differ."
+    )
     scale: float | None = Field(None, description="Pixels for each cell of a map; of an overlay, for each pixel of it.")
     title: Title | None = Field(None, description="The text above each tile.")
     alpha: float | None = Field(None, description="Opacity of an overlay, 0 to 1.")
+    blend: Blend | None = Field(
+        None, description="Of an overlay. mix: alpha of the colours; brightest: the same, scaled up to white."
+    )
     pick: str | None = Field(
         None, max_length=300, description="One picture, layer or item; without it all are stacked, up to 16."
     )
-    format: Literal["json", "png", "safetensors"] | None = Field(
+    format: Literal["json", "png", "webp", "jpeg", "svg", "safetensors"] | None = Field(
         None, description="What to answer with, for clients that cannot say it in Accept; it goes before Accept."
     )
 
@@ -107,7 +112,9 @@ WaitQueryDependency = Annotated[WaitQuery, Query()]
 def representations(operation: Operation[Any], card: ModelCard | None = None) -> list[str]:
     """Media types that a result can be answered as, of that network where it is known, the default first."""
     draws = operation.has_picture if card is None else operation.draws(card)
-    return [JSON, PNG, SAFETENSORS] if draws else [JSON, SAFETENSORS]
+    if not draws:
+        return [JSON, SAFETENSORS]
+    return [JSON, PNG, SAFETENSORS, WEBP, JPEG, *([SVG] if operation.has_matrix else [])]
 
 
 def job_headers(job: Job) -> dict[str, str]:
@@ -168,14 +175,15 @@ async def finished_answer(
     if media == JSON:
         return await job_answer(call, job, headers=sent, online=online, detail=query.detail)
     sent = {**job_headers(job), **sent}
-    if media == PNG:
-        return await picture_answer(call, job, manifest, query.pick, query.options(), sent)
+    if media in PICTURES:
+        return await picture_answer(call, job, manifest, query.pick, query.options(), sent, media)
     return await arrays_answer(call, job, manifest, sent)
 
 
 def _result_path(job: Job, media: str, query: RenderQuery) -> str:
     """The address of what is answered: of a picture, with how it is drawn; of JSON, with how much it carries."""
-    kept = {PNG: set(RenderQuery.model_fields) - set(AnswerQuery.model_fields), JSON: set(AnswerQuery.model_fields)}
+    drawn = set(RenderQuery.model_fields) - set(AnswerQuery.model_fields)
+    kept = {JSON: set(AnswerQuery.model_fields), **dict.fromkeys(PICTURES, drawn)}
     asked = query.model_dump(exclude_none=True, include=kept.get(media, set()))
     return f"{job_path(job.id)}/result" + (f"?{urlencode(asked)}" if asked else "")
 
@@ -187,19 +195,20 @@ async def picture_answer(
     pick: str | None,
     options: RenderOptions,
     headers: dict[str, str],
+    media: str = PNG,
 ) -> Response:
     """A picture of a result."""
     assert job.manifest is not None
-    tag = etag(job.manifest, PNG, rendering.version(), pick, options)
+    tag = etag(job.manifest, media, rendering.version(), pick, options)
     sent = {**headers, "ETag": tag, "Cache-Control": IMMUTABLE}
     if call.request.method == "GET" and (unchanged := not_modified(call.request, sent)) is not None:
         return unchanged
-    drawing = await while_connected(call, call.context.renderer.draw(job.manifest, manifest, pick, options))
+    drawing = await while_connected(call, call.context.renderer.draw(job.manifest, manifest, pick, options, media))
     timings = {"queued": job.queued_ms, "computed": job.computed_ms}
     if not job.cached:  # else another caller may have had it drawn, and the time would tell
         timings["rendered"] = drawing.ms
     sent["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in timings.items() if ms is not None)
-    return Response(drawing.png, 200, sent, media_type=PNG)
+    return Response(drawing.data, 200, sent, media_type=media)
 
 
 async def arrays_answer(call: Call, job: Job, manifest: Manifest, headers: dict[str, str]) -> Response:

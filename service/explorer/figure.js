@@ -66,3 +66,15 @@ class Figure extends Part {
 }
 
 customElements.define('cs-figure', Figure);
+
+/** A figure that is made once it is opened. Properties: `summary` is what opens it; the others are the figure's. */
+class Later extends Part {
+  static properties = { summary: {}, wish: { hasChanged: Figure.properties.wish.hasChanged }, alt: {}, reading: {}, open: { state: true } };
+
+  render() {
+    return html`<details class="later" .open=${Boolean(this.open)} @toggle=${(event) => { this.open = event.target.open; }}><summary>${this.summary}</summary>
+      ${this.open ? html`<cs-figure .wish=${this.wish} .alt=${this.alt} .reading=${this.reading}></cs-figure>` : nothing}</details>`;
+  }
+}
+
+customElements.define('cs-later', Later);

@@ -5,6 +5,10 @@ export const READING = {
     how: 'Each tile is one channel’s answer to the photograph: bright where the pattern it looks for is, dark where it is not; the strongest come first.',
     caution: 'Every tile has its own scale, so a bright spot in one may be weaker than a dim one in another: read the number under it.',
   },
+  pca: {
+    how: 'Places of one colour are alike to the network: red, green and blue are the three directions in which its channels vary most over this photograph.',
+    caution: 'Three directions leave something out (the page says how much), and the same colour in another photograph or layer means something else.',
+  },
   overlay: {
     how: 'The channel’s map laid over the photograph: warm where it is active.',
     caution: 'A unit sees its whole receptive field, which may be far larger than the spot that lights up.',

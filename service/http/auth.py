@@ -6,6 +6,7 @@ The file is TOML:
     [callers.alice]
     key_sha256 = ["<64 hexadecimal digits>"]   # of the key's UTF-8 bytes; several while keys are changed
     unfinished_jobs = 20                       # instead of the setting caller_jobs
+    models = true                              # may bring networks
     enabled = true                             # false: known, and refused
 
 It is read again when it has changed, without a restart.
@@ -40,6 +41,7 @@ class _Entry(BaseModel):
 
     key_sha256: list[str] | str
     unfinished_jobs: int | None = Field(None, ge=1)
+    models: bool = False
     enabled: bool = True
 
 
@@ -68,6 +70,7 @@ class Callers:
     Args:
         keys: theirs; None where nobody needs one.
         quotas: most unfinished jobs, of those who have a number of their own.
+        bringers: those who may bring networks.
         path: the file that says so.
         stamp: of the file when it was read.
     """
@@ -76,11 +79,13 @@ class Callers:
         self,
         keys: list[Key] | None,
         quotas: dict[str, int] | None = None,
+        bringers: frozenset[str] = frozenset(),
         path: Path | None = None,
         stamp: _Stamp | None = None,
     ) -> None:
         self._keys = keys
         self._quotas = quotas or {}
+        self._bringers = bringers
         self._path = path
         self._stamp = stamp
         self._look_at = 0.0
@@ -112,7 +117,8 @@ class Callers:
                     raise ValueError(f"{path}: key_sha256 of {name} is not a SHA-256 in hexadecimal")
                 keys.append(Key(name, bytes.fromhex(digest), entry.enabled))
         quotas = {name: entry.unfinished_jobs for name, entry in entries.items() if entry.unfinished_jobs}
-        return cls(keys, quotas, path, stamp)
+        bringers = frozenset(name for name, entry in entries.items() if entry.models)
+        return cls(keys, quotas, bringers, path, stamp)
 
     def identify(self, authorization: str | None) -> str:
         """The caller whose key the Authorization header carries.
@@ -144,6 +150,22 @@ class Callers:
         """
         return NO_QUOTA if self._keys is None else self._quotas.get(caller)
 
+    def check_may_bring(self, caller: str) -> None:
+        """See that a caller may bring networks.
+
+        Raises:
+            ProblemError: `forbidden`, with what gives the right.
+        """
+        if caller in self._bringers:
+            return
+        detail = f"{caller} may not bring networks; the operator's key file gives the right by `models = true`."
+        if self._keys is None:
+            detail = (
+                "Only callers whose entry in the operator's key file says `models = true` may bring networks, and this "
+                "service has no keys; `convscope models add` adds one to the operator's catalogue."
+            )
+        raise ProblemError("forbidden", detail)
+
     def _read_again(self) -> None:
         """Read the file where it has changed; one that cannot be used leaves everything as it was."""
         now = time.monotonic()
@@ -159,7 +181,8 @@ class Callers:
                 self._trouble = str(error)
                 log.error("keys_not_read", reason=self._trouble)
             return
-        self._keys, self._quotas, self._stamp, self._trouble = fresh._keys, fresh._quotas, fresh._stamp, ""
+        self._keys, self._quotas, self._bringers = fresh._keys, fresh._quotas, fresh._bringers
+        self._stamp, self._trouble = fresh._stamp, ""
         log.info("keys_read", keys=len(fresh._keys or ()))
 
 

@@ -13,7 +13,10 @@ PNG = "image/png"
 SAFETENSORS = "application/vnd.safetensors"
 NPY = "application/x-npy"
 HTML = "text/html"
-FORMATS = {"json": JSON, "png": PNG, "safetensors": SAFETENSORS, "npy": NPY}
+WEBP, JPEG, SVG = "image/webp", "image/jpeg", "image/svg+xml"
+PICTURES = (PNG, WEBP, JPEG, SVG)
+"""What a picture can be answered as, the default first."""
+FORMATS = {"json": JSON, "png": PNG, "webp": WEBP, "jpeg": JPEG, "svg": SVG, "safetensors": SAFETENSORS, "npy": NPY}
 """What `?format=` may say, for clients that cannot set headers; it goes before Accept."""
 
 _QUALITY = re.compile(r"(0(\.[0-9]{0,3})?|1(\.0{0,3})?)")
@@ -62,7 +65,9 @@ def accepted(header: str | None, possible: Sequence[str], wanted: str | None = N
         return possible[0]
     ranges = [_media_range(text) for text in header.split(",")[:_MOST_RANGES] if text.strip()]
     browser = HTML not in possible and any(given == HTML and quality > 0 for given, quality in ranges)
-    ordered = sorted(possible, key=lambda media: media != PNG) if browser else possible
+    # A browser that is shown a picture accepts more kinds than whoever saves it from there can use.
+    kinds = [media for media in possible if media == PNG or media not in PICTURES] if browser else possible
+    ordered = sorted(kinds, key=lambda media: media != PNG) if browser else possible
     scored = [(_quality(media, ranges), -place, media) for place, media in enumerate(ordered)]
     quality, _, media = max(scored)
     if quality <= 0:

@@ -13,8 +13,9 @@ import zlib
 from dataclasses import dataclass, field
 
 from convscope.protocol.problems import ProblemError
+from service.images.heif_boxes import heif_kind, largest_size
 
-ACCEPTED = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "NPY", "SAFETENSORS")
+ACCEPTED = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "NPY", "SAFETENSORS")
 PROFILE_BYTES = 4 << 20
 
 # Real files have ten scans or fewer; each may cost as much time as the whole picture and takes but a few bytes.
@@ -75,6 +76,8 @@ def inspect(data: bytes) -> ImageFile:
         and struct.unpack_from("<I", data, 14)[0] in (12, 40, 52, 56, 64, 108, 124)
     ):
         return _inspect_bmp(data)
+    if data[4:8] == b"ftyp" and (kind := heif_kind(data)) is not None:
+        return _inspect_heif(data, kind)
     raise unsupported(f"This is {_describe(data)}")
 
 
@@ -142,10 +145,7 @@ def _describe(data: bytes) -> str:
         if data.startswith(magic):
             return name
     if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        if brand in (b"avif", b"avis"):
-            return "an AVIF image"
-        return "a HEIF image (HEIC)" if brand[:2] in (b"he", b"mi", b"ms") else "an MP4 video"
+        return "an MP4 video, or an image of its kind that is coded by neither HEVC nor AV1"
     if data[128:132] == b"DICM":
         return "a DICOM file"
     if re.match(rb"P[1-7fF][\s#]", data):
@@ -325,3 +325,12 @@ def _inspect_bmp(data: bytes) -> ImageFile:
     if compression in (1, 2) and abs(width * height) > MOST_RLE_PIXELS:
         raise unsupported(f"This is a run-length coded BMP of more than {MOST_RLE_PIXELS} pixels")
     return ImageFile("BMP", data, (abs(width), abs(height)))
+
+
+def _inspect_heif(data: bytes, kind: str) -> ImageFile:
+    notes = ("first picture of a sequence",) if data[8:12] in (b"avis", b"hevc", b"msf1") else ()
+    try:
+        size = largest_size(data)
+    except ValueError as error:
+        raise unreadable(f"The {kind} file is damaged or ends too early: {error}.") from error
+    return ImageFile(kind, data, size, notes=notes)

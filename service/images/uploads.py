@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
 from convscope.protocol.problems import ProblemError
 from convscope.store.images import INLINE_BYTES, DecodedImage, ImageRecord, Images
@@ -27,6 +28,9 @@ from service.images.arrays import Range, draw, is_array, read_array, to_planes
 from service.images.decoders import decoders
 from service.images.image_formats import exif_orientation, inspect, unreadable, unsupported
 from service.images.pixels import orient, to_srgb
+
+# Of a HEIF file the primary picture alone; libheif keeps its own limits on boxes, items and memory.
+register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 # One side at most so many times the other: a network's preprocessing scales the shorter side to a few hundred pixels,
 # and 1×65000 would become 224×14,560,000.
@@ -52,8 +56,8 @@ async def decode_image(data: bytes, *, megapixels: float, value_range: Range | N
     """Decode a file outside the event loop.
 
     Args:
-        data: the file's bytes: PNG, JPEG, WEBP, GIF, BMP or TIFF; of several frames the first is taken. Or an array,
-            .npy or safetensors.
+        data: the file's bytes: PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF or HEIF; of several frames the first is taken.
+            Or an array, .npy or safetensors.
         megapixels: most pixels, in millions.
         value_range: which numbers of more than 8 bits become black and white; None goes by the file.
 
@@ -130,7 +134,7 @@ def decode(data: bytes, megapixels: float, value_range: Range | None = None) -> 
                 _check_tiff(image, megapixels)
             pixels, notes = to_srgb(image, file, value_range)
             orientation = file.orientation
-            if file.format == "WEBP":
+            if file.format in ("WEBP", "AVIF"):  # of AVIF what its own boxes say, which Pillow hands on as EXIF
                 orientation = exif_orientation(image.info.get("exif", b""))
     except Image.DecompressionBombError as error:
         raise _too_many_pixels("The image has more pixels than any is allowed", megapixels) from error

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
@@ -132,6 +132,13 @@ def urlencoded(data: bytes, most: int) -> list[tuple[str, str]]:
 def read_fields(
     operation: Operation[Any], fields: Sequence[tuple[str, str]], request_part: bytes | None = None
 ) -> dict[str, Any]:
+    """The properties of an operation's request from a form; see `properties_of`."""
+    return properties_of(operation.request, fields, request_part)
+
+
+def properties_of(
+    request: type[BaseModel], fields: Sequence[tuple[str, str]], request_part: bytes | None = None
+) -> dict[str, Any]:
     """A request's properties from a form's text fields, and from a `request` part that carries the whole object.
 
     A list is a repeated field, or its items separated by commas; an object is JSON text, an image also its id.
@@ -143,7 +150,7 @@ def read_fields(
     given: dict[str, list[str]] = {}
     for name, text in fields:
         given.setdefault(name, []).append(text)
-    properties = schema(operation.request)["properties"]
+    properties = schema(request)["properties"]
     found: dict[str, Any] = {}
     if REQUEST_PART in given and REQUEST_PART not in properties:
         texts = given.pop(REQUEST_PART)
@@ -151,17 +158,17 @@ def read_fields(
             raise invalid_request([FieldError("/request", "given more than once")])
         request_part = texts[0].encode()
     if request_part is not None:
-        found = canonical(operation.request, read_json(request_part))
+        found = canonical(request, read_json(request_part))
     errors = []
     for name, texts in given.items():
-        own = canonical_name(operation.request, name)
+        own = canonical_name(request, name)
         twice = own != name and own in given
         if twice or own in found:
             where = f"as `{own}` as well" if twice else "both in the part `request` and as a field"
             errors.append(FieldError(pointer([name]), f"given {where}"))
             continue
         try:
-            found[own] = _convert(texts, _Kinds.of(operation.request, own))
+            found[own] = _convert(texts, _Kinds.of(request, own))
         except ValueError as error:
             message = NO_IMAGE if name in IMAGE_FIELDS | {MASK} and str(error).startswith(NOT_JSON) else str(error)
             errors.append(FieldError(pointer([name]), message))
@@ -184,13 +191,13 @@ def validate(operation: Operation[Any], data: dict[str, Any]) -> CommonRequest:
 
 
 @cache
-def schema(request: type[CommonRequest]) -> dict[str, Any]:
+def schema(request: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a request."""
     return request.model_json_schema()
 
 
 @cache
-def known_names(request: type[CommonRequest]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def known_names(request: type[BaseModel]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Every property name of a request, and those of the objects in it."""
     whole = schema(request)
     parts = whole.get("$defs", {}).values()
@@ -208,7 +215,7 @@ class _Kinds:
         self._collect(node)
 
     @classmethod
-    def of(cls, request: type[CommonRequest], name: str) -> _Kinds:
+    def of(cls, request: type[BaseModel], name: str) -> _Kinds:
         """Those of a property; any text for one that the schema does not know, which validation then refuses."""
         whole = schema(request)
         found = cls(whole["properties"].get(name, {"type": "string"}), whole.get("$defs", {}))

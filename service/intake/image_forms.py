@@ -24,6 +24,9 @@ RAW_TYPES = (
     "image/gif",
     "image/bmp",
     "image/tiff",
+    "image/avif",
+    "image/heic",
+    "image/heif",
     "application/x-npy",
     "application/vnd.safetensors",
 )

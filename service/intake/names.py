@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from convscope.protocol.problems import FieldError, invalid_request
-from convscope.protocol.requests import CommonRequest
 from service.http.problems import pointer
 
 PAIRS = (("target", "targets"), ("method", "methods"), ("layer", "layers"))
@@ -14,13 +15,13 @@ _SINGULAR = frozenset(singular for singular, _ in PAIRS)
 _OTHERS = {one: other for pair in PAIRS for one, other in (pair, pair[::-1])}
 
 
-def canonical_name(request: type[CommonRequest], name: str) -> str:
+def canonical_name(request: type[BaseModel], name: str) -> str:
     """The property that a name means: itself, or the one that it stands for."""
     other = _OTHERS.get(name)
     return other if other in request.model_fields and name not in request.model_fields else name
 
 
-def canonical(request: type[CommonRequest], given: Mapping[str, Any]) -> dict[str, Any]:
+def canonical(request: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
     """The properties under their operation's own names.
 
     One value becomes a list of one where the operation takes a list, and a list of one its value where it takes one.

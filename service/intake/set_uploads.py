@@ -24,6 +24,7 @@ from convscope.store.image_sets import ImageSetMember, RejectedEntry
 from convscope.store.images import ImageRecord
 from service.intake.bodies import MIB, FilePart, Form
 from service.intake.spool import SpoolView
+from service.intake.zip_directory import directory_size
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 # Deflate reaches 1032; pictures are packed already, and a drawing in BMP reaches a hundred.
@@ -32,9 +33,6 @@ MOST_RATIO = 200
 DIRECTORY_BYTES_PER_ENTRY = 1024
 # Two at once, so that one is stored while the next is decoded.
 AT_ONCE = 2
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,13 @@ async def store_entries(
         ProblemError: `store-unavailable`, `queue-unavailable`, `queue-full`; `body-too-large` when the entries of an
             archive unpack to more than it may hold; `too-many-pixels` when all images have more than a set may.
     """
-    pixels, most = 0, settings.image_set_megapixels
+    pixels, most = 0.0, settings.image_set_megapixels
     members: list[ImageSetMember] = []
     rejected: list[RejectedEntry] = []
     async for outcome in _in_order(entries, partial(_store_entry, keep)):
         if isinstance(outcome, ImageSetMember):
             members.append(outcome)
-            pixels += outcome.width * outcome.height
+            pixels += outcome.plane_pixels
             if pixels > most * 1e6:
                 raise ProblemError(
                     "too-many-pixels",
@@ -104,9 +102,6 @@ async def _store_entry(
         if error.status >= 500 or error.name == "body-too-large":
             raise
         return RejectedEntry(name=entry.name, problem=error.name, detail=error.detail)
-    if record.planes is not None:
-        detail = "A set is of pictures of 8 bits; arrays are sent one by one."
-        return RejectedEntry(name=entry.name, problem="unsupported-format", detail=detail)
     return ImageSetMember.of(entry.name, record)
 
 
@@ -192,48 +187,8 @@ def _check_directory(view: SpoolView, most: int) -> None:
     Raises:
         ProblemError: `malformed-body`, `too-many-images`.
     """
-    size = view.seek(0, io.SEEK_END)
-    start = max(0, size - 65_535 - _END.size - _END64_LOCATOR.size - _END64.size)
-    view.seek(start)
-    tail = view.read()
-    assert tail is not None
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + _END.size > len(tail):
-        raise ProblemError("malformed-body", "The zip archive ends too early.")
-    directory_size = _zip64_directory_size(tail, at, start)
-    if directory_size is None:
-        directory_size = _END.unpack_from(tail, at)[5]
-    if directory_size > size:
-        raise ProblemError("malformed-body", "The zip archive is damaged.")
-    if directory_size > (most + 64) * DIRECTORY_BYTES_PER_ENTRY:
+    if directory_size(view) > (most + 64) * DIRECTORY_BYTES_PER_ENTRY:
         raise ProblemError("too-many-images", f"An image set may have {most} images at most.", limit=most)
-    view.seek(0)
-
-
-def _zip64_directory_size(tail: bytes, at: int, start: int) -> int | None:
-    """The size of the directory that a Zip64 archive states, or None for an ordinary archive.
-
-    Programs that write an archive on the fly use this kind whatever its size. Its end has two records more, each just
-    before the next. Some readers find the first by its place and others by the address in the second; both have to mean
-    the same record, so that what is checked here is what is read later.
-
-    Args:
-        tail: the archive's last bytes.
-        at: where in `tail` the ordinary end begins.
-        start: where in the archive `tail` begins.
-
-    Raises:
-        ProblemError: `malformed-body` for records that contradict each other.
-    """
-    locator_at = at - _END64_LOCATOR.size
-    if locator_at < 0 or tail[locator_at : locator_at + 4] != b"PK\x06\x07":
-        return None
-    record_at = locator_at - _END64.size
-    _, _, address, _ = _END64_LOCATOR.unpack_from(tail, locator_at)
-    if record_at < 0 or tail[record_at : record_at + 4] != b"PK\x06\x06" or address != start + record_at:
-        raise ProblemError("malformed-body", "The zip archive's end is damaged.")
-    size: int = _END64.unpack_from(tail, record_at)[8]
-    return size
 
 
 def _is_clutter(name: str) -> bool:

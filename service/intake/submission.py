@@ -12,10 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard
-from convscope.protocol.operations.base import Operation
+from convscope.protocol.networks import VERSION_MARK
+from convscope.protocol.operations.base import Operation, check_normalization
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
+from convscope.store.image_sets import ImageSetMember
 from convscope.store.images import ImageRecord
 from service.call import Call
 from service.context import Context
@@ -27,6 +29,7 @@ from service.intake.forms import IMAGE_FIELDS, MASK, REQUEST_PART, read_fields, 
 from service.intake.grants import grant_pictures
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_cost, check_length, check_pixels, lane_of
+from service.intake.networks import FoundNetwork, find_network
 
 FORM = "application/x-www-form-urlencoded"
 BODY_TYPES = ("multipart/form-data", "application/json", FORM)
@@ -38,10 +41,15 @@ _UPLOADED = "upload:"
 
 @dataclass(frozen=True)
 class AskedNetwork:
-    """The card of the network that a request is about, and what the workers run on."""
+    """The network that a request is about, and what the workers run on."""
 
-    card: ModelCard
+    found: FoundNetwork
     environment: str
+
+    @property
+    def card(self) -> ModelCard:
+        """Its card."""
+        return self.found.card
 
 
 @dataclass(frozen=True)
@@ -181,11 +189,13 @@ async def _network(asked: CommonRequest, call: Call) -> AskedNetwork:
     context = call.context
     # The card is nearly always that of the first guess, and then there by the time that the deployment is known.
     guess = asked.model or context.settings.default_model
+    if VERSION_MARK in guess:
+        return AskedNetwork(await find_network(call, guess, 0.0), "")  # which says that there is none
     (environment, default_model), card = await asyncio.gather(context.cards.deployment(), context.cards.peek(guess))
     model = asked.model or default_model or guess
     if card is None or model != guess:
-        card = await context.cards.get(model, _card_wait_s(call))
-    return AskedNetwork(card, environment)
+        return AskedNetwork(await find_network(call, model, _card_wait_s(call)), environment)
+    return AskedNetwork(FoundNetwork(card), environment)
 
 
 def _card_wait_s(call: Call) -> float:
@@ -215,29 +225,26 @@ async def _with_images(
         known = [ImageRef(id=record.id) for record in records]
         named = {MASK: known.pop()} if mask is not None else {}
         asked = asked.model_copy(update={"image": None, "images": known, **named})
-    images = [
-        JobImage(
-            id=record.id,
-            pixels=record.pixels,
-            width=record.width,
-            height=record.height,
-            planes=record.planes,
-            channels=record.channels,
-        )
-        for record in records
-    ]
-    return asked, images
+    return asked, [_of_job(record) for record in records]
 
 
 async def _with_set(asked: CommonRequest, call: Call, image_set: str) -> tuple[CommonRequest, list[JobImage], str]:
     """The request on the images of a stored set, and where these are listed."""
     record = await call.context.image_sets.get(call.caller, image_set)
     contents = await call.context.image_sets.contents(record)
-    images = [
-        JobImage(id=member.id, pixels=member.pixels, width=member.width, height=member.height)
-        for member in contents.members
-    ]
-    return asked, images, record.contents
+    return asked, [_of_job(member) for member in contents.members], record.contents
+
+
+def _of_job(kept: ImageRecord | ImageSetMember) -> JobImage:
+    """An image as a job names it."""
+    return JobImage(
+        id=kept.id,
+        pixels=kept.pixels,
+        width=kept.width,
+        height=kept.height,
+        planes=kept.planes,
+        channels=kept.channels,
+    )
 
 
 async def _stored(ref: ImageRef, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]) -> ImageRecord:
@@ -261,7 +268,8 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
     """
     context, card = call.context, received.network.card
     await context.artifacts.check_room()  # told now, not when a result of minutes cannot be stored
-    resolved, others = await _resolve(received.request, operation, card, call)
+    resolved, further = await _resolve(received.request, operation, card, call)
+    others = [found.card for found in further]
     _check_planes(received.images, [card, *others])
     cost = check_cost(resolved, operation, card, len(received.images), context.settings)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
@@ -287,6 +295,9 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
             [image.planes or image.pixels for image in received.images],
         ),
         environment=received.network.environment,
+        networks={
+            found.head.id: found.head.version for found in (received.network.found, *further) if found.head is not None
+        },
         deadline_s=received.request.deadline_s,
         idempotency_key=call.idempotency_key or None,
         fingerprint=_fingerprint(received, operation.name),
@@ -306,13 +317,17 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
 
 async def _resolve(
     asked: CommonRequest, operation: Operation[Any], card: ModelCard, call: Call
-) -> tuple[CommonRequest, list[ModelCard]]:
+) -> tuple[CommonRequest, list[FoundNetwork]]:
     try:
         resolved: CommonRequest = operation.resolve(asked, card)
+        check_normalization(resolved.preprocess, card)
         names = list(operation.models(resolved))
-        others = await asyncio.gather(*(call.context.cards.get(name, _card_wait_s(call)) for name in names))
+        others = await asyncio.gather(*(find_network(call, name, _card_wait_s(call)) for name in names))
         if names:
-            resolved = operation.resolve_others(resolved, dict(zip(names, others, strict=True)))
+            cards = {name: other.card for name, other in zip(names, others, strict=True)}
+            resolved = operation.resolve_others(resolved, cards)
+        for other in others:
+            check_normalization(resolved.preprocess, other.card)
     except ValidationError as error:
         raise from_validation(error, asked.model_dump(mode="json")) from error
     return resolved, list(others)

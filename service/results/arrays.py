@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from convscope.protocol.pictures import ArrayInfo, Picture, Slice
+from convscope.protocol.pictures import ArrayInfo, Picture, Slice, View
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.results import SAFETENSORS_DTYPES, Manifest, StoredArray
 from convscope.recent import Recent
@@ -62,11 +62,14 @@ class Results:
         data = await self._artifacts.get_range(_arrays_key(manifest), stored.offset + start, end - start)
         return np.frombuffer(data, dtype=_little(stored.dtype)).reshape(stored.shape[1:])
 
-    async def drawn(self, manifest: Manifest, pictures: Sequence[Picture]) -> dict[str, NDArray[Any]]:
-        """The arrays of some pictures, read where these look; the rest stays zero and takes no memory."""
+    async def drawn(
+        self, manifest: Manifest, pictures: Sequence[Picture], views: Sequence[View]
+    ) -> dict[str, NDArray[Any]]:
+        """The arrays of some pictures, read where these look in their views; the rest is zero and takes no memory."""
         wanted: dict[str, list[Slice]] = {}
-        for picture in pictures:
-            parts = [part for tile in picture.tiles for part in tile.parts]
+        for picture, its_view in zip(pictures, views, strict=True):
+            parts = [part for tile in picture.tiles for part in tile.shown(its_view)]
+            parts += [line.rows for line in picture.lines]
             for part in parts if picture.matrix is None else [*parts, picture.matrix]:
                 wanted.setdefault(part.array, []).append(part)
         arrays = {}

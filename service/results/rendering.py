@@ -18,11 +18,12 @@ from convscope.protocol.pictures import Picture
 from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.results import Manifest
 from convscope.recent import Recent
-from convscope.render import MOST_STACKED, RenderOptions, stack
+from convscope.render import Arrays, Format, RenderOptions, Upload, on_one_page, stack, vector
 from convscope.render.extent import extent
 from convscope.render.options import plan
 from convscope.render.stopping import stops_when
 from service.http.metrics import Metrics
+from service.http.negotiation import JPEG, PNG, SVG, WEBP
 from service.http.turns import Turns
 from service.results.arrays import Results, array_infos, stored_array
 
@@ -34,6 +35,7 @@ MOST_PIXELS = 128_000_000
 LARGE_PIXELS = 4_000_000
 """A larger picture takes half a second or more."""
 WAIT_S = 60.0
+_FILES: dict[str, Format] = {PNG: "PNG", WEBP: "WEBP", JPEG: "JPEG"}
 _TIMES_KEPT = 1024
 
 
@@ -41,7 +43,7 @@ _TIMES_KEPT = 1024
 class Drawing:
     """A finished picture; `ms` is the time it took to draw, also where it was drawn earlier."""
 
-    png: bytes
+    data: bytes
     ms: float
 
 
@@ -68,37 +70,40 @@ class Renderer:
         """How long the last picture of that result took here, ms; None where none was drawn."""
         return self._times.get(manifest_key) if manifest_key is not None else None
 
-    async def draw(self, key: str, manifest: Manifest, pick: str | None, options: RenderOptions) -> Drawing:
+    async def draw(
+        self, key: str, manifest: Manifest, pick: str | None, options: RenderOptions, media: str = PNG
+    ) -> Drawing:
         """The picture of a result, by its manifest and the manifest's key.
 
         Raises:
             ProblemError: `invalid-request`, `too-expensive`, `gone`, `store-unavailable`.
         """
-        identity = (key, pick, *asdict(options).values())
+        identity = (key, pick, media, *asdict(options).values())
         found = self._drawn.get(identity)
         if found is not None:
             self._metrics.pictures_cached.inc()
             return found
         chosen = choose(manifest, pick)
-        shown = chosen[:MOST_STACKED]
-        overlaid = {each.image for each in shown if plan(each, options).view == "overlay"} - {None}
+        shown = on_one_page(chosen, options)
+        views = [plan(each, options).view for each in shown]
+        overlaid = {each.image for each, view in zip(shown, views, strict=True) if view == "overlay"} - {None}
         pixels = _extent(manifest, shown, options)
         threads = self._large if pixels > LARGE_PIXELS else self._small
         with self._metrics.drawing.track_inprogress():
             try:
                 async with self._all.turn(pixels), threads.turn(1):
-                    arrays = await self._results.drawn(manifest, shown)
+                    arrays = await self._results.drawn(manifest, shown, views)
                     uploads = {
                         each: await self._results.upload(manifest, each) for each in overlaid if each is not None
                     }
-                    work = partial(stack, chosen, arrays.__getitem__, uploads.get, options)
-                    png, seconds = await self._in_thread(work)
+                    work = _work(chosen, arrays.__getitem__, uploads.get, options, media)
+                    data, seconds = await self._in_thread(work)
             except asyncio.CancelledError:
                 self._metrics.pictures_unwanted.inc()
                 raise
-        drawing = Drawing(png, round(1000 * seconds, 1))
+        drawing = Drawing(data, round(1000 * seconds, 1))
         self._metrics.rendered.labels(manifest.operation).observe(seconds)
-        self._drawn.put(identity, drawing, len(png))
+        self._drawn.put(identity, drawing, len(data))
         self._times.put(key, drawing.ms)
         return drawing
 
@@ -121,6 +126,19 @@ class Renderer:
             if not drawing.cancelled():
                 drawing.exception()
             raise
+
+
+def _work(
+    pictures: Sequence[Picture],
+    arrays: Arrays,
+    uploads: Callable[[int], Upload | None],
+    options: RenderOptions,
+    media: str,
+) -> Callable[[], bytes]:
+    """What makes the file of that media type."""
+    if media == SVG:
+        return partial(vector, pictures, arrays, options)
+    return partial(stack, pictures, arrays, uploads, options, _FILES[media])
 
 
 def _extent(manifest: Manifest, pictures: Sequence[Picture], options: RenderOptions) -> int:
@@ -150,8 +168,9 @@ def choose(manifest: Manifest, pick: str | None) -> list[Picture]:
         raise ProblemError("not-acceptable", f"There is no picture of this {manifest.operation}.", possible=[])
     if pick is None:
         return drawable
-    chosen = [picture for picture in drawable if picture.name == pick]
-    chosen = chosen or [picture for picture in drawable if picture.name.startswith(f"{pick}/")]
+    chosen = [picture for picture in drawable if pick in (picture.name, *picture.also)]
+    if not chosen:
+        chosen = [one for one in drawable if any(name.startswith(f"{pick}/") for name in (one.name, *one.also))]
     if not chosen and pick.isdecimal() and int(pick) < len(drawable):
         chosen = [drawable[int(pick)]]
     if chosen:

@@ -34,6 +34,7 @@ class MemberView(BaseModel):
     id: str
     width: int
     height: int
+    channels: int = Field(description="Planes: 3 of a picture, those of an array.")
     href: str
 
 
@@ -77,7 +78,7 @@ def _detail(record: ImageSetRecord, contents: ImageSetContents, start: int, limi
     return ImageSetDetail(
         **ImageSetView.of(record).model_dump(),
         members=[
-            MemberView(href=image_path(member.id), **member.model_dump(exclude={"pixels"}))
+            MemberView(href=image_path(member.id), **member.model_dump(exclude={"pixels", "planes"}))
             for member in contents.members[start : start + limit]
         ],
         rejected_entries=contents.rejected if start == 0 else [],

@@ -32,7 +32,7 @@ from service.answers.views import JobList, JobView, etag, failure, job_etag, job
 from service.answers.waiting import wait_for_end, wait_until
 from service.call import Call
 from service.dependencies import CallDependency
-from service.http.negotiation import JSON, NPY, PNG, SAFETENSORS
+from service.http.negotiation import JSON, NPY, PICTURES, SAFETENSORS
 from service.http.paging import page_headers
 from service.http.problems import documented
 from service.http.streaming import IMMUTABLE, PieceResponse, artifact_response, not_modified
@@ -196,7 +196,7 @@ async def job_done(job_id: str, call: CallDependency) -> Response:
     responses={
         200: openapi.answer(
             "The result, in the accepted representation.",
-            openapi.json_content(openapi.shown(JobView)) | openapi.binary_content(PNG, SAFETENSORS),
+            openapi.json_content(openapi.shown(JobView)) | openapi.binary_content(*PICTURES, SAFETENSORS),
             ("ETag",),
         ),
         202: openapi.PENDING,
@@ -293,7 +293,7 @@ def _head(manifest: Manifest, name: str, media: str) -> bytes:
     operation_id="read-picture",
     response_class=Response,
     responses={
-        200: openapi.answer("The picture.", openapi.binary_content(PNG), ("ETag",)),
+        200: openapi.answer("The picture.", openapi.binary_content(*PICTURES), ("ETag",)),
         202: openapi.PENDING,
         304: openapi.UNCHANGED,
         **_RESULT,
@@ -301,14 +301,14 @@ def _head(manifest: Manifest, name: str, media: str) -> bytes:
 )
 async def read_picture(job_id: str, name: str, call: CallDependency, query: RenderQueryDependency) -> Response:
     """One picture of a result, drawn as the query says; `pick` has no meaning here."""
-    call.accepted([PNG], query.format)
+    media = call.accepted(PICTURES, query.format)
     options = query.options()
     job = await find(call, job_id)
     manifest = await _manifest(call, job)
     if isinstance(manifest, Response):
         return manifest
     try:
-        return await picture_answer(call, job, manifest, name, options, job_headers(job))
+        return await picture_answer(call, job, manifest, name, options, job_headers(job), media)
     except ProblemError as error:
         if not any(field.pointer == PICK for field in error.errors):
             raise

@@ -29,7 +29,6 @@ from service.answers.views import workers_seen
 from service.answers.waiting import wait_for_end
 from service.call import Call
 from service.dependencies import CallDependency
-from service.http.negotiation import PNG, SAFETENSORS
 from service.http.problems import documented
 from service.intake.forms import schema
 from service.intake.submission import receive, submit
@@ -154,7 +153,7 @@ def _endpoint(operation: Operation[Any]) -> Callable[..., Awaitable[Response]]:
 
 def _responses(operation: Operation[Any]) -> dict[int | str, dict[str, Any]]:
     content = openapi.json_content(openapi.shown(openapi.job_of(operation)))
-    content |= openapi.binary_content(*((PNG, SAFETENSORS) if operation.has_picture else (SAFETENSORS,)))
+    content |= openapi.binary_content(*representations(operation)[1:])
     headers = ("Location", "Content-Location", "ETag", "Preference-Applied")
     return {
         200: openapi.answer("The result, in the accepted representation.", content, headers),

@@ -23,7 +23,7 @@ PAGES = {"docs", "front", "read-problem"}
 OTHERWISE = {"cursor", "data", "fields", "format", "wait"}
 """Query parameters that the client minds itself: it turns the pages, says in Accept what it wants, and reads arrays by
 themselves; `wait` is `wait_s` of `read_job`."""
-HEADERS = {"Prefer", "Idempotency-Key", "Cache-Control", "Last-Event-ID"}
+HEADERS = {"Prefer", "If-Match", "If-None-Match", "Idempotency-Key", "Cache-Control", "Last-Event-ID"}
 """Headers for which methods have arguments: wait_s, idempotency_key, fresh, after."""
 sys.path.insert(0, str(ROOT / CLIENT))
 import generate  # noqa: E402 — it lies beside the package, not in it

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from convscope.protocol.operations import operations
@@ -19,6 +20,7 @@ from convscope.render.tiles import tile_texts
 from tests.convscope.cli.launched import Launched
 from tests.end_to_end.test_whole import finished
 from tests.service.support import problem_of
+from workers.networks.build import load
 
 PNG = {"Accept": "image/png"}
 
@@ -41,7 +43,7 @@ def ascends_from(client: httpx2.Client, photograph: bytes, **fields: str) -> dic
     assert job["state"] == "succeeded", job["error"]
     request, facts = job["request"], job["result"]["facts"]
     operations()["maximize"].facts.model_validate(facts)
-    assert request["start"] == "image" and len(request["images"]) == 1 and request["preset"] == "lucid"
+    assert request["start"] == "image" and len(request["images"]) == 1 and request["preset"] == "smooth"
     assert [one["channel"] for one in facts["pictures"]] == [0, 1, 2, 3]
     assert len({one["layer"] for one in facts["pictures"]}) == 1
     pixels = np.load(io.BytesIO(client.get(job["result"]["arrays"]["images"]["href"]).content))
@@ -143,3 +145,29 @@ def test_as_many_pictures_as_one_job_makes_are_taken(client: httpx2.Client) -> N
     assert answer.status_code == 202, answer.text
     assert len(answer.json()["request"]["objective"]) == 512
     assert client.delete(f"/v1/jobs/{answer.json()['id']}").is_success
+
+
+def test_a_start_of_floats_is_not_rounded(small: httpx2.Client) -> None:
+    start = (128 + np.random.RandomState(42).uniform(0, 20, (32, 32, 3))).astype(np.float32)
+    file = io.BytesIO()
+    np.save(file, start)
+    files = {"image": ("start.npy", file.getvalue(), "application/x-npy")}
+    uploaded = small.post("/v1/images?range=0,255", files=files)
+    assert uploaded.status_code in (200, 201), uploaded.text
+    body = {
+        "image": uploaded.json()["id"], "layer": "conv1", "channels": [3], "preset": "pixel", "steps": 2,
+        "preprocess": {"range": "byte"}, "float_pictures": True,
+    }  # fmt: skip
+    job = finished(small, small.post("/v1/maximize", json=body))
+    assert job["state"] == "succeeded", job["error"]
+    convolution = load("digits").module.get_submodule("features.0")
+    with torch.no_grad():
+        exact, rounded = (
+            float(convolution(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0, 3].mean())
+            for pixels in (start, np.round(start))
+        )
+    first = job["result"]["facts"]["pictures"][0]["loss_first"]
+    assert first == pytest.approx(exact, rel=1e-6)
+    assert first != pytest.approx(rounded, rel=2e-6)
+    pictures = np.load(io.BytesIO(small.get(job["result"]["arrays"]["pictures"]["href"]).content))
+    assert (pictures.shape, pictures.dtype) == ((1, 3, 32, 32), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.workers.networks import own_networks
 MODULE = "tests.workers.networks.own_networks"
 PLANES = {"five_planes": 5, "grey": 1}
 GOOD = ("flattened", "batch_statistics", "constant", "branch", "with_planes_of_time", "grey")
-OTHERS = ("dropping", "five_planes", "mismatched", "flattened_rows")
+OTHERS = ("dropping", "five_planes", "mismatched", "flattened_rows", "segmenter")
 MEAN, STD = 0.5, 0.25
 
 OPERATIONS: dict[str, dict[str, Any]] = {
@@ -119,8 +120,8 @@ def test_what_is_random_is_computed_for_each_who_asks_and_says_its_seed(client: 
     logits = [tuple(logits_of(client, result)[0].tolist()) for result in results]
     assert len(set(logits)) == 3
     for result, own in zip(results, logits, strict=True):
-        random, seeded = result["provenance"]["notes"]
-        assert "random in evaluation" in random
+        random, assumed, seeded = result["provenance"]["notes"]
+        assert "random in evaluation" in random and "a softmax over its classes is assumed" in assumed
         seed = int(seeded.rstrip(".").rpartition(" ")[2])
         torch.manual_seed(0)
         network = own_networks.dropping().eval()
@@ -165,3 +166,79 @@ def test_what_cannot_be_is_refused_at_once_with_the_reason(client: httpx2.Client
     assert other_size.status_code == 422, other_size.text
     bad_range = client.post("/v1/images", content=data, params={"range": "high"})
     assert bad_range.status_code == 422
+
+
+def arrays_of(client: httpx2.Client, result: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a result, by name."""
+    found = {}
+    for name, array in result["arrays"].items():
+        data = client.get(array["href"], headers={"Accept": "application/x-npy"}).content
+        found[name] = np.load(io.BytesIO(data), allow_pickle=False)
+    return found
+
+
+def same(one: dict[str, np.ndarray[Any, Any]], other: dict[str, np.ndarray[Any, Any]]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("operation", "wish"),
+    [
+        ("saliency", {"target": 1}),
+        ("cam", {"layer": "one", "targets": [1]}),
+        ("occlusion", {"target": 1, "window": 8, "stride": 8}),
+        ("maximize", {"steps": 3}),
+    ],
+)
+def test_a_mask_is_the_region_that_it_shows(client: httpx2.Client, operation: str, wish: dict[str, Any]) -> None:
+    """White where rows 8 to 15 and columns 4 to 27 are: as that box, and other than everything."""
+    pixels, data = picture()
+    white = np.zeros_like(pixels)
+    white[8:16, 4:28] = 255
+    file = io.BytesIO()
+    Image.fromarray(white).save(file, "PNG")
+    base = {"model": "segmenter", **wish}
+    if operation != "maximize":
+        base["image"] = {"id": uploaded(client, data)["id"]}
+    answers = {}
+    masked = {"mask": {"id": uploaded(client, file.getvalue())["id"]}}
+    wishes: dict[str, dict[str, Any]] = {"box": {"region": "8,4,16,28"}, "mask": masked, "all": {"region": "all"}}
+    for name, more in wishes.items():
+        if operation == "maximize":  # whose objectives have regions of their own
+            more["objective"] = {"class": 1, "region": more.pop("region", "mask")}
+        answer = ask(client, operation, **base, **more)
+        assert answer.status_code == 200, answer.text
+        answers[name] = arrays_of(client, answer.json()["result"])
+    assert same(answers["mask"], answers["box"]) and not same(answers["mask"], answers["all"])
+    if operation == "saliency":
+        # The same as a part of a form, beside the image.
+        form = client.post(
+            "/v1/saliency",
+            files=[("image", ("a.png", data, "image/png")), ("mask", ("m.png", file.getvalue(), "image/png"))],
+            data={"model": "segmenter", "target": "1"},
+        )
+        assert form.status_code == 200, form.text
+        assert same(arrays_of(client, form.json()["result"]), answers["mask"])
+
+
+def test_a_set_of_arrays_is_as_its_images(client: httpx2.Client) -> None:
+    """Six arrays of five planes: the same numbers as a set and one by one; a network of other planes refuses them."""
+    generator = np.random.default_rng(2)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(6):
+            file = io.BytesIO()
+            np.save(file, generator.random((32, 32, 5), np.float32))
+            archive.writestr(f"{number}.npy", file.getvalue())
+    sent = client.post("/v1/image-sets", content=packed.getvalue(), headers={"Content-Type": "application/zip"})
+    assert sent.status_code == 201 and sent.json()["rejected"] == 0, sent.text
+    members = sent.json()["members"]
+    assert [member["channels"] for member in members] == [5] * 6
+    wish = {"model": "five_planes", "mode": "layers", "layers": ["one", "two"]}
+    over_set = ask(client, "cka", **wish, image_set=sent.json()["id"])
+    over_images = ask(client, "cka", **wish, images=[{"id": member["id"]} for member in members])
+    assert (over_set.status_code, over_images.status_code) == (200, 200), over_set.text + over_images.text
+    matrices = [arrays_of(client, answer.json()["result"])["matrix"] for answer in (over_set, over_images)]
+    np.testing.assert_allclose(matrices[0], matrices[1], atol=1e-5)
+    refused = ask(client, "cka", model="constant", mode="layers", image_set=sent.json()["id"])
+    assert refused.status_code == 422 and "takes 3 planes" in refused.json()["detail"]

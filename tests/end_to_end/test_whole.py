@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import numpy as np
@@ -17,6 +17,7 @@ from safetensors.numpy import load
 from torch import Tensor
 
 from convscope.protocol.operations import operations
+from convscope.protocol.pictures import View
 from tests.convscope.cli.launched import wait_until
 from workers.networks.build import load as load_network
 
@@ -122,6 +123,9 @@ def test_an_image_and_nothing_else_does(client: httpx2.Client, chelsea: bytes, o
         assert picture.status_code == 406
         return
     assert picture.status_code == 200, picture.text
+    for view in get_args(View):
+        other = client.get(f"/v1/jobs/{job['id']}/result?view={view}", headers={"Accept": "image/png"})
+        assert other.status_code == 200 or "has no view" in other.text, (view, other.text)
     with Image.open(io.BytesIO(picture.content)) as drawn:
         assert drawn.format == "PNG"
         assert min(drawn.size) > 100

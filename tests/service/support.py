@@ -80,6 +80,18 @@ def toy_card(name: str = "toy") -> ModelCard:
     )
 
 
+def publish_card(settings: Settings, name: str) -> None:
+    """Say what a worker would of a network that a caller brought, by its name with its version."""
+
+    async def publish() -> None:
+        assert settings.redis_url is not None
+        redis = connect(settings.redis_url)
+        await CardStore(redis).publish(toy_card(name.partition("@")[0]), name)
+        await redis.aclose()
+
+    asyncio.run(publish())
+
+
 def toy_maps(pixels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """What the worker answers for one image: its mean, plus the channel, plus a tenth of the place."""
     channels, height, width = shape

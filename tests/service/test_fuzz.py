@@ -5,12 +5,15 @@ Jobs and images that exist are offered to the generator, so that it gets past 40
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator
 
 import httpx2
+import numpy as np
 import pytest
+import safetensors.numpy
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -24,15 +27,19 @@ from convscope.settings import Settings
 from service.app import create_app
 from service.openapi import document
 from tests.servers import PrivateServer
-from tests.service.support import Service, Worker, png_bytes, wait_for
+from tests.service.support import Service, Worker, png_bytes, publish_card, wait_for
 
 EXAMPLES = 8
+KEY = "the caller's key"
+AS_CALLER = {"Authorization": f"Bearer {KEY}"}
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that waits for nothing long and takes as many jobs as come."""
+    """A service that waits for nothing long, takes as many jobs as come, and lets its one caller bring networks."""
+    keys = tmp_path_factory.mktemp("keys") / "keys.toml"
+    keys.write_text(f'[callers.fuzz]\nkey_sha256 = "{hashlib.sha256(KEY.encode()).hexdigest()}"\nmodels = true\n')
     with PrivateServer() as server:
         configured = Settings(
             redis_url=server.url,
@@ -42,6 +49,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             longest_wait_s=0.3,
             caller_jobs=100_000,
             lane_depth=100_000,
+            caller_networks=100_000,
+            api_keys_file=keys,
         )
         with Worker(configured), Service(configured) as running, running.client() as client:
             wait_for(lambda: client.get("/readyz").json().get("workers"), "the worker")
@@ -51,7 +60,14 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def real(fuzzed: Service) -> dict[str, list[str]]:
     """Values of path parameters that lead somewhere."""
-    with fuzzed.client() as client:
+    with fuzzed.client(headers=AS_CALLER) as client:
+        brought = client.put(
+            "/v1/models/brought",
+            files=[("file", ("w", safetensors.numpy.save({"w": np.ones(3)}), "application/octet-stream"))],
+            data={"source": "zfnet"},
+        )
+        assert brought.status_code == 201, brought.text
+        publish_card(fuzzed.settings, f"brought@{brought.headers['etag'][1:].partition('-')[0]}")
         # A picture of its own: what the generator asks of it must not answer other tests from the cache.
         answer = client.post("/v1/feature-maps", files=[("image", ("a.png", png_bytes(value=77), "image/png"))])
         assert answer.status_code == 200, answer.text
@@ -59,7 +75,7 @@ def real(fuzzed: Service) -> dict[str, list[str]]:
     return {
         "job_id": [job["id"]],
         "name": ["maps/conv", "conv", "not-found"],
-        "model_id": ["toy", "broken"],
+        "model_id": ["toy", "broken", "brought"],
         "image_id": [job["request"]["images"][0]["id"]],
     }
 
@@ -99,7 +115,7 @@ def test_every_address(case: schemathesis.Case, fuzzed: Service, real: dict[str,
             case.body.pop(name, None)
         case.body.pop("deadline_s", None)  # a deadline of no time at all is rightly answered 504, which is no failure
         case.body |= {"image": {"id": real["image_id"][0]}, "model": "toy"}
-    response = case.call(base_url=fuzzed.url)
+    response = case.call(base_url=fuzzed.url, headers=AS_CALLER)
     case.validate_response(response, checks=list(CHECKS))
     if response.status_code >= 400:
         assert response.headers["content-type"][0] == "application/problem+json"
@@ -108,5 +124,5 @@ def test_every_address(case: schemathesis.Case, fuzzed: Service, real: dict[str,
 
 
 def test_real_values_are_accepted(fuzzed: Service, real: dict[str, list[str]]) -> None:
-    with httpx2.Client(base_url=fuzzed.url, trust_env=False) as client:
+    with httpx2.Client(base_url=fuzzed.url, trust_env=False, headers=AS_CALLER) as client:
         assert client.get(f"/v1/jobs/{real['job_id'][0]}/arrays/maps/conv").status_code == 200

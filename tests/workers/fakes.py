@@ -26,6 +26,8 @@ from workers.contract import (
     Transform,
 )
 from workers.networks.outputs import find_outputs
+from workers.networks.preprocess import Preprocess
+from workers.normalization import Normalization
 from workers.passes.calls import CallObserver
 
 _ACTIVATIONS = {
@@ -109,7 +111,7 @@ class FakeNetwork:
             self.module(torch.zeros(1, 3, *self.input_size))
         self.layers = {layer.name: layer for layer in found}
 
-    def notes(self, precision: str) -> Sequence[str]:
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
         return ()
 
     def fast_module(self) -> nn.Module:
@@ -121,20 +123,24 @@ class FakeNetwork:
         del fast
         return self.module
 
-    def normalize(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
         """Images in [0, 1] → normalised input."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        return (images - mean) / torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        return self.normalization(preprocess).apply(images)
+
+    def normalization(self, preprocess: Any = None) -> Normalization:
+        """As of a loaded network of that mean and deviation."""
+        own = Preprocess(self.input_size, min(self.input_size), mean=self.mean, std=self.std)
+        return own.overridden(preprocess).normalization
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads, squeezed to the input size; an upload of that size is taken as it is."""
         height, width = getattr(preprocess, "size", None) or self.input_size
         inputs, transforms = [], []
         for image in images:
-            pixels = image.permute(2, 0, 1)[None].float() / 255
+            pixels = image.permute(2, 0, 1)[None].float() / (255 if image.dtype == torch.uint8 else 1)
             if pixels.shape[2:] != (height, width):
                 pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False)
-            inputs.append(self.normalize(pixels.to(self.device)))
+            inputs.append(self.normalize(pixels.to(self.device), preprocess))
             scale = (image.shape[0] / height, image.shape[1] / width)
             transforms.append(Transform((image.shape[0], image.shape[1]), (height, width), scale, (0.0, 0.0)))
         return torch.cat(inputs), transforms

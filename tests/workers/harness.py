@@ -171,7 +171,7 @@ class Client:
         **how: Any,
     ) -> str:
         lane = how.pop("lane", "interactive" if operation == "sums" else "batch")
-        bounded = {name: how.pop(name) for name in ("cost", "caller_jobs") if name in how}
+        bounded = {name: how.pop(name) for name in ("cost", "caller_jobs", "networks") if name in how}
         if not how.pop("bounded", True):
             bounded["caller_jobs"] = NO_QUOTA
         images = how.pop("images", [await self.image()] if operation == "sums" else [])

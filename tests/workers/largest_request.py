@@ -20,7 +20,7 @@ from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import ProblemError
 from convscope.settings import Settings
 from service.intake.limits import check_cost
-from workers.contract import Grant, IterativeMethod, Row, params
+from workers.contract import Grant, IterativeMethod, OneShotMethod, Row, params
 from workers.engine.loop import SHARES
 from workers.engine.registry import find_methods
 from workers.networks.build import load
@@ -96,10 +96,12 @@ def main() -> None:
     row = Row(params(resolved.model_dump(mode="json")), uploads)
     with torch.inference_mode():
         network.module(torch.zeros(1, 3, *network.input_size))
-    grant = Grant(memory_bytes=int(memory_mib * 2**20 * SHARES[operation.lane]), slice_s=0.25)
+    methods = find_methods()
+    others = {name: one for name, one in methods.items() if isinstance(one, OneShotMethod)}
+    grant = Grant(memory_bytes=int(memory_mib * 2**20 * SHARES[operation.lane]), slice_s=0.25, methods=others)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
-    result = _run(find_methods()[name], network, row, grant)
+    result = _run(methods[name], network, row, grant)
     grew = _resident("VmHWM") - before
     assert hasattr(result, "arrays"), result
     print(json.dumps({"images": images, "counted_mib": counted >> 20, "grew_mib": grew >> 20}))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class FileImages(Sequence[Tensor]):
-    """uint8 H×W×3 images in .npy files; each access reads its file.
+    """Images in .npy files, uint8 H×W×3 or, of arrays, float32 H×W×C; each access reads its file.
 
     Args:
         paths: of the files, in order.
@@ -37,6 +37,6 @@ class FileImages(Sequence[Tensor]):
     @staticmethod
     def _read(path: str) -> Tensor:
         pixels = np.load(path, allow_pickle=False)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"{path} is no 8-bit colour image")
+        if pixels.ndim != 3 or ((pixels.dtype, pixels.shape[2]) != (np.uint8, 3) and pixels.dtype != np.float32):
+            raise ValueError(f"{path} is neither an 8-bit colour image nor an array of planes")
         return torch.from_numpy(pixels)

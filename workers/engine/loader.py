@@ -65,6 +65,7 @@ def open_networks(config: EngineConfig, device: str) -> NetworkSource:
         device=device,
         weights_folder=Path(config.weights_folder),
         cards_folder=state / "cards" if state is not None else None,
+        uploads_folder=state / "networks" if state is not None else None,
         catalogue=Path(config.catalogue) if config.catalogue else None,
         memory_mib=config.networks_mib,
         default_model=config.default_model,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from workers.contract import Grant, IterativeMethod, Method, MethodError, Network
+from workers.contract import Grant, IterativeMethod, Method, MethodError, Network, OneShotMethod
 from workers.engine import checkpoints
 from workers.engine.iterative import Iteratives
 from workers.engine.loader import Loader, NetworkSource
@@ -59,6 +59,7 @@ class Engine:
         total = config.memory_mib * 1024**2
         self._config = config
         self._methods = methods
+        self._oneshot_methods = {name: one for name, one in methods.items() if isinstance(one, OneShotMethod)}
         self._outbox = outbox
         self._limits = SliceLimits(
             memory={lane: int(total * share) for lane, share in SHARES.items()},
@@ -151,14 +152,14 @@ class Engine:
             self._outbox.say("failed", run=run_id, problem=error.problem, detail=error.detail, computed_ms=0.0)
             return
         self._runs[run.id] = self._loading[run.id] = run
-        for model in run.needs:
-            self._loader.load(model)
+        for name in run.loads:
+            self._loader.load(name)
 
     def _answered(self, question: str, model: str, answer: Any) -> None:
         """The loader has an answer: for runs that wait for a network, or for the supervisor."""
         if question == "network":
-            for run in [run for run in self._loading.values() if model in run.needs]:
-                self._network_came(run, model, answer)
+            for run in [run for run in self._loading.values() if model in run.loads]:
+                self._network_came(run, run.needs[run.loads.index(model)], answer)
         elif isinstance(answer, MethodError):
             self._outbox.say(question, model=model, problem=answer.problem, detail=answer.detail)
         else:
@@ -185,7 +186,7 @@ class Engine:
         """Hand a run whose networks are there to the scheduler."""
         method = run.method
         size = json.dumps(run.request.get("preprocess"), sort_keys=True)
-        base: tuple[Hashable, ...] = (run.operation, run.needs, run.precision, size)
+        base: tuple[Hashable, ...] = (run.operation, run.loads, run.precision, size)
         run.memory_key = (*base, run.pixels)
         alone = run.alone
         # Runs that began with a network that was replaced share nothing with later ones.
@@ -258,6 +259,7 @@ class Engine:
             memory_bytes=self._limits.memory[run.lane],
             slice_s=self._config.slice_s,
             networks=run.networks,
+            methods=self._oneshot_methods,
         )
 
     def _beat(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,8 @@ class Reports:
 
     def result(self, run: Run, outcome: Outcome) -> None:
         """The run has succeeded, unless its result cannot be handed over."""
+        if aliases := aliases_of(run):
+            outcome.facts["aliases"] = aliases
         try:
             arrays = {name: _as_numpy(tensor) for name, tensor in outcome.arrays.items()}
             size = sum(array.nbytes for array in arrays.values())
@@ -124,11 +126,11 @@ class Reports:
             blobs,
             run=run.id,
             facts=outcome.facts,
-            provenance=self._provenance(run),
+            provenance=self._provenance(run, outcome.facts),
             computed_ms=1000 * run.computed_s,
         )
 
-    def _provenance(self, run: Run) -> dict[str, Any]:
+    def _provenance(self, run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
         model = run.needs[0]
         return {
             "model": model,
@@ -140,13 +142,13 @@ class Reports:
             "tile": run.tile,
             "seed": int(run.request.get("seed") or 0),
             "libraries": dict(self._source.libraries),
-            "notes": _notes(run),
+            "notes": _notes(run, answered=facts.get("output") is not None),
         }
 
 
-def _notes(run: Run) -> list[str]:
-    """What the networks' behaviour meant for this result, a sentence each."""
-    notes = [note for network in run.networks.values() for note in network.notes(run.precision)]
+def _notes(run: Run, *, answered: bool) -> list[str]:
+    """What the networks are and do that matters for this result, a sentence each."""
+    notes = [note for network in run.networks.values() for note in network.notes(run.precision, answered=answered)]
     if any(network.random for network in run.networks.values()):
         notes.append(f"The network's random numbers began with seed {seed_of(run)}.")
     return notes
@@ -155,3 +157,25 @@ def _notes(run: Run) -> list[str]:
 def _as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     host = tensor.detach().cpu()
     return np.ascontiguousarray((host.float() if host.dtype == torch.bfloat16 else host).numpy())
+
+
+def aliases_of(run: Run) -> dict[str, list[str]]:
+    """Further names of the layers that a run's request names, of those that have any."""
+    layers = run.network.layers if run.needs else {}
+    named = {name: layers[name] for name in _names_of_layers(run.request) if name in layers}
+    return {layer.name: list(layer.aliases) for layer in named.values() if layer.aliases}
+
+
+def _names_of_layers(value: Any) -> Iterator[str]:
+    """Every name of a layer in a request's JSON."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _names_of_layers(item)
+    if not isinstance(value, Mapping):
+        return
+    for key, item in value.items():
+        names = item if isinstance(item, list) else [item]
+        if key in ("layer", "layers"):
+            yield from (name for name in names if isinstance(name, str))
+        else:
+            yield from _names_of_layers(item)

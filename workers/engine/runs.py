@@ -28,6 +28,7 @@ class Run:
         deadline: on the engine's monotonic clock, seconds; None never.
         checkpoint: bytes to go on from.
         needs: catalogue ids of the networks it waits for.
+        versions: names by which those are loaded that callers brought.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Run:
     alone: bool = False
     checkpoint: memoryview | None = None
     needs: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
     base_key: Hashable = None
     key: Hashable = None
@@ -64,6 +66,11 @@ class Run:
     def network(self) -> Network:
         """The network the request is about."""
         return self.networks[self.needs[0]]
+
+    @property
+    def loads(self) -> tuple[str, ...]:
+        """The names by which its networks are loaded, in the order of `needs`."""
+        return tuple(self.versions.get(name, name) for name in self.needs)
 
     @property
     def precision(self) -> str:
@@ -119,8 +126,9 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
     """The run that a frame of type `run` describes.
 
     Its header has `run`, `operation`, `request`, `lane`, `caller`, `deadline_s` (or null), `alone`, `images` (height
-    and width of each, and planes where they are floats) and `checkpoint` (whether the last blob is one); its blobs are
-    the pixels, uint8 H×W×3 or float32 H×W×C, and the checkpoint.
+    and width of each, and planes where they are floats), `networks` (the names of those that callers brought) and
+    `checkpoint` (whether the last blob is one); its blobs are the pixels, uint8 H×W×3 or float32 H×W×C, and the
+    checkpoint.
     The images of a set come as `files`, paths of .npy files, and then no blob is an image.
 
     Raises:
@@ -153,4 +161,5 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
         alone=bool(header["alone"]),
         checkpoint=memoryview(frame.blobs[-1]) if header["checkpoint"] else None,
         needs=tuple(dict.fromkeys((model, *further))),
+        versions=dict(header.get("networks") or {}),
     )

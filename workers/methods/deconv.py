@@ -84,12 +84,13 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
             with mode.from_unit(activation):
                 projections.append(project_unit(activation, inputs, seed)[0])
             done += 1
-            yield Progress(done, total, f"{layer.name}: channel {seed.channel}")
+            what = "all channels" if seed.channel is None else f"channel {seed.channel}"
+            yield Progress(done, total, f"{layer.name}: {what}")
         stack = torch.stack(projections)
         if not bool(stack.isfinite().all()):
             raise MethodError("numerical-error", f"the projection from {layer.name} left the finite numbers")
         windows = [window_of(layer.box, seed, (stack.shape[2], stack.shape[3])) for seed in seeds]
-        pixels = pixels_of(inputs.detach()[0], network)
+        pixels = pixels_of(inputs.detach()[0], network, request.preprocess)
         patches = torch.stack([cut(pixels, window, OUTSIDE) for window in windows])
         inside = torch.stack([cut(one, window, 0) for one, window in zip(stack, windows, strict=True)])
         outcome.arrays[f"projection/{layer.name}"] = stack.cpu()
@@ -112,6 +113,8 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
 
 def _seeds(maps: Tensor, request: Any) -> list[Seed]:
     """What to project, channel by channel, the strongest unit of a channel first."""
+    if request.seed_unit == "layer":
+        return [Seed(None, None, None)]
     seeds: list[Seed] = []
     for channel in choose_channels(maps, request.channels, request.by):
         if request.seed_unit == "channel":
@@ -132,7 +135,7 @@ def _facts(
     window: tuple[int, int, int, int],
 ) -> dict[str, Any]:
     height, width = int(projection.shape[1]), int(projection.shape[2])
-    plane = maps[seed.channel]
+    plane = maps if seed.channel is None else maps[seed.channel]
     value = float(plane.max() if seed.y is None or seed.x is None else plane[seed.y, seed.x])
     box: tuple[int, ...] = (0, 0, height, width)
     if layer.box is not None and seed.y is not None and seed.x is not None:

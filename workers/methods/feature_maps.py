@@ -13,6 +13,8 @@ from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.calls import capture
 from workers.passes.units import choose_channels
 
+ROUNDING = 1e-6
+"""Share of a layer's largest magnitude: some ten roundings of float32, beside which a map is as good as zero."""
 _STATISTICS = ("minimum", "mean", "maximum", "std", "zeros")
 
 
@@ -21,7 +23,8 @@ class FeatureMaps(OneShotMethod):
 
     One forward serves all layers and all rows with the same layers and input size, and stops after the deepest one. The
     map of a fully connected unit is 1×1. Statistics are of the whole map: population standard deviation, share of exact
-    zeros; a channel is dead on an image when its map is zero everywhere.
+    zeros; a channel is dead on an image when its map is zero everywhere but for rounding, that is where no value of it
+    is larger than a millionth of the layer's largest.
 
     Result: arrays `maps/{layer}` (N×K×H×W, float32), channels in the order asked for, `top:K` strongest first; facts
     `layers` with `channels`, statistics and `dead_channels` for each image, and `transforms`.
@@ -78,7 +81,8 @@ class _Chosen:
     def __init__(self, output: Tensor, channels: list[int]) -> None:
         self.shape = list(output.shape)
         self.channels = channels
-        self.dead: list[int] = (output.flatten(1) == 0).all(dim=1).nonzero().flatten().tolist()
+        largest = output.flatten(1).abs().amax(dim=1)
+        self.dead: list[int] = (largest <= ROUNDING * largest.max()).nonzero().flatten().tolist()
         maps = output[channels]
         wide = maps.flatten(1).double()
         self.statistics: dict[str, list[float]] = {

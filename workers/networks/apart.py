@@ -45,6 +45,7 @@ class Order:
 
     Attributes:
         model, catalogue, weights_folder: the network, and where it is described.
+        uploaded: instead, the description of a network that a caller brought.
         module, folder: instead, a module, and the folder beside which it may lie.
     """
 
@@ -52,6 +53,7 @@ class Order:
     model: str = ""
     catalogue: str = ""
     weights_folder: str = ""
+    uploaded: str = ""
     module: str = ""
     folder: str | None = None
     limit_s: float = LIMIT_S
@@ -235,11 +237,18 @@ def _try(parent: int, order: Order, saying: int) -> None:
 
 def _build(order: Order) -> None:
     from workers.networks.build import load_entry
+    from workers.networks.card import make_card
     from workers.networks.catalogue.reading import make_entry
+    from workers.networks.catalogue.uploaded import read_uploaded
     from workers.networks.sources.factories import import_module
 
     if order.module:
         import_module(order.module, None if order.folder is None else Path(order.folder))
+        return
+    if order.uploaded:
+        entry = read_uploaded(Path(order.uploaded))
+        load_entry(entry, Path(order.uploaded).parent, fetch=False)
+        make_card(entry, "")  # runs it at other sizes as well
         return
     # This entry alone: what others name may die when it is imported.
     values = tomllib.loads(Path(order.catalogue).read_text(encoding="utf-8"))["networks"][order.model]

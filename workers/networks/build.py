@@ -19,10 +19,12 @@ from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast
 from workers.networks.layers import Table, without_values
 from workers.networks.lean import factor_bytes, make_lean
+from workers.networks.outputs import assumption
 from workers.networks.preprocess import Preprocess
 from workers.networks.skeletons import outputs_of, parameter_count, size_refusal, skeleton, table_of
 from workers.networks.sources import Source, SourceError
 from workers.networks.trials import Behaviour, keep_contiguous, try_out
+from workers.normalization import Normalization
 from workers.passes.replay import replay_bytes
 
 __all__ = [
@@ -104,9 +106,12 @@ class LoadedNetwork:
             self._lean[fast] = make_lean(own, shapes, channels_last=self.channels_last)
         return self._lean[fast]
 
-    def notes(self, precision: str) -> Sequence[str]:
-        """What of its behaviour a reader of its results must know, a sentence each."""
-        return self.behaviour.notes(self.id, precision)
+    def notes(self, precision: str, *, answered: bool = False) -> Sequence[str]:
+        """What of it a reader of its results must know, a sentence each; see `workers.contract.Network`."""
+        notes = self.behaviour.notes(self.id, precision)
+        # What libraries publish are classifiers of one class an image; of others only their owners know.
+        assumed = assumption(self.outputs, self.id) if answered and self.entry.is_own else None
+        return notes if assumed is None else [*notes, assumed]
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.
@@ -123,9 +128,13 @@ class LoadedNetwork:
         batch = torch.stack([pixels for pixels, _ in pairs]).to(self.device)
         return how.normalize(batch), [where for _, where in pairs]
 
-    def normalize(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
         """Float images in [0, 1] (N×3×h×w) → normalised input; differentiable."""
-        return self.preprocess.normalize(images)
+        return self.preprocess.overridden(preprocess).normalize(images)
+
+    def normalization(self, preprocess: Any = None) -> Normalization:
+        """How pixels become input, with what a request overrides."""
+        return self.preprocess.overridden(preprocess).normalization
 
     def layers_at(self, input_size: tuple[int, int]) -> Mapping[str, Layer]:
         """The layers with their shapes and boxes at another input size (height, width)."""
@@ -176,7 +185,7 @@ def load_entry(
         path, in_order = weights_path(entry, source, weights_folder, tick, fetch=fetch)
         module, read = _with_weights(source, path, entry, in_order)
         digest = weight_files.file_sha256(path)
-    module = module.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+    module = _placed(module, torch.device(device)).eval().requires_grad_(False)
     _move_constants(module, torch.device(device))
     # Also where it is known: what a network computes at its first run only (weight norms) is there afterwards.
     tried = try_out(entry.id, module, entry.transform.size, entry.transform.channels, behaviour)
@@ -185,6 +194,16 @@ def load_entry(
     network = LoadedNetwork(entry, module, table_of(entry), entry.transform, torch.device(device), tried)
     network.weights_sha256, network.weights_read = digest, read
     return network
+
+
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    """The network on its device, its real numbers in float32; complex ones stay what they are."""
+
+    def placed(tensor: Tensor) -> Tensor:
+        return tensor.to(device, torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+    module._apply(placed)  # type: ignore[no-untyped-call]
+    return module
 
 
 def _move_constants(module: nn.Module, device: torch.device) -> None:

@@ -34,7 +34,7 @@ def vgg_names(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
         elif layer.activation == "relu" and after == "conv":
             names[layer.name] = (f"relu{block}_{inside}", f"block{block}_conv{inside}")
             after = ""
-        elif layer.kind == "MaxPool2d":
+        elif layer.kind in ("MaxPool2d", "max_pool2d") and inside:
             names[layer.name] = (f"pool{block}", f"block{block}_pool")
             block, inside = block + 1, 0
         elif layer.kind == "Linear":
@@ -59,7 +59,7 @@ def alexnet_names(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
             names[layer.name] = (f"conv{number}" if layer.kernel_shape is not None else f"fc{number}",)
         elif layer.activation == "relu" and number:
             names[layer.name] = (f"relu{number}",)
-        elif layer.kind == "MaxPool2d" and number:
+        elif layer.kind in ("MaxPool2d", "max_pool2d") and number:
             names[layer.name] = (f"pool{number}",)
         elif "ResponseNorm" in layer.kind and number:
             names[layer.name] = (f"norm{number}",)

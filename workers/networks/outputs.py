@@ -105,6 +105,24 @@ def find_outputs(
     return Outputs(form="none", count=0, link="value", refusal=_refusal(one, output))
 
 
+def assumption(outputs: Outputs, name: str) -> str | None:
+    """What was assumed of the numbers that a network of its owner's gives, and how to say what is true.
+
+    Args:
+        outputs: of the network.
+        name: of the network.
+    """
+    if outputs.known != "assumed" or outputs.refusal is not None:
+        return None
+    unsaid = f"Nobody said what the numbers of {name} mean, and nothing in it shows"
+    if outputs.link == "softmax":
+        return (
+            f"{unsaid}: a softmax over its classes is assumed. Where one image may be of several classes its entry "
+            'must say outputs = "sigmoid".'
+        )
+    return f'{unsaid}: no probability is told. If they are logits its entry must say outputs = "sigmoid".'
+
+
 def _has_batch(returned: Any) -> bool:
     """Whether one image's answer is a tensor that has the images' dimension beyond doubt."""
     return isinstance(returned, Tensor) and returned.dim() in (2, 4) and returned.shape[0] == 1

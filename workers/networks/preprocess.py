@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from workers.contract import MethodError, Transform
-from workers.passes.batches import on
+from workers.normalization import Normalization
 from workers.passes.planes import as_grey
 
 _MODES = {
@@ -38,7 +40,10 @@ class Preprocess:
         resize: length of the upload's shorter side before a centre crop, pixels; (height, width) squeezes instead.
         resize_mode: nearest, bilinear, bicubic or lanczos, as Pillow computes them.
         crop: `center` keeps the aspect ratio and cuts; `none` squeezes the whole upload into `size`.
-        mean, std: of the normalisation, in [0, 1] units, one for each plane.
+        mean, std: of the normalisation, in units of which white has `level`, one for each plane.
+        antialias: whether what shrinks is filtered, as Pillow does; else pixels are interpolated as they are, as torch
+            does with tensors.
+        level: what white is before the mean is subtracted, 1 or 255.
         channels: planes of the input: 3 for colours, 1 for grey, others where uploads are arrays of as many.
     """
 
@@ -49,13 +54,24 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channels: int = 3
+    antialias: bool = True
+    level: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The fields of a catalogue entry as JSON values; the others are a request's affair."""
+        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in fields.items() if key not in ("antialias", "level")}
+
+    @property
+    def normalization(self) -> Normalization:
+        """The last step by itself."""
+        return Normalization(self.mean[: self.channels], self.std[: self.channels], self.level)
 
     def overridden(self, wish: Any) -> Preprocess:
-        """With a request's `size`, `crop` and `resize_mode` in place of the network's own; None keeps."""
+        """With a request's `size`, `crop`, `resize_mode`, `antialias`, `range`, `mean` and `std`; None keeps our own.
+
+        With a `range` the network's own mean and deviation mean nothing any more: they are 0 and 1 unless given.
+        """
         size = getattr(wish, "size", None)
         changed = self
         if size is not None:
@@ -67,7 +83,21 @@ class Preprocess:
             changed = replace(changed, crop=wish.crop)
         if getattr(wish, "resize_mode", None) is not None:
             changed = replace(changed, resize_mode=wish.resize_mode)
-        return changed
+        if getattr(wish, "antialias", None) is not None:
+            changed = replace(changed, antialias=wish.antialias)
+        mean, std = self.mean, self.std
+        if getattr(wish, "range", None) is not None:
+            changed = replace(changed, level=255.0 if wish.range == "byte" else 1.0)
+            mean, std = (0.0,) * self.channels, (1.0,) * self.channels
+        return replace(changed, mean=self._asked(wish, "mean", mean), std=self._asked(wish, "std", std))
+
+    def _asked(self, wish: Any, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A request's numbers, one for each plane."""
+        given = getattr(wish, name, None)
+        if given is None:
+            return default
+        numbers = tuple(float(number) for number in given)
+        return numbers * self.channels if len(numbers) == 1 else numbers
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) to which an upload of that size is resized before the crop.
@@ -106,10 +136,11 @@ class Preprocess:
             picture = picture.convert("L")
         tall, wide = self.resized(height, width)
         top, left = _margin(tall, self.size[0]), _margin(wide, self.size[1])
-        picture, rows, columns = _resize_visible(picture, (tall, wide), self, (top, left))
-        plane = np.asarray(picture)[rows, columns]
-        plane = plane[:, :, None] if plane.ndim == 2 else plane
-        pixels = torch.from_numpy(np.ascontiguousarray(plane.transpose(2, 0, 1))).to(torch.float32).div(255.0)
+        if self.antialias:
+            picture, rows, columns = _resize_visible(picture, (tall, wide), self, (top, left))
+            pixels = _planes_of(np.asarray(picture)[rows, columns])
+        else:
+            pixels = _interpolated(_planes_of(np.asarray(picture)), (tall, wide), self, (top, left))
         pixels = _pad(pixels, self.size, (top, left))
         scale = (height / tall, width / wide)
         where = Transform((height, width), self.size, scale, (top * scale[0], left * scale[1]))
@@ -120,22 +151,22 @@ class Preprocess:
         height, width = int(upload.shape[0]), int(upload.shape[1])
         tall, wide = self.resized(height, width)
         top, left = _margin(tall, self.size[0]), _margin(wide, self.size[1])
+        scale = (height / tall, width / wide)
+        where = Transform((height, width), self.size, scale, (top * scale[0], left * scale[1]))
+        if not self.antialias:
+            pixels = _interpolated(upload.permute(2, 0, 1), (tall, wide), self, (top, left))
+            return _pad(pixels, self.size, (top, left)), where
         planes = []
         for plane in np.ascontiguousarray(upload.permute(2, 0, 1).numpy()):
             picture, rows, columns = _resize_visible(Image.fromarray(plane), (tall, wide), self, (top, left))
             planes.append(torch.from_numpy(np.asarray(picture)[rows, columns].copy()))
-        scale = (height / tall, width / wide)
-        where = Transform((height, width), self.size, scale, (top * scale[0], left * scale[1]))
         return _pad(torch.stack(planes), self.size, (top, left)), where
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images in [0, 1] (N×C×h×w; colours for a grey network, too) → normalised input; differentiable."""
         if self.channels == 1 and images.shape[1] == 3:
             images = as_grey(images)
-        count = self.channels
-        mean = on(images, torch.tensor(self.mean[:count], dtype=images.dtype)).view(1, count, 1, 1)
-        std = on(images, torch.tensor(self.std[:count], dtype=images.dtype)).view(1, count, 1, 1)
-        return (images - mean) / std
+        return self.normalization.apply(images)
 
 
 def from_mapping(values: Mapping[str, Any], base: Preprocess) -> Preprocess:
@@ -237,6 +268,33 @@ def _resize_visible(
     if (picture.height, picture.width) != target:
         picture = picture.resize((wide, tall), mode)
     return picture, rows, columns
+
+
+def _planes_of(pixels: NDArray[np.uint8]) -> Tensor:
+    """H×W or H×W×C bytes → C×H×W in [0, 1], float32."""
+    stack = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return torch.from_numpy(stack.transpose(2, 0, 1).copy()).to(torch.float32).div(255.0)
+
+
+def _interpolated(planes: Tensor, target: tuple[int, int], how: Preprocess, corner: tuple[int, int]) -> Tensor:
+    """C×H×W planes interpolated to (height, width) as torch does with tensors, and the part that the crop keeps.
+
+    Raises:
+        MethodError: `not-applicable` for a long, thin upload, which would become too large on the way to its crop.
+    """
+    if math.prod(target) > _LARGEST_RESIZE:
+        raise MethodError(
+            "not-applicable",
+            f"an upload of {planes.shape[2]}×{planes.shape[1]} pixels would be resized to {target[1]}×{target[0]}; "
+            "antialias=false goes up to 16 megapixels there. crop=none squeezes the upload instead",
+        )
+    if tuple(planes.shape[1:]) != target:
+        if how.resize_mode == "lanczos":
+            raise MethodError("not-applicable", "lanczos has no form without antialias; take resize_mode=bilinear")
+        align = None if how.resize_mode == "nearest" else False
+        planes = F.interpolate(planes[None], target, mode=how.resize_mode, align_corners=align)[0]
+    top, left = max(corner[0], 0), max(corner[1], 0)
+    return planes[:, top : top + how.size[0], left : left + how.size[1]].contiguous()
 
 
 def _pad(pixels: Tensor, size: tuple[int, int], corner: tuple[int, int]) -> Tensor:

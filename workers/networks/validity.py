@@ -22,6 +22,9 @@ LAYER_OPERATIONS = (
 
 ASSUMED = Outputs()
 
+MOST_EXTRA_TOKENS = 16
+"""Beside one for each place: of the class, of distillation, registers."""
+
 OF_THE_ANSWER = ("occlusion", "cam")
 """Those of them that read the network's answer whatever else is asked of them."""
 
@@ -153,6 +156,15 @@ def before_classes(table: Table, outputs: Outputs) -> Layer | None:
     return chosen[-1] if chosen else None
 
 
+def works_on_tokens(table: Table, last: Layer) -> bool:
+    """Whether the places of the last map go on as tokens, T×C, as in a vision transformer (Dosovitskiy 2021)."""
+    places = last.shape[1] * last.shape[2]
+    return any(
+        layer.order > last.order and len(layer.shape) == 2 and places <= layer.shape[0] <= places + MOST_EXTRA_TOKENS
+        for layer in table.layers
+    )
+
+
 def default_layers(table: Table, outputs: Outputs = ASSUMED) -> dict[str, tuple[str, ...]]:
     """Operation → the layers used when a request names none."""
     names: dict[str, tuple[str, ...]] = {}
@@ -170,6 +182,9 @@ def default_layers(table: Table, outputs: Outputs = ASSUMED) -> dict[str, tuple[
         last = before_classes(table, outputs) or last
     if last is not None:
         names |= {"deconv": (last.name,), "cam": (last.name,), "occlusion": (last.name,)}
+        if works_on_tokens(table, last):
+            # A map of evidence at the patch embedding would look like one of the class, and tell nothing of it.
+            del names["cam"]
     if trunk:
         middle = trunk[len(trunk) // 2].name
         names |= {"maximize": (middle,), "cka": (middle,)}

@@ -21,11 +21,12 @@ from workers.networks.apart import TRIES, Builder, Deaths, Order, memory_allowed
 from workers.networks.build import LoadedNetwork, load_entry, parameter_count
 from workers.networks.card import CardFolder, make_card
 from workers.networks.catalogue import Catalogue, Entry, as_summary
+from workers.networks.catalogue.uploaded import UPLOADED
 from workers.networks.sources.factories import import_apart_first
 from workers.networks.trials import Behaviour
 from workers.networks.weights import published_path
 
-_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
+_LIBRARIES = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow", "keras", "onnx2torch", "onnxslim")
 _FLOAT_BYTES = 4
 _LIBRARIES_OF_NETWORKS = ("torchvision", "timm", "zfnet", "alexnet_2012", "digits")
 """Sources that run no code of the operator's."""
@@ -45,6 +46,7 @@ class Networks:
         memory_mib: memory for networks kept warm, MiB; one network larger than that is refused.
         default_model: id of the network used when a request names none.
         cards_folder: where cards are kept between starts; without it, beside the weights.
+        uploads_folder: where networks lie that callers brought.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class Networks:
         memory_mib: int = 4096,
         default_model: str = "efficientnet_lite0",
         cards_folder: str | Path | None = None,
+        uploads_folder: str | Path | None = None,
     ) -> None:
         self._folder = Path(weights_folder)
-        self._catalogue = Catalogue(Path(catalogue) if catalogue else None, self._folder)
+        self._uploads = Path(uploads_folder) if uploads_folder else None
+        self._catalogue = Catalogue(Path(catalogue) if catalogue else None, self._folder, self._uploads)
         self._device = torch.device(device)
         self._budget = memory_mib * 1024**2
         self._default = default_model
@@ -98,7 +102,22 @@ class Networks:
             self._deaths.note(digest, self._builder.died(order))
         reason = self._deaths.of(digest)
         if reason is not None:
-            raise MethodError("network-does-not-run", _died(entry, reason))
+            raise MethodError("network-does-not-run", f"{_died(entry.id, reason)}. Mend {entry.source}")
+
+    def _entry(self, model: str) -> Entry:
+        """The entry of that name; one that a caller brought is not even read before a try apart has lived.
+
+        Raises:
+            MethodError: `unknown-model`, `weights-unavailable`; `network-does-not-run`, with how it died.
+        """
+        if UPLOADED in model and self._uploads is not None and self._builder is not None:
+            tried = hashlib.sha256(model.encode()).hexdigest()
+            if not self._deaths.tried(tried):
+                path = str(self._uploads / f"{model}.json")
+                self._deaths.note(tried, self._builder.died(Order(memory_allowed(self._budget), uploaded=path)))
+            if (reason := self._deaths.of(tried)) is not None:
+                raise MethodError("network-does-not-run", _died(model.partition(UPLOADED)[0], reason))
+        return self._catalogue.entry(model)
 
     def catalogue(self) -> list[dict[str, Any]]:
         """Every entry as JSON (`ModelSummary`), the operator's first, bad ones with their reason."""
@@ -113,23 +132,23 @@ class Networks:
         Raises:
             MethodError: `unknown-model`, `weights-unavailable`.
         """
-        entry = self._catalogue.entry(model)
+        entry = self._entry(model)
         digest = entry.digest(self._folder)
         self._see_that_it_lives(entry, digest)
         kept = self._cards.get(digest)
         if kept is None or kept["id"] != entry.id:
-            kept = make_card(entry, digest, self._tried(entry))
+            kept = make_card(entry, digest, self._tried(model, entry))
             self._cards.put(digest, kept)
         return kept
 
-    def _tried(self, entry: Entry) -> Behaviour | None:
+    def _tried(self, model: str, entry: Entry) -> Behaviour | None:
         """What the network can bear; None where trying would cost a download, or much memory."""
         if not self._available(entry) or parameter_count(entry) * _FLOAT_BYTES > min(self._budget, _MOST_TRIED_BYTES):
             return None
         try:
-            return self.get(entry.id).behaviour
+            return self.get(model).behaviour
         except MethodError as error:
-            if error.problem != "weights-unavailable":
+            if error.problem != "weights-unavailable" or entry.uploaded is not None:  # whoever brought it has to know
                 raise
             return None  # what it lacks is said to those who ask for a result; its layers can be told nevertheless
 
@@ -149,7 +168,7 @@ class Networks:
         Raises:
             MethodError: `unknown-model`, `weights-unavailable`, `out-of-memory`.
         """
-        entry = self._catalogue.entry(model)
+        entry = self._entry(model)
         stamp, digest = entry.stamp(self._folder), entry.digest(self._folder)
         with self._lock:
             self._known[model] = (stamp, digest)
@@ -180,10 +199,13 @@ class Networks:
         Raises:
             MethodError: `unknown-model`, `weights-unavailable`.
         """
-        stamp = self._catalogue.entry(model).stamp(self._folder)
         with self._lock:
             known = self._known.get(model)
-            return self._alive.get((model, known[1])) if known is not None and known[0] == stamp else None
+        if known is None:
+            return None
+        stamp = self._catalogue.entry(model).stamp(self._folder)
+        with self._lock:
+            return self._alive.get((model, known[1])) if known[0] == stamp else None
 
     def _touch(self, model: str, digest: str) -> LoadedNetwork | None:
         """The network if it is in memory and still what the catalogue says; now the most recently used."""
@@ -258,7 +280,7 @@ class Networks:
         if entry.problem is None and entry.operator and self._builder is not None:
             digest = self._digest(entry)
             reason = self._deaths.of(digest) if digest is not None else None
-            return None if reason is None else _died(entry, reason)
+            return None if reason is None else f"{_died(entry.id, reason)}. Mend {entry.source}"
         return entry.problem
 
     def _available(self, entry: Entry) -> bool | None:
@@ -274,8 +296,8 @@ class Networks:
         return entry.weights in published and published_path(published[entry.weights], self._folder).is_file()
 
 
-def _died(entry: Entry, reason: str) -> str:
-    return f"{entry.id} was built in a process apart, and {reason}; {TRIES} tries at most are made. Mend {entry.source}"
+def _died(model_id: str, reason: str) -> str:
+    return f"{model_id} was built in a process apart, and {reason}; {TRIES} tries at most are made"
 
 
 def _file_problem(name: str, problem: str) -> dict[str, Any]:

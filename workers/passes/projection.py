@@ -7,6 +7,7 @@ images of a channel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ OUTSIDE = 128
 
 @dataclass(frozen=True)
 class Seed:
-    """What one projection starts from: a unit, or a whole channel where y and x are None."""
+    """What one projection starts from: a unit; a channel where y and x are None, the layer where channel is, too."""
 
-    channel: int
+    channel: int | None
     y: int | None
     x: int | None
 
@@ -60,7 +61,7 @@ def project_unit(activation: Tensor, inputs: Tensor, seed: Seed) -> Tensor:
     """One pass from a unit, all other activations of its layer zero, to pixels: 1×C×H×W float32."""
     maps = as_maps(activation.detach())
     signal = torch.zeros_like(maps)
-    where = (seed.channel, slice(None) if seed.y is None else seed.y, slice(None) if seed.x is None else seed.x)
+    where = tuple(slice(None) if place is None else place for place in (seed.channel, seed.y, seed.x))
     signal[where] = maps[where].clamp(min=0)
     (pixels,) = torch.autograd.grad(activation, inputs, signal.view_as(activation), retain_graph=True)
     return pixels.float()
@@ -92,12 +93,10 @@ def cut(picture: Tensor, window: tuple[int, int, int, int], outside: int) -> Ten
     return cut
 
 
-def pixels_of(normalized: Tensor, network: Network) -> Tensor:
-    """A network's input (C×H×W, normalised) as a picture, 3×H×W uint8."""
-    planes = normalized.shape[0]
-    mean = normalized.new_tensor(network.mean[:planes]).view(-1, 1, 1)
-    std = normalized.new_tensor(network.std[:planes]).view(-1, 1, 1)
-    levels = ((normalized * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+def pixels_of(normalized: Tensor, network: Network, preprocess: Any = None) -> Tensor:
+    """A network's input (C×H×W, normalised as `preprocess` says) as a picture, 3×H×W uint8."""
+    pixels = network.normalization(preprocess).undo(normalized[None])[0]
+    levels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
     return as_colours(levels).cpu()
 
 

@@ -57,7 +57,9 @@ class ImageFiles:
                 await asyncio.to_thread(lambda: path.write_bytes(npy_file(data)))
             return str(path)
 
-        paths = await asyncio.gather(*(fetch(k, member.pixels) for k, member in enumerate(contents.members)))
+        paths = await asyncio.gather(
+            *(fetch(k, member.planes or member.pixels) for k, member in enumerate(contents.members))
+        )
         return list(paths), [(member.height, member.width) for member in contents.members]
 
     async def empty(self, token: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,10 @@ import structlog
 from pydantic import ValidationError
 
 from convscope.protocol.cards import ModelCard, ModelSummary
+from convscope.protocol.networks import VERSION_MARK
+from convscope.protocol.problems import ProblemError
 from convscope.store.card_store import CardStore
+from workers.supervision.network_files import NetworkFiles, is_uploaded
 from workers.wire import Frame
 
 _MOST_DEATHS = 3
@@ -34,12 +38,21 @@ class Publisher:
         cards: where they are kept.
         default_model: catalogue id; its card is made unasked.
         send: writes a frame to the engine of the moment.
+        network_files: has networks that callers brought at hand for the engine.
 
     Attributes:
         environment: what the engine says that it runs on; "" before it was heard.
     """
 
-    def __init__(self, cards: CardStore, default_model: str, send: Callable[[Frame], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        cards: CardStore,
+        default_model: str,
+        send: Callable[[Frame], Awaitable[None]],
+        network_files: NetworkFiles,
+    ) -> None:
+        self._network_files = network_files
+        self._fetching: dict[str, asyncio.Task[None]] = {}
         self._cards = cards
         self._default_model = default_model
         self._send = send
@@ -125,7 +138,7 @@ class Publisher:
                     self._warn(found)
                     await self._publish_catalogue()
             else:
-                await self._cards.publish(ModelCard.model_validate(header["card"]))
+                await self._cards.publish(ModelCard.model_validate(header["card"]), header["model"])
                 self._asked.discard(header["model"])
                 self._deaths.pop(header["model"], None)
                 log.info("card_published", model=header["model"])
@@ -175,5 +188,27 @@ class Publisher:
     async def _ask(self, model: str) -> None:
         one_at_a_time = bool(self._deaths) and bool(self._asked)
         if model not in self._asked and not one_at_a_time:
+            if is_uploaded(model):
+                if model not in self._fetching:
+                    self._fetching[model] = asyncio.create_task(self._fetch_and_ask(model), name=f"fetching {model}")
+                return
             self._asked.add(model)
             await self._send(Frame({"type": "describe", "model": model}))
+
+    async def _fetch_and_ask(self, name: str) -> None:
+        """Have a network that a caller brought at hand, which may take long, and ask the engine for its card."""
+        model_id, _, version = name.partition(VERSION_MARK)
+        try:
+            await self._network_files.fetch(model_id, version)
+            self._asked.add(name)
+            await self._send(Frame({"type": "describe", "model": name}))
+        except ProblemError as problem:
+            log.warning("network_not_fetched", model=name, problem=problem.name, detail=problem.detail)
+            if problem.name == "gone":
+                await self._cards.publish_problem(name, problem.detail, "gone")
+        finally:
+            del self._fetching[name]
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What is under way, to be ended with the worker."""
+        return list(self._fetching.values())

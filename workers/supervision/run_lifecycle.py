@@ -20,6 +20,7 @@ from workers.supervision.claimed_run import ClaimedRun
 from workers.supervision.counters import Counters
 from workers.supervision.fault_points import fault_point
 from workers.supervision.image_files import ImageFiles
+from workers.supervision.network_files import NetworkFiles
 from workers.supervision.result_store import ResultStore, StoredResult
 from workers.wire import Frame, WireError
 
@@ -48,6 +49,7 @@ class RunLifecycle:
         send: hands a run to an engine that is ready, and marks it as sent.
         counters: counts what happens.
         image_files: where the images of sets lie while a run needs them.
+        network_files: has networks that callers brought at hand.
         environment: what the engine runs on, as it says itself.
     """
 
@@ -60,9 +62,11 @@ class RunLifecycle:
         send: Callable[[ClaimedRun, Frame], Awaitable[None]],
         counters: Counters,
         image_files: ImageFiles,
+        network_files: NetworkFiles,
         environment: Callable[[], str],
     ) -> None:
         self._image_files = image_files
+        self._network_files = network_files
         self._environment = environment
         self._jobs = jobs
         self._artifacts = artifacts
@@ -126,6 +130,9 @@ class RunLifecycle:
             sizes: Sequence[tuple[int, ...]] = [_size(picture) for picture in pixels]
             if claim.image_list:
                 files, sizes = await self._image_files.fill(held.token, claim.image_list)
+            networks = {
+                model: await self._network_files.fetch(model, version) for model, version in claim.networks.items()
+            }
             checkpoint = await self._checkpoint(held)
         header = {
             "type": "run",
@@ -138,6 +145,7 @@ class RunLifecycle:
             "deadline_s": held.deadline_s(),
             "images": sizes,
             "files": files,
+            "networks": networks,
             "checkpoint": checkpoint is not None,
         }
         blobs: list[Any] = [np.ascontiguousarray(picture).data.cast("B") for picture in pixels]

@@ -24,14 +24,17 @@ from convscope.queue.events import Doorbell
 from convscope.queue.jobs import JobLimits, Jobs, WorkerInfo
 from convscope.settings import Settings
 from convscope.store.archive import AT_ONCE, Archive
-from convscope.store.artifacts import Artifacts, retention_s
+from convscope.store.artifacts import Artifacts
 from convscope.store.card_store import CardStore
 from convscope.store.images import Images
+from convscope.store.kinds import retention_s
+from convscope.store.uploaded_networks import UploadedNetworks
 from workers.engine_config import EngineConfig
 from workers.supervision.claimed_runs import ClaimedRuns, Room
 from workers.supervision.counters import Counters
 from workers.supervision.image_files import ImageFiles
 from workers.supervision.neighbours import Neighbours
+from workers.supervision.network_files import NetworkFiles
 from workers.supervision.publishing import Publisher
 from workers.supervision.result_store import ResultStore
 from workers.supervision.run_lifecycle import RunLifecycle
@@ -93,8 +96,10 @@ class Supervisor:
         images = Images(redis, artifacts, settings.keep_images_s, round(settings.caller_store_gib * 2**30))
         results = ResultStore(self._jobs, artifacts, images, settings.store_patience_s)
         image_files = ImageFiles(settings.data / "worker" / "spool", artifacts)
+        self._networks = UploadedNetworks(redis, artifacts)
+        self._network_files = NetworkFiles(settings.data / "worker" / "networks", self._networks, artifacts)
         self._watchdog = Watchdog(config.json(), settings.stall_s, self._hear, self._engine_ended, self._counters)
-        self._publisher = Publisher(CardStore(redis), config.default_model, self._watchdog.send)
+        self._publisher = Publisher(CardStore(redis), config.default_model, self._watchdog.send, self._network_files)
         self._claimed = ClaimedRuns(
             self._jobs,
             RunLifecycle(
@@ -105,6 +110,7 @@ class Supervisor:
                 self._watchdog.hand_over,
                 self._counters,
                 image_files,
+                self._network_files,
                 lambda: self._publisher.environment,
             ),
             self._watchdog,
@@ -145,7 +151,7 @@ class Supervisor:
                 task.result()
         finally:
             stopping.cancel()
-            await end_tasks([*tasks, *self._claimed.tasks()])
+            await end_tasks([*tasks, *self._claimed.tasks(), *self._publisher.tasks()])
             await self._watchdog.close()
             await self._sign_off()
             # Awaited with a limit that cancels again: a library may swallow the first cancellation.
@@ -312,7 +318,10 @@ class Supervisor:
             await asyncio.sleep(SWEEP_ARTIFACTS_S * (0.5 + secrets.randbelow(1000) / 1000))
             for kind, seconds in retention_s(self._settings.keep_images_s, self._settings.keep_jobs_s).items():
                 try:
-                    removed = await self._artifacts.sweep(kind, seconds)
+                    if kind == "models":
+                        removed = await self._networks.sweep(seconds) + await self._network_files.sweep()
+                    else:
+                        removed = await self._artifacts.sweep(kind, seconds)
                 except ProblemError as problem:
                     log.warning("artifact_sweep_failed", kind=kind, problem=problem.name, detail=problem.detail)
                     continue

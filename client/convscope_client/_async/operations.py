@@ -142,10 +142,10 @@ class AsyncOperations(AsyncJobs):
             kernel: Default: "linear".
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it a middle stage.
-            layers: Layers to compare; without it every stage.
+            layers: Layers to compare, or `convolutions`; without it every stage.
             mode: Compare a layer's channels, a network's layers, or the layers of two networks. Default: "channels".
             model: Catalogue id; without it the default network.
-            other_layers: Its layers; without it every stage.
+            other_layers: Its layers, or `convolutions`; without it every stage.
             other_model: In `models` mode, the network of the columns.
             permutations: Random pairings for the spread of the baseline. Default: 20.
             precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
@@ -260,8 +260,8 @@ class AsyncOperations(AsyncJobs):
             channels: Which channels to project. Default: "strongest".
             deadline_s: Seconds from submission until the job expires.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
-            layer: One layer; without it the last map before global pooling.
-            layers: Several layers, in one forward pass.
+            layer: One layer; without it the deepest stage whose units see half of the input or less.
+            layers: Several layers, in one forward pass, or `convolutions`.
             model: Catalogue id; without it the default network.
             nonstandard_gate: Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper.
                 Default: false.
@@ -271,8 +271,8 @@ class AsyncOperations(AsyncJobs):
             preprocess: As its type says.
             rule: At rectifications. Default: deconvnet, and guided for networks without max-pools.
             seed: Of everything random in the computation. Default: 0.
-            seed_unit: max: a channel's strongest unit; channel: its whole map; top:n: its n strongest, one by one.
-                Default: "max".
+            seed_unit: max: a channel's strongest unit; channel: its whole map; layer: all maps of the layer together;
+                top:n: a channel's n strongest units, one by one. Default: "max".
             switches: A pixel that is the switch of several pooling windows gets their sum, or the last's signal.
                 Default: "sum".
         """
@@ -293,6 +293,122 @@ class AsyncOperations(AsyncJobs):
             "switches": switches,
         }
         return await self.submit("deconv", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key)
+
+    async def evaluate(
+        self,
+        image: ImagesInput | None = None,
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+        deadline_s: float | None = None,
+        deletion_fill: Literal["black", "mean", "blur"] | None = None,
+        depths: int | None = None,
+        image_set: str | None = None,
+        insertion_fill: Literal["black", "mean", "blur"] | None = None,
+        labels: Mapping[str, str] | None = None,
+        layer: str | None = None,
+        mask: schemas.ImageRef | None = None,
+        methods: Sequence[
+            Literal[
+                "gradient",
+                "gradient-x-input",
+                "guided",
+                "smoothgrad",
+                "vargrad",
+                "integrated-gradients",
+                "cam",
+                "gradcam",
+                "gradcam++",
+                "hirescam",
+                "elementwise",
+                "xgradcam",
+                "layercam",
+                "eigencam",
+                "eigengradcam",
+                "scorecam",
+                "ablationcam",
+                "fullgrad",
+                "guided-gradcam",
+            ]
+        ]
+        | None = None,
+        metrics: Sequence[
+            Literal[
+                "deletion",
+                "insertion",
+                "confidence",
+                "road",
+                "infidelity",
+                "sensitivity",
+                "localisation",
+                "randomisation",
+            ]
+        ]
+        | None = None,
+        model: str | None = None,
+        nonstandard_gate: bool | None = None,
+        precision: Literal["exact", "fast"] | None = None,
+        preprocess: schemas.Preprocess | None = None,
+        radius: float | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        target: int | str | None = None,
+        wait_s: float | None = None,
+        fresh: bool = False,
+        idempotency_key: str | None = None,
+    ) -> AsyncJob[schemas.EvaluateFacts]:
+        """How faithful, stable and specific saliency and CAM maps are on these images, beside random maps.
+
+        Args:
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
+            boxes: Where the target is, a box an image: [top, left, bottom, right] in pixels of the upload.
+            deadline_s: Seconds from submission until the job expires.
+            deletion_fill: What deleted pixels become. Default: "mean".
+            depths: randomisation: how many layers, evenly from the last to the first. Default: 4.
+            image_set: Id from POST /v1/image-sets, instead of images.
+            insertion_fill: What pixels are inserted into. Default: "blur".
+            labels: Up to 16 short strings for the caller's own use; no part of the computation.
+            layer: Of the CAMs; without it the last map before global pooling.
+            mask: Where the target is in the one image: an image of its size, white on the target.
+            methods: Of `saliency` and of `cam`, by their names there. Default: ["gradcam"].
+            metrics: Default: deletion, insertion, confidence and road, and localisation where boxes or a mask come.
+            model: Catalogue id; without it the default network.
+            nonstandard_gate: guided, guided-gradcam: as in their operations. Default: false.
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
+                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
+                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            preprocess: As its type says.
+            radius: sensitivity: largest change of a normalised input value. Default: 0.02.
+            samples: infidelity: hidden squares; sensitivity: images with a little noise. Default: 10.
+            seed: Of everything random in the computation. Default: 0.
+            steps: deletion, insertion: equal parts that the pixels go in. Default: 20.
+            target: A class index, a class name, `predicted` (of each image), or `-N`. Default: "predicted".
+        """
+        request: dict[str, Any] = {
+            "boxes": boxes,
+            "deadline_s": deadline_s,
+            "deletion_fill": deletion_fill,
+            "depths": depths,
+            "image_set": image_set,
+            "insertion_fill": insertion_fill,
+            "labels": labels,
+            "layer": layer,
+            "mask": mask,
+            "methods": methods,
+            "metrics": metrics,
+            "model": model,
+            "nonstandard_gate": nonstandard_gate,
+            "precision": precision,
+            "preprocess": preprocess,
+            "radius": radius,
+            "samples": samples,
+            "seed": seed,
+            "steps": steps,
+            "target": target,
+        }
+        return await self.submit(
+            "evaluate", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key
+        )
 
     async def feature_maps(
         self,
@@ -395,6 +511,8 @@ class AsyncOperations(AsyncJobs):
         image: ImagesInput | None = None,
         *,
         average: float | None = None,
+        beta1: float | None = None,
+        beta2: float | None = None,
         blur: float | None = None,
         blur_every: int | None = None,
         channels: Sequence[int] | str | None = None,
@@ -408,7 +526,10 @@ class AsyncOperations(AsyncJobs):
         decay: float | None = None,
         decay_power: float | None = None,
         decorrelate: bool | None = None,
+        display: Literal["clip", "flashtorch"] | None = None,
         diversity: float | None = None,
+        epsilon: float | None = None,
+        float_pictures: bool | None = None,
         image_set: str | None = None,
         jitter: int | None = None,
         jitter_after: int | None = None,
@@ -435,12 +556,12 @@ class AsyncOperations(AsyncJobs):
             | schemas.LayerObjective
         ]
         | None = None,
-        optimizer: Literal["adam", "nadam", "ascent", "rms"] | None = None,
+        optimizer: Literal["adam", "keras-adam", "nadam", "ascent", "rms"] | None = None,
         parameterization: Literal["pixel", "fourier", "maco"] | None = None,
         pixel_space: Literal["byte", "unit", "normalized"] | None = None,
         precision: Literal["exact", "fast"] | None = None,
         preprocess: schemas.Preprocess | None = None,
-        preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"] | None = None,
+        preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"] | None = None,
         redirect_steps: int | None = None,
         rotate: int | None = None,
         scale: float | None = None,
@@ -451,6 +572,7 @@ class AsyncOperations(AsyncJobs):
         start_level: float | None = None,
         start_spread: float | None = None,
         steps: int | None = None,
+        stop_after_update: bool | None = None,
         stop_at: float | None = None,
         tv: float | None = None,
         wait_s: float | None = None,
@@ -462,6 +584,8 @@ class AsyncOperations(AsyncJobs):
         Args:
             image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             average: Share of the steps, the last ones, whose mean is the picture; 0: the last step.
+            beta1: adam, keras-adam, nadam: of the first moment.
+            beta2: adam, keras-adam, nadam: of the second moment.
             blur: pixel: sigma of a blur every `blur_every` steps.
             blur_every: As its type says.
             channels: Channels of `layer`; without it the first four. `top:K` ranks on the start image.
@@ -475,7 +599,11 @@ class AsyncOperations(AsyncJobs):
             decay: Share of the parameters lost in every step.
             decay_power: fourier: coefficients are scaled by 1/f^this.
             decorrelate: fourier: decorrelate colours.
+            display: How a picture becomes 8 bits. clip: what leaves the range is cut off; flashtorch: standardised over
+                all planes, with FlashTorch's saturation (0.15) and brightness (0.7).
             diversity: Weight by which the job's pictures of one layer are pushed apart.
+            epsilon: adam, keras-adam, nadam, rms: beside the root.
+            float_pictures: Whether the arrays hold the pictures also as they were made: float, nothing cut off.
             image_set: Id of an image set, instead of images.
             jitter: Pixels of the first random crop.
             jitter_after: Pixels of the last random crop.
@@ -488,14 +616,14 @@ class AsyncOperations(AsyncJobs):
             noise: Normal noise on every view, pixels in [0, 1].
             noise_uniform: Uniform noise ± this on every view.
             objective: An objective, or a list of them that makes one picture each.
-            optimizer: As its type says.
+            optimizer: keras-adam: Adam as Keras computes it, whose epsilon stands beside the uncorrected root.
             parameterization: As its type says.
             pixel_space: pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input.
             precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
                 devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
                 device's quicker arithmetic, as good, not the same bits. Default: "exact".
             preprocess: As its type says.
-            preset: Default: "lucid".
+            preset: Default: "smooth".
             redirect_steps: First steps in which a row without any gradient gets a redirected one.
             rotate: Random rotation ± this many degrees.
             scale: Random scale 1 ± this, in eleven steps.
@@ -506,11 +634,15 @@ class AsyncOperations(AsyncJobs):
             start_level: pixel: of the noise; null: the mean colour.
             start_spread: Width of the noise, in the preset's own unit.
             steps: As its type says.
+            stop_after_update: stop_at: the picture is the one after the step that found the value, not before it.
+                Default: false.
             stop_at: A picture is finished when its objective reaches this value.
             tv: Weight of the total variation.
         """
         request: dict[str, Any] = {
             "average": average,
+            "beta1": beta1,
+            "beta2": beta2,
             "blur": blur,
             "blur_every": blur_every,
             "channels": channels,
@@ -524,7 +656,10 @@ class AsyncOperations(AsyncJobs):
             "decay": decay,
             "decay_power": decay_power,
             "decorrelate": decorrelate,
+            "display": display,
             "diversity": diversity,
+            "epsilon": epsilon,
+            "float_pictures": float_pictures,
             "image_set": image_set,
             "jitter": jitter,
             "jitter_after": jitter_after,
@@ -553,6 +688,7 @@ class AsyncOperations(AsyncJobs):
             "start_level": start_level,
             "start_spread": start_spread,
             "steps": steps,
+            "stop_after_update": stop_after_update,
             "stop_at": stop_at,
             "tv": tv,
         }
@@ -733,7 +869,7 @@ class AsyncOperations(AsyncJobs):
             k: How many of a channel's strongest units are kept. Default: 9.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it the last map before global pooling.
-            layers: Several layers, in one sweep.
+            layers: Several layers, in one sweep, or the one word `convolutions`.
             model: Catalogue id; without it the default network.
             patches: Cut out of the images what the units see. Default: true.
             per_image: Units of one image at most, for each channel. Default: 1.

@@ -5,6 +5,8 @@ Each method is named as the operation of the OpenAPI document that it calls.
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import zipfile
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -110,6 +112,47 @@ class AsyncResources:
         """A network's card: weights, preprocessing, classes, layers, defaults."""
         return cast(schemas.ModelCard, await self._object(f"/v1/models/{quote(model_id)}"))
 
+    async def put_model(
+        self,
+        model_id: str,
+        file: str | os.PathLike[str] | bytes | None = None,
+        *,
+        entry: Mapping[str, Any] | None = None,
+        if_match: str | None = None,
+        only_new: bool = False,
+    ) -> schemas.ModelSummary:
+        """Bring a network, or another version of one; for callers who may. The same again changes nothing.
+
+        Args:
+            model_id: by which requests name it.
+            file: a safetensors file of weights, or a .pt2 of torch.export: its path or its bytes. None where `entry`
+                names a stored one, as `{"file": {"sha256": …}}`.
+            entry: what is said of it: `source`, `classes`, `preprocess`, `visible_to`, … (`schemas.NetworkRequest`).
+            if_match: only if it is still the one of this entity tag.
+            only_new: only if there is none of that id.
+        """
+        headers = {} if if_match is None else {"If-Match": if_match}
+        headers |= {"If-None-Match": "*"} if only_new else {}
+        path, said = f"/v1/models/{quote(model_id)}", dict(entry or {})
+        if file is None:
+            answer = await self._sender.send("PUT", path, headers=headers, body=lambda: {"json": said})
+            return cast(schemas.ModelSummary, json_object(answer))
+        source: IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else await aside(_opened, file)
+        with closing(source):
+
+            def body() -> Mapping[str, Any]:
+                source.seek(0)
+                whole = ("request.json", json.dumps(said).encode(), "application/json")
+                return {"files": [("request", whole), ("file", ("network", source, OCTETS))]}
+
+            answer = await self._sender.send("PUT", path, headers=headers, body=body, wait_s=UPLOAD_S)
+        return cast(schemas.ModelSummary, json_object(answer))
+
+    async def delete_model(self, model_id: str, *, if_match: str | None = None) -> None:
+        """Forget a network that you brought; jobs that compute with it come to their end."""
+        headers = {} if if_match is None else {"If-Match": if_match}
+        await self._sender.send("DELETE", f"/v1/models/{quote(model_id)}", headers=headers)
+
     async def list_layers(self, model_id: str, *, method: str | None = None) -> list[schemas.LayerCard]:
         """A network's layers in execution order; with `method`, those where that operation applies."""
         table = await self._object(f"/v1/models/{quote(model_id)}/layers", {"method": method})
@@ -172,6 +215,10 @@ class AsyncResources:
             if link is None:
                 return
             path, query = link["url"], None
+
+
+def _opened(file: str | os.PathLike[str]) -> IO[bytes]:
+    return Path(file).expanduser().open("rb")
 
 
 def _archive(images: Iterable[Any] | str | os.PathLike[str]) -> IO[bytes]:

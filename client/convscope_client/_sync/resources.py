@@ -7,6 +7,8 @@ Made from `_async/resources.py`. Written by client/generate.py; changes here are
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import zipfile
 from collections.abc import Generator, Iterable, Mapping
@@ -112,6 +114,47 @@ class Resources:
         """A network's card: weights, preprocessing, classes, layers, defaults."""
         return cast(schemas.ModelCard, self._object(f"/v1/models/{quote(model_id)}"))
 
+    def put_model(
+        self,
+        model_id: str,
+        file: str | os.PathLike[str] | bytes | None = None,
+        *,
+        entry: Mapping[str, Any] | None = None,
+        if_match: str | None = None,
+        only_new: bool = False,
+    ) -> schemas.ModelSummary:
+        """Bring a network, or another version of one; for callers who may. The same again changes nothing.
+
+        Args:
+            model_id: by which requests name it.
+            file: a safetensors file of weights, or a .pt2 of torch.export: its path or its bytes. None where `entry`
+                names a stored one, as `{"file": {"sha256": …}}`.
+            entry: what is said of it: `source`, `classes`, `preprocess`, `visible_to`, … (`schemas.NetworkRequest`).
+            if_match: only if it is still the one of this entity tag.
+            only_new: only if there is none of that id.
+        """
+        headers = {} if if_match is None else {"If-Match": if_match}
+        headers |= {"If-None-Match": "*"} if only_new else {}
+        path, said = f"/v1/models/{quote(model_id)}", dict(entry or {})
+        if file is None:
+            answer = self._sender.send("PUT", path, headers=headers, body=lambda: {"json": said})
+            return cast(schemas.ModelSummary, json_object(answer))
+        source: IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else aside(_opened, file)
+        with closing(source):
+
+            def body() -> Mapping[str, Any]:
+                source.seek(0)
+                whole = ("request.json", json.dumps(said).encode(), "application/json")
+                return {"files": [("request", whole), ("file", ("network", source, OCTETS))]}
+
+            answer = self._sender.send("PUT", path, headers=headers, body=body, wait_s=UPLOAD_S)
+        return cast(schemas.ModelSummary, json_object(answer))
+
+    def delete_model(self, model_id: str, *, if_match: str | None = None) -> None:
+        """Forget a network that you brought; jobs that compute with it come to their end."""
+        headers = {} if if_match is None else {"If-Match": if_match}
+        self._sender.send("DELETE", f"/v1/models/{quote(model_id)}", headers=headers)
+
     def list_layers(self, model_id: str, *, method: str | None = None) -> list[schemas.LayerCard]:
         """A network's layers in execution order; with `method`, those where that operation applies."""
         table = self._object(f"/v1/models/{quote(model_id)}/layers", {"method": method})
@@ -174,6 +217,10 @@ class Resources:
             if link is None:
                 return
             path, query = link["url"], None
+
+
+def _opened(file: str | os.PathLike[str]) -> IO[bytes]:
+    return Path(file).expanduser().open("rb")
 
 
 def _archive(images: Iterable[Any] | str | os.PathLike[str]) -> IO[bytes]:

@@ -9,11 +9,11 @@ from math import prod
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.pictures import ArrayInfo, Picture
-from convscope.protocol.problems import ProblemError
+from convscope.protocol.problems import ProblemError, invalid_field
 from convscope.protocol.requests import CommonRequest, Preprocess
 from convscope.protocol.selections import count_of
 
@@ -32,6 +32,30 @@ OF_A_SET = 64
 COLOURS = "colour"
 """The axis of red, green and blue."""
 SRGB = "sRGB, 0 to 255"
+
+
+CONVOLUTIONS = "convolutions"
+"""The word that stands for all convolutions where layers are named."""
+
+
+class NamedLayersFacts(BaseModel):
+    """Facts of an operation on layers."""
+
+    aliases: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Further names of the layers asked for, where the network's literature has some (`block1_conv1`).",
+    )
+
+
+def called(layer: str, facts: Mapping[str, Any]) -> str:
+    """A layer's name as headings say it: with its further names."""
+    further = also_called(layer, facts)
+    return f"{layer} ({', '.join(further)})" if further else layer
+
+
+def also_called(layer: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """A layer's further names."""
+    return tuple((facts.get("aliases") or {}).get(layer, ()))
 
 
 @dataclass(frozen=True)
@@ -79,6 +103,8 @@ class Operation(ABC, Generic[R]):
     max_images: ClassVar[int] = 64
     """0: the operation takes no image."""
     has_picture: ClassVar[bool] = True
+    has_matrix: ClassVar[bool] = False
+    """Whether pictures may be matrices, which can be SVG."""
     bulky: ClassVar[frozenset[str]] = frozenset()
     """Arrays that stand in a JSON answer only where they are asked for, however small: few callers read them there."""
     gradient: ClassVar[bool] = False
@@ -196,6 +222,20 @@ def check_applicable(operation: str, layer: LayerCard, card: ModelCard) -> None:
         )
 
 
+def named_layers(names: Sequence[str], operation: str, card: ModelCard, pointer: str = "/layers") -> list[LayerCard]:
+    """The layers of a list of names, each once; the one word `convolutions` means all at which the operation applies.
+
+    Raises:
+        ProblemError: `unknown-layer`; `not-applicable` where there is no such convolution.
+    """
+    if list(names) == [CONVOLUTIONS]:
+        found = [one for one in card.layers if one.kernel_shape and one.methods.get(operation) is None]
+        if not found:
+            raise ProblemError("not-applicable", f"{card.id} has no convolution at which {operation} can be used.")
+        return found
+    return list({layer.name: layer for layer in (card.layer(name, pointer) for name in names)}.values())
+
+
 def check_preprocess(wish: Preprocess | None, card: ModelCard) -> None:
     """Refuse an input size that the architecture does not accept.
 
@@ -210,6 +250,20 @@ def check_preprocess(wish: Preprocess | None, card: ModelCard) -> None:
     least = card.preprocess.minimum_size
     if min(wish.size) < least:
         raise ProblemError("not-applicable", f"{card.id} needs inputs of at least {least} pixels (/preprocess/size).")
+
+
+def check_normalization(wish: Preprocess | None, card: ModelCard) -> None:
+    """Refuse as many means or deviations as the network has no planes.
+
+    Raises:
+        ProblemError: `invalid-request`, with how many are right.
+    """
+    for name in ("mean", "std"):
+        given = getattr(wish, name, None)
+        planes = card.preprocess.channels
+        if given is not None and len(given) not in (1, planes):
+            counts = "one number" if planes == 1 else f"one number or {planes}"
+            raise invalid_field(f"/preprocess/{name}", f"{card.id} takes {counts}, not {len(given)}.")
 
 
 def area_factor(wish: Preprocess | None, card: ModelCard) -> float:

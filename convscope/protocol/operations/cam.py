@@ -10,16 +10,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation, called, check_applicable
 from convscope.protocol.operations.rules import BENT_GATES
 from convscope.protocol.operations.targets import (
     check_answer,
     image_target_text,
+    probability_text,
     region_text,
     resolve_region,
     resolve_target,
 )
-from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
+from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Cell, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import LayerName, RegionRequest, split_commas
 from convscope.protocol.selections import count_of
@@ -31,6 +32,9 @@ Method = Literal[
 
 INPUT_SIZED = frozenset({"fullgrad", "guided-gradcam"})
 """Methods whose map has the size of the network's input rather than of the layer."""
+
+CLASSLESS = frozenset({"eigencam"})
+"""Methods whose map is the same for every class."""
 
 MOST_TOP = 32
 """Largest K of a target `top:K`."""
@@ -107,7 +111,7 @@ class MapFacts(BaseModel):
     forwards: int = Field(description="Forward passes of one image this map needed beyond the shared one.")
 
 
-class CamFacts(BaseModel):
+class CamFacts(NamedLayersFacts):
     """Facts of cam."""
 
     layer: str
@@ -133,7 +137,7 @@ class CamOperation(Operation[CamRequest]):
 
     def resolve(self, request: CamRequest, card: ModelCard) -> CamRequest:
         check_answer(card)
-        layer = card.layer(request.layer or card.default_layers[self.name][0])
+        layer = card.layer(request.layer or _default_layer(card))
         check_applicable(self.name, layer, card)
         if RULED & set(request.methods) and not request.nonstandard_gate:
             bent = sorted({one.activation for one in card.layers if one.activation in BENT_GATES})
@@ -184,16 +188,21 @@ class CamOperation(Operation[CamRequest]):
         several = len(facts["transforms"]) > 1
         for one in facts["maps"]:
             name = one["name"] or image_target_text({**one, "target_name": None})
-            sure = "" if one["probability"] is None else f" {one['probability']:.2f}"
+            sure = "" if one["probability"] is None else f"  {probability_text(one['probability'])}"
             sure += region_text(facts.get("region"))
             side = "-" if one.get("other_side") else ""
-            signed = one["method"] == "guided-gradcam"
+            projected = one["method"] == "guided-gradcam"
+            # Where all evidence is negative, a scale from zero would be one colour.
+            signed = projected or one["all_negative"]
+            where = "all layers" if one["method"] == "fullgrad" else called(facts["layer"], facts)
+            what = "no class" if one["method"] in CLASSLESS else f"{name}{sure}"
+            which = f"  image {one['image']}" if several else ""
             note = "  all evidence is negative" if one["all_negative"] else ""
             drawn.append(
                 Picture(
                     name=f"{one['method']}/{side}{one['target']}" + (f"/{one['image']}" if several else ""),
-                    heading=f"{request['model']}  {one['method']}  {name}{sure}  {facts['layer']}{note}",
-                    views=("picture", "overlay", "tiles") if signed else ("overlay", "tiles"),
+                    heading=f"{request['model']}  {one['method']}  {what}  {where}{which}{note}",
+                    views=("picture", "overlay", "tiles") if projected else ("overlay", "tiles"),
                     tiles=(Tile(parts=(Slice(one["array"], (one["item"],)),), titles={"index": name}),),
                     normalize="symmetric" if signed else "layer",
                     colormap="RdBu_r" if signed else "turbo",
@@ -204,9 +213,39 @@ class CamOperation(Operation[CamRequest]):
                     value_name="evidence",
                     # Only positive evidence is drawn by default; ?normalize=symmetric shows both.
                     value_range=None if signed else (0.0, math.inf),
+                    outliers=OUTLIERS if projected else 0.0,
+                    cell=Cell(
+                        row=one["method"],
+                        column="  ".join(filter(None, (which.strip(), f"{name}{sure}"))),
+                        heading=f"{request['model']}  {called(facts['layer'], facts)}",
+                        caption=_remark(one),
+                    ),
                 )
             )
         return drawn
+
+
+def _default_layer(card: ModelCard) -> str:
+    """The layer of a request that names none.
+
+    Raises:
+        ProblemError: `not-applicable`, where no map lies near the classes.
+    """
+    if "cam" in card.default_layers or "deconv" not in card.default_layers:
+        return card.default_layers["cam"][0]
+    last = card.default_layers["deconv"][0]
+    raise ProblemError(
+        "not-applicable",
+        f"{card.id} works on tokens after {last}, its last layer with a map, which is far from the classes: evidence "
+        f"there is of patches, not of the class. Possible: layer={last} if that is meant, saliency, or occlusion.",
+        possible=[f"layer={last}", "saliency", "occlusion"],
+    )
+
+
+def _remark(one: Mapping[str, Any]) -> str:
+    """What a map's headers do not say of it, or say wrongly."""
+    of = {"fullgrad": "of all layers", "eigencam": "of no class"}.get(one["method"])
+    return ", ".join(filter(None, (of, "all negative" if one["all_negative"] else None)))
 
 
 def _class(target: int | str, card: ModelCard) -> int | str:

@@ -13,10 +13,14 @@ from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import (
     About,
     Cost,
+    NamedLayersFacts,
     Operation,
+    also_called,
+    called,
     check_applicable,
     check_channels,
     count_channels,
+    named_layers,
     pass_bytes,
     relative_area,
 )
@@ -37,10 +41,10 @@ class CkaRequest(ImageSetRequest):
         "channels", description="Compare a layer's channels, a network's layers, or the layers of two networks."
     )
     layer: LayerName | None = Field(None, description="One layer; without it a middle stage.")
-    layers: LayerNames | None = Field(None, description="Layers to compare; without it every stage.")
+    layers: LayerNames | None = Field(None, description="Layers to compare, or `convolutions`; without it every stage.")
     channels: Channels = Field("all", description="In `channels` mode, which of the layer's channels.")
     other_model: str | None = Field(None, max_length=200, description="In `models` mode, the network of the columns.")
-    other_layers: LayerNames | None = Field(None, description="Its layers; without it every stage.")
+    other_layers: LayerNames | None = Field(None, description="Its layers, or `convolutions`; without it every stage.")
     kernel: Literal["linear", "rbf"] = "linear"
     bandwidth: float = Field(
         0.5, gt=0, le=1000, description="RBF: σ as a fraction of the median distance between different samples."
@@ -106,7 +110,7 @@ class MatrixFacts(BaseModel):
     warnings: list[str]
 
 
-class CkaFacts(BaseModel):
+class CkaFacts(NamedLayersFacts):
     """Facts of cka."""
 
     mode: str
@@ -127,6 +131,7 @@ class CkaOperation(Operation[CkaRequest]):
     example = MappingProxyType({"mode": "channels", "channels": "first:16"})
     lane = "batch"
     quick = False
+    has_matrix = True
 
     def models(self, request: CkaRequest) -> Sequence[str]:
         return [request.other_model] if request.other_model else []
@@ -137,7 +142,7 @@ class CkaOperation(Operation[CkaRequest]):
         else:
             names = request.layers or ([request.layer] if request.layer else list(card.stages))
         where = "/layers" if request.layers else "/layer"
-        cards = [card.layer(name, where) for name in names]
+        cards = named_layers(names, self.name, card, where)
         for layer in cards:
             check_applicable(self.name, layer, card)
         samples = request.samples or ("rows" if request.mode == "channels" else "images")
@@ -148,7 +153,7 @@ class CkaOperation(Operation[CkaRequest]):
             update={
                 "model": card.id,
                 "layer": None,
-                "layers": list(dict.fromkeys(layer.name for layer in cards)),
+                "layers": [layer.name for layer in cards],
                 "samples": samples if request.mode == "channels" else None,
                 "intervals": _default(request.intervals, 0 if request.mode == "channels" else 100),
                 "image": None,
@@ -161,12 +166,10 @@ class CkaOperation(Operation[CkaRequest]):
             return request
         other = cards[request.other_model]
         names = request.other_layers or list(other.stages)
-        layers = [other.layer(name, "/other_layers") for name in names]
+        layers = named_layers(names, self.name, other, "/other_layers")
         for layer in layers:
             check_applicable(self.name, layer, other)
-        return request.model_copy(
-            update={"other_model": other.id, "other_layers": list(dict.fromkeys(layer.name for layer in layers))}
-        )
+        return request.model_copy(update={"other_model": other.id, "other_layers": [layer.name for layer in layers]})
 
     def _check_channels(self, request: CkaRequest, cards: Sequence[LayerCard]) -> None:
         for layer in cards:
@@ -252,15 +255,17 @@ class CkaOperation(Operation[CkaRequest]):
         for matrix in facts["matrices"]:
             layer = matrix["array"].removeprefix("matrix").removeprefix("/")
             what = {
-                "channels": f"{request['model']}  channels of {layer}",
+                "channels": f"{request['model']}  channels of {called(layer, facts)}",
                 "layers": f"{request['model']}  layers",
                 "models": f"{request['model']} (rows) × {request['other_model']} (columns)",
             }
             baseline = matrix["baseline"]["permutation_mean"]
-            unrelated = "" if baseline is None else f", unrelated {baseline:.2f}"
+            of = "maps" if request["mode"] == "channels" else "layers"
+            unrelated = "" if baseline is None else f"; baseline of unrelated {of}: {baseline:.2f}"
             drawn.append(
                 Picture(
                     name=layer or "matrix",
+                    also=also_called(layer, facts),
                     heading=what[request["mode"]],
                     views=("matrix",),
                     matrix=Slice(matrix["array"]),

@@ -106,7 +106,7 @@ class ClassifyOperation(Operation[ClassifyRequest]):
         return [
             Picture(
                 name=f"class_map/{number}" if several else "class_map",
-                heading=f"{request['model']}  class of each pixel  "
+                heading=f"{request['model']}  class of each pixel  {f'image {number}  ' if several else ''}"
                 + ", ".join(
                     f"{one['name'].partition(',')[0]} {100 * one['share']:.0f} %"
                     for one in predictions[:3]

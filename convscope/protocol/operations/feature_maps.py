@@ -12,12 +12,16 @@ from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import (
     About,
     Cost,
+    NamedLayersFacts,
     Operation,
+    also_called,
     area_factor,
+    called,
     check_applicable,
     check_channels,
     check_preprocess,
     count_channels,
+    named_layers,
 )
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
@@ -53,11 +57,11 @@ class LayerFacts(BaseModel):
     std: list[list[float]]
     zeros: list[list[float]] = Field(description="Share of exact zeros in each map.")
     dead_channels: list[list[int]] = Field(
-        description="For each image, channels of the whole layer that are zero everywhere."
+        description="For each image, channels of the layer that are nowhere larger than a millionth of its largest."
     )
 
 
-class FeatureMapsFacts(BaseModel):
+class FeatureMapsFacts(NamedLayersFacts):
     """Facts of feature-maps."""
 
     layers: list[LayerFacts]
@@ -77,16 +81,14 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
 
     def resolve(self, request: FeatureMapsRequest, card: ModelCard) -> FeatureMapsRequest:
         check_preprocess(request.preprocess, card)
-        if request.layers == ["convolutions"]:
-            names = [layer.name for layer in card.layers if layer.kernel_shape and layer.methods.get(self.name) is None]
-        elif request.layers or request.layer:
+        if request.layers or request.layer:
             names = request.layers or [str(request.layer)]
         else:
             names = list(card.default_layers.get(self.name, ()))
         if not names:
             raise ProblemError("not-applicable", f"{card.id} has no layer with maps to show by default; name one.")
         where = "/layers" if request.layers else "/layer"
-        cards = [card.layer(name, where) for name in names]
+        cards = named_layers(names, self.name, card, where)
         channels = request.channels if request.channels is not None else FIRST_CHANNELS
         for layer in cards:
             check_applicable(self.name, layer, card)
@@ -95,7 +97,7 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
             update={
                 "model": card.id,
                 "layer": None,
-                "layers": list(dict.fromkeys(layer.name for layer in cards)),
+                "layers": [layer.name for layer in cards],
                 "channels": channels,
                 "image": None,
                 "images": request.all_images(),
@@ -125,15 +127,17 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
         for layer in facts["layers"]:
             array = f"maps/{layer['layer']}"
             for image in range(arrays[array].shape[0]):
+                dead, shape = set(layer["dead_channels"][image]), "×".join(map(str, layer["shape"]))
                 tiles = tuple(
                     Tile(
                         parts=(Slice(array, (image, k)),),
                         titles={
-                            "index": str(channel),
+                            "index": f"{channel} dead" if channel in dead else str(channel),
                             "mean": f"{channel}: {layer['mean'][image][k]:.3g}",
                             "max": f"{channel}: {layer['maximum'][image][k]:.3g}",
                         },
                         group=layer["layer"],
+                        dead=channel in dead,
                     )
                     for k, channel in enumerate(layer["channels"][image])
                 )
@@ -141,8 +145,10 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
                 drawn.append(
                     Picture(
                         name=f"{layer['layer']}{suffix}",
-                        heading=f"{request['model']}  {layer['layer']}  {'×'.join(map(str, layer['shape']))}",
-                        views=("tiles", "overlay"),
+                        also=tuple(f"{name}{suffix}" for name in also_called(layer["layer"], facts)),
+                        heading=f"{request['model']}  {called(layer['layer'], facts)}  {shape}"
+                        + (f"  image {image}" if suffix else ""),
+                        views=("tiles", "overlay", "pca"),
                         tiles=tiles,
                         image=image,
                         transform=facts["transforms"][image],

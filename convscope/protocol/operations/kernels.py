@@ -6,17 +6,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from convscope.protocol.cards import LayerCard, ModelCard
-from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
+from convscope.protocol.operations.base import (
+    About,
+    Cost,
+    NamedLayersFacts,
+    Operation,
+    also_called,
+    called,
+    check_applicable,
+)
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import Channels, CommonRequest, LayerName
 from convscope.protocol.selections import count_of
 
 FIRST_FILTERS = "first:64"
-MOST_TILES = 1024
+MOST_TILES = 8192
 """Tiles of one picture; a deep layer has a hundred thousand (output, input) pairs."""
 
 
@@ -36,7 +44,7 @@ class KernelsRequest(CommonRequest):
     )
 
 
-class KernelsFacts(BaseModel):
+class KernelsFacts(NamedLayersFacts):
     """Facts of kernels."""
 
     layer: str
@@ -57,6 +65,7 @@ class KernelsOperation(Operation[KernelsRequest]):
     request = KernelsRequest
     facts = KernelsFacts
     example = MappingProxyType({"filters": "first:32"})
+    has_matrix = True
     max_images = 0
 
     def resolve(self, request: KernelsRequest, card: ModelCard) -> KernelsRequest:
@@ -85,7 +94,8 @@ class KernelsOperation(Operation[KernelsRequest]):
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]
     ) -> list[Picture]:
         filters, inputs = facts["filters"], facts["inputs"]
-        heading = f"{request['model']}  {facts['layer']}  kernels {'×'.join(map(str, facts['shape']))}"
+        largest = max(abs(facts["minimum"]), abs(facts["maximum"]))
+        heading = f"{request['model']}  {called(facts['layer'], facts)}  kernels {'×'.join(map(str, facts['shape']))}"
         if len(filters) < facts["shape"][0]:
             heading += f"  ({len(filters)} of {facts['shape'][0]} filters)"
         if facts["shape"][1] == 3 and inputs == [0, 1, 2]:
@@ -97,12 +107,23 @@ class KernelsOperation(Operation[KernelsRequest]):
                 "value_range": (facts["minimum"], facts["maximum"]),
                 "columns": 8,
             }
+        elif facts["shape"][2:] == [1, 1] and len(inputs) > 1:
+            # One number for each pair: as tiles they would be dots.
+            tiles = []
+            scale = {
+                "normalize": "symmetric",
+                "colormap": "RdBu_r",
+                "signed": True,
+                "value_range": (-largest, largest),
+                "matrix": Slice("weights"),
+                "row_labels": tuple(map(str, filters)),
+                "column_labels": tuple(map(str, inputs)),
+            }
         else:
             pairs = [
                 ((k, m), f"{channel}, {source}") for k, channel in enumerate(filters) for m, source in enumerate(inputs)
             ]
             tiles = [_tile(*pair) for pair in pairs[:MOST_TILES]]
-            largest = max(abs(facts["minimum"]), abs(facts["maximum"]))
             scale = {"normalize": "symmetric", "colormap": "RdBu_r", "signed": True, "value_range": (-largest, largest)}
             if 1 < len(inputs) <= _WIDEST:
                 scale["columns"] = len(inputs)  # a row for each filter
@@ -111,8 +132,9 @@ class KernelsOperation(Operation[KernelsRequest]):
         return [
             Picture(
                 name=facts["layer"],
+                also=also_called(facts["layer"], facts),
                 heading=heading,
-                views=("tiles",),
+                views=("matrix",) if "matrix" in scale else ("tiles",),
                 tiles=tuple(tiles[:MOST_TILES]),
                 value_name="weight",
                 **scale,

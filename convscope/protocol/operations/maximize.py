@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from convscope.protocol.cards import ModelCard, OutputFacts
+from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import (
     COLOURS,
     SRGB,
     About,
     Cost,
     Operation,
+    called,
     check_applicable,
     check_channels,
     count_channels,
 )
+from convscope.protocol.operations.maximize_facts import MaximizeFacts
 from convscope.protocol.operations.objectives import (
     AnyObjective,
     ChannelObjective,
@@ -27,14 +29,16 @@ from convscope.protocol.operations.objectives import (
     objective_text,
     resolve_objective,
 )
-from convscope.protocol.operations.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import CONSTANTS, FIELDS, OPTIMIZERS, PRESETS, SHARES
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import Channels, CommonRequest, ImageRef, LayerName
+from convscope.protocol.requests import Channels, CommonRequest, Image, ImageRef, LayerName
 
 MOST_PICTURES = 512
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
 MOST_STEPS = 10_000
+MOST_JITTER = 64
+"""Pixels."""
 
 Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 
@@ -42,8 +46,8 @@ Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 class MaximizeRequest(CommonRequest):
     """What is maximized, by which preset, and every number of the preset that shall be another."""
 
-    image: ImageRef | None = Field(None, description="A picture to start from, instead of noise.")
-    images: list[ImageRef] = Field(
+    image: Image | None = Field(None, description="A picture to start from, instead of noise.")
+    images: list[Image] = Field(
         default_factory=list,
         max_length=64,
         description="Photographs to compare the finished pictures with; with start=image the first is the start.",
@@ -59,12 +63,15 @@ class MaximizeRequest(CommonRequest):
     mask: ImageRef | None = Field(
         None, description="Of networks that answer in maps: white where a class counts, stretched to the pictures."
     )
-    preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "maco"] = "lucid"
+    preset: Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"] = "smooth"
     size: Side | tuple[Side, Side] | None = Field(
         None, description="Side, or height and width, of the picture; without it the network's own input size."
     )
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     stop_at: float | None = Field(None, description="A picture is finished when its objective reaches this value.")
+    stop_after_update: bool = Field(
+        False, description="stop_at: the picture is the one after the step that found the value, not before it."
+    )
     start: Literal["noise", "image"] | None = Field(None, description="Default: the image, if `image` is given.")
     start_level: float | None = Field(None, ge=0, le=255, description="pixel: of the noise; null: the mean colour.")
     start_spread: float | None = Field(None, ge=0, le=255, description="Width of the noise, in the preset's own unit.")
@@ -75,12 +82,17 @@ class MaximizeRequest(CommonRequest):
     )
     decay_power: float | None = Field(None, ge=0, le=4, description="fourier: coefficients are scaled by 1/f^this.")
     decorrelate: bool | None = Field(None, description="fourier: decorrelate colours.")
-    optimizer: Literal["adam", "nadam", "ascent", "rms"] | None = None
+    optimizer: Literal["adam", "keras-adam", "nadam", "ascent", "rms"] | None = Field(
+        None, description="keras-adam: Adam as Keras computes it, whose epsilon stands beside the uncorrected root."
+    )
     learning_rate: float | None = Field(None, gt=0, le=1e4)
-    jitter: int | None = Field(None, ge=0, le=64, description="Pixels of the first random crop.")
+    epsilon: float | None = Field(None, gt=0, le=1, description="adam, keras-adam, nadam, rms: beside the root.")
+    beta1: float | None = Field(None, ge=0, lt=1, description="adam, keras-adam, nadam: of the first moment.")
+    beta2: float | None = Field(None, ge=0, lt=1, description="adam, keras-adam, nadam: of the second moment.")
+    jitter: int | None = Field(None, ge=0, le=MOST_JITTER, description="Pixels of the first random crop.")
     scale: float | None = Field(None, ge=0, le=0.5, description="Random scale 1 ± this, in eleven steps.")
     rotate: int | None = Field(None, ge=0, le=180, description="Random rotation ± this many degrees.")
-    jitter_after: int | None = Field(None, ge=0, le=64, description="Pixels of the last random crop.")
+    jitter_after: int | None = Field(None, ge=0, le=MOST_JITTER, description="Pixels of the last random crop.")
     crops: int | None = Field(None, ge=1, le=64, description="Views of the picture in every step.")
     crop_from: float | None = Field(None, ge=0.05, le=1, description="Side of a view at the first step, in pictures.")
     crop_to: float | None = Field(None, ge=0.05, le=1, description="Side of a view at the last step, in pictures.")
@@ -102,6 +114,15 @@ class MaximizeRequest(CommonRequest):
     )
     average: float | None = Field(
         None, ge=0, le=1, description="Share of the steps, the last ones, whose mean is the picture; 0: the last step."
+    )
+    display: Literal["clip", "flashtorch"] | None = Field(
+        None,
+        description="How a picture becomes 8 bits. clip: what leaves the range is cut off; flashtorch: standardised "
+        "over all planes, with FlashTorch's saturation (0.15) and brightness (0.7).",
+    )
+    float_pictures: bool | None = Field(
+        None,
+        description="Whether the arrays hold the pictures also as they were made: float, nothing cut off.",
     )
 
     @model_validator(mode="before")
@@ -135,42 +156,6 @@ class MaximizeRequest(CommonRequest):
         return list(self.objective) if isinstance(self.objective, list) else [self.objective]
 
 
-class PictureFacts(BaseModel):
-    """Facts of one picture."""
-
-    kind: str = Field(description="class, channel, unit, layer, direction or sum.")
-    layer: str | None = Field(description="Of the target; null for a class.")
-    channel: int | None = Field(description="The target channel or class.")
-    class_name: str | None = Field(None, description="Of a class that has a name.")
-    probability: float | None = Field(None, description="Of that class on the final picture; null for values.")
-    loss_first: float | None = Field(
-        description="The objective's value at the first step; larger is better. Null where that was no finite number."
-    )
-    loss_last: float | None = Field(description="The same at the last step.")
-    steps: int = Field(description="Steps run.")
-    stopped_by: Literal["steps", "stop_at", "dead", "saturated", "diverged"]
-    dead: bool = Field(description="Nothing was found that excites it.")
-    withheld: bool = Field(False, description="It is dead or has diverged: its picture is black and no image.")
-    steps_without_gradient: int
-    value: float | None = Field(description="The objective on the final 8-bit picture.")
-    rank: int | None = Field(description="Of the target channel's mean on that picture; 1 is the strongest.")
-    channels: int
-    percentile: float | None = Field(description="Share of the photographs, percent, whose value is lower.")
-    reference_max: float | None = Field(description="Largest value among the photographs.")
-    image_id: str | None = Field(description="The picture as an image, for other operations.")
-
-
-class MaximizeFacts(BaseModel):
-    """Facts of maximize."""
-
-    parameterization: str
-    size: list[int]
-    output: OutputFacts | None = Field(None, description="The network's answer, where a class is maximized.")
-    class_names: dict[str, str] = Field(default_factory=dict, description="Index → name of every class maximized.")
-    references: int = Field(description="Photographs that the pictures were compared with.")
-    pictures: list[PictureFacts]
-
-
 class MaximizeOperation(Operation[MaximizeRequest]):
     """Activation maximization."""
 
@@ -183,17 +168,24 @@ class MaximizeOperation(Operation[MaximizeRequest]):
     lane = "batch"
     quick = False
     image_array = "images"
+    bulky = frozenset({"pictures"})
 
     def resolve(self, request: MaximizeRequest, card: ModelCard) -> MaximizeRequest:
         preset = PRESETS[request.preset]
+        constants = OPTIMIZERS[request.optimizer or preset["optimizer"]]
         filled = {name: preset[name] if getattr(request, name) is None else getattr(request, name) for name in FIELDS}
         if "start_level" in request.model_fields_set:  # the one number whose null means something
             filled["start_level"] = request.start_level
+        filled |= {name: _constant(request, name, constants) for name in CONSTANTS}
+        shares = SHARES.get(request.preset, {})
+        shares = {name: share for name, share in shares.items() if getattr(request, name) is None}
         request = request.model_copy(update=filled)
         size = self._size(request, preset.get("size"), card)
+        pixels = {name: min(MOST_JITTER, round(share * min(size))) for name, share in shares.items()}
         resolved = request.model_copy(
             update={
                 **self._what(request, card, size),
+                **pixels,
                 "model": card.id,
                 "size": size,
                 "start": request.start or "noise",
@@ -266,10 +258,11 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         channels = max((card.layer(name).channels if name else card.class_count or 1000) for name in layers)
         own = card.preprocess.size
         area = 1.0 if _crops(request) else height * width / (own[0] * own[1])
-        alpha = 4 * height * width if request.parameterization == "maco" else 0
+        floats = 4 * height * width * (request.parameterization == "maco")
+        floats += 4 * card.preprocess.channels * height * width * bool(request.float_pictures)
         steps = request.steps or 1
         return Cost(
-            result_bytes=pictures * (3 * height * width + alpha + 4 * steps + 4 * channels),
+            result_bytes=pictures * (3 * height * width + floats + 4 * steps + 4 * channels),
             forwards=area * (3.0 * pictures * steps * (request.crops or 1) + pictures + images),
         )
 
@@ -281,6 +274,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         kinds = {
             "images": (("picture", "row", "column", COLOURS), SRGB),
             "planes": (("picture", "plane", "row", "column"), "input, 0 to 1"),
+            "pictures": (("picture", "plane", "row", "column"), "input, 0 to 1, not clipped"),
             "alpha": (("picture", "row", "column"), "opacity, 0 to 1"),
             "loss": (("picture", "step"), "objective"),
             "channel_means": (("picture", "channel"), "activation"),
@@ -293,7 +287,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
         names = facts.get("class_names") or {}
         tiles = [_tile(request, told, number, names) for number, told in enumerate(facts["pictures"])]
         layers = list(dict.fromkeys(told["layer"] or "classes" for told in facts["pictures"]))
-        where = layers[0] if len(layers) == 1 else f"{len(layers)} layers"
+        where = called(layers[0], facts) if len(layers) == 1 else f"{len(layers)} layers"
         ids = [told.get("image_id") for told in facts["pictures"]]
         return [
             Picture(
@@ -315,10 +309,25 @@ def _tile(request: Mapping[str, Any], told: Mapping[str, Any], number: int, name
         short = objective_text(given[number], names) if isinstance(given, Sequence) else f"{told['channel']}"
     if told["dead"] or told.get("withheld"):
         why = f"{short}: {'dead' if told['dead'] else 'diverged'}"
-        return Tile((Slice("images", (number,)),), {"index": why, "loss": why, "mean": why, "max": why})
+        return Tile((Slice("images", (number,)),), dict.fromkeys(("index", "loss", "loss_last", "mean", "max"), why))
     # Of the picture that is shown: the last step's loss is of a view of it, or where steps are averaged of another one.
     shown = short if told["value"] is None else f"{short}: objective {told['value']:.4g}"
-    return Tile((Slice("images", (number,)),), {"index": short, "loss": shown, "mean": shown, "max": shown})
+    last = short if told["loss_last"] is None else f"{short}: last step {told['loss_last']:.4g}"
+    titles = {"index": short, "loss": shown, "loss_last": last, "mean": shown, "max": shown}
+    return Tile((Slice("images", (number,)),), titles)
+
+
+def _constant(request: MaximizeRequest, name: str, constants: Mapping[str, float]) -> float | None:
+    """One constant of the optimizer.
+
+    Raises:
+        ProblemError: invalid-request, where it has none of that name.
+    """
+    given: float | None = getattr(request, name)
+    if given is not None and name not in constants:
+        having = ", ".join(optimizer for optimizer, own in OPTIMIZERS.items() if name in own)
+        raise _invalid(f"/{name}", f"goes with an optimizer that has it: {having}")
+    return constants.get(name) if given is None else given
 
 
 def _crops(request: MaximizeRequest) -> bool:
@@ -364,7 +373,8 @@ def _check_preprocess(request: MaximizeRequest) -> None:
     if request.mask is not None and all(first_layer(one) is not None for one in request.objectives()):
         raise _invalid("/mask", "is where a class counts; no class is maximized")
     compared = request.image_set is not None or len(request.images) > (request.start == "image")
-    if wish is not None and (wish.crop or wish.resize_mode) and not compared and request.channels is None:
+    asked = wish is not None and (wish.crop or wish.resize_mode or wish.antialias is not None)
+    if asked and not compared and request.channels is None:
         raise _invalid(
             "/preprocess",
             "is how photographs are prepared that pictures are compared with, or channels ranked on; a start image is "

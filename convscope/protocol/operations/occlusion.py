@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, Operation, check_applicable
+from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation, check_applicable
 from convscope.protocol.operations.targets import (
     PREDICTED,
     check_answer,
@@ -92,7 +92,7 @@ class LowestFacts(BaseModel):
     box_in_upload: list[float]
 
 
-class OcclusionFacts(BaseModel):
+class OcclusionFacts(NamedLayersFacts):
     """Facts of occlusion."""
 
     target: int = Field(description="Class whose probability is mapped, or its value where the network gives none.")
@@ -204,10 +204,15 @@ class OcclusionOperation(Operation[OcclusionRequest]):
                 heading=f"{request['model']}  occlusion {sides}  {meaning}",
                 views=("overlay", "tiles", "picture"),
                 tiles=(Tile(parts=(Slice(name, (0,)),), titles={"index": meaning}, group=name),),
-                normalize="map",
+                # Names have no scale; numbers are drawn about the answer to the whole image.
+                normalize="map" if name == "top_class" else "symmetric",
+                colormap="viridis" if name == "top_class" else "RdBu_r",
+                centre=None if name == "top_class" else facts["baseline"][name],
+                centre_name="whole image",
                 title="none",
                 image=0,
                 transform=_transform_of_places(facts),
+                crop=facts["transform"],
                 value_name=meaning,
                 categories=names if name == "top_class" else None,
             )

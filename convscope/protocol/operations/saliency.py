@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -9,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, Operation
+from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation
 from convscope.protocol.operations.rules import check_rule
 from convscope.protocol.operations.targets import (
     PREDICTED,
@@ -23,6 +24,10 @@ from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Til
 from convscope.protocol.requests import RegionRequest, Target, UnitTarget
 
 Method = Literal["gradient", "gradient-x-input", "guided", "smoothgrad", "vargrad", "integrated-gradients"]
+
+
+MAGNITUDES = frozenset({"gradient", "smoothgrad", "vargrad"})
+"""Methods whose papers show each pixel's largest magnitude over the colours (Simonyan 2013, section 3.1)."""
 
 
 class SaliencyRequest(RegionRequest):
@@ -85,7 +90,7 @@ class SaliencyImageFacts(BaseModel):
     completeness: CompletenessFacts | None = Field(description="integrated-gradients only.")
 
 
-class SaliencyFacts(BaseModel):
+class SaliencyFacts(NamedLayersFacts):
     """Facts of saliency."""
 
     method: str
@@ -149,11 +154,13 @@ class SaliencyOperation(Operation[SaliencyRequest]):
     ) -> list[Picture]:
         several = len(facts["images"]) > 1
         where = region_text(facts.get("region"))
+        varies = request["method"] == "vargrad"  # a variance has no sign
         targets = [image_target_text(image) + where for image in facts["images"]]
+        which = [f"  image {number}" if several else "" for number in range(len(targets))]
         return [
             Picture(
                 name=f"attribution/{number}" if several else "attribution",
-                heading=f"{request['model']}  {request['method']}  {targets[number]}",
+                heading=f"{request['model']}  {request['method']}  {targets[number]}{which[number]}",
                 views=("picture", "overlay", "tiles"),
                 tiles=(
                     Tile(
@@ -165,9 +172,12 @@ class SaliencyOperation(Operation[SaliencyRequest]):
                         group=str(number),
                     ),
                 ),
-                normalize="symmetric",
+                normalize="layer" if varies else "symmetric",
+                colormap="inferno" if varies else "viridis",
+                value_range=(0.0, math.inf) if varies else None,
                 title="none",
-                signed=True,
+                signed=not varies,
+                magnitude=request["method"] in MAGNITUDES,
                 image=number,
                 transform=image["transform"],
                 value_name="attribution",

@@ -177,6 +177,11 @@ def image_target_text(facts: Mapping[str, Any]) -> str:
     return target_text(f"-{target}" if facts.get("other_side") else target, facts["target_name"])
 
 
+def probability_text(probability: float) -> str:
+    """A probability in a heading; one that would be written as zero is said to be less."""
+    return "< 0.01" if probability < 0.01 else f"{probability:.2f}"
+
+
 def region_text(region: object) -> str:
     """A region in a few words, with a space before; empty for all pixels, and where there is none."""
     if region in (None, "all"):

@@ -14,11 +14,15 @@ from convscope.protocol.operations.base import (
     SRGB,
     About,
     Cost,
+    NamedLayersFacts,
     Operation,
+    also_called,
+    called,
     check_applicable,
     check_channels,
     check_preprocess,
     count_channels,
+    named_layers,
 )
 from convscope.protocol.operations.rules import check_rule
 from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
@@ -33,7 +37,7 @@ class TopActivationsRequest(ImageSetRequest):
     """Which channels, how many of their strongest units, and what is shown of these."""
 
     layer: LayerName | None = Field(None, description="One layer; without it the last map before global pooling.")
-    layers: LayerNames | None = Field(None, description="Several layers, in one sweep.")
+    layers: LayerNames | None = Field(None, description="Several layers, in one sweep, or the one word `convolutions`.")
     channels: Channels = Field("first:16", description="Indices, `all` or `first:K`.")
     k: int = Field(9, ge=1, le=MOST_STRONGEST, description="How many of a channel's strongest units are kept.")
     by: Literal["max", "mean"] = Field(
@@ -85,7 +89,7 @@ class SweptLayerFacts(BaseModel):
     channels: list[ChannelFacts]
 
 
-class TopActivationsFacts(BaseModel):
+class TopActivationsFacts(NamedLayersFacts):
     """Facts of top-activations."""
 
     by: str
@@ -110,7 +114,7 @@ class TopActivations(Operation[TopActivationsRequest]):
         check_preprocess(request.preprocess, card)
         names = request.layers or [request.layer or card.default_layers["deconv"][0]]
         where = "/layers" if request.layers else "/layer"
-        layers = [card.layer(name, where) for name in names]
+        layers = named_layers(names, self.name, card, where)
         for layer in layers:
             check_applicable(self.name, layer, card)
             check_channels(request.channels, layer)
@@ -118,7 +122,7 @@ class TopActivations(Operation[TopActivationsRequest]):
             update={
                 "model": card.id,
                 "layer": None,
-                "layers": list(dict.fromkeys(layer.name for layer in layers)),
+                "layers": [layer.name for layer in layers],
                 "projection": self._projection(request, layers, card),
                 "image": None,
                 "images": request.all_images() if request.image_set is None else [],
@@ -183,7 +187,8 @@ class TopActivations(Operation[TopActivationsRequest]):
         return [
             Picture(
                 name=layer["layer"],
-                heading=_heading(request, layer),
+                also=also_called(layer["layer"], facts),
+                heading=_heading(request, layer, called(layer["layer"], facts)),
                 views=("tiles",),
                 tiles=tuple(
                     _tile(layer, place, number)
@@ -201,10 +206,10 @@ class TopActivations(Operation[TopActivationsRequest]):
         ]
 
 
-def _heading(request: Mapping[str, Any], layer: Mapping[str, Any]) -> str:
+def _heading(request: Mapping[str, Any], layer: Mapping[str, Any], name: str) -> str:
     what = "strongest images" if request["by"] == "mean" else "strongest units"
     beside = "" if layer["projection"] == "none" else f", {layer['projection']} projections beside them"
-    return f"{request['model']}  {layer['layer']}  {what} of {layer['images']} images{beside}"
+    return f"{request['model']}  {name}  {what} of {layer['images']} images{beside}"
 
 
 def _tile(layer: Mapping[str, Any], place: int, number: int) -> Tile:

@@ -33,6 +33,7 @@ local function record_job(state, run)
     'created_ms', now, 'deadline_ms', deadline or '', 'revision', '0', 'events', '0', 'cancelling', '0', 'run', run,
     'lane', args.lane, 'cost', args.cost, 'digest', args.digest, 'request_id', args.request_id,
     'idempotency', args.idempotency, 'environment', args.environment, 'bounded', args.bounded)
+  if args.networks ~= '' then redis.call('HSET', at, 'networks', args.networks) end
   if args.idempotency ~= '' then
     redis.call('DEL', args.idempotency)
     redis.call('HSET', args.idempotency, 'job', args.id, 'fingerprint', args.fingerprint)
@@ -146,6 +147,7 @@ redis.call('HSET', key('run', args.id), 'operation', args.operation, 'request', 
   'attempt', '0', 'crashes', '0', 'lost', '0', 'alone', '0', 'checkpoint', '', 'previous_checkpoint', '',
   'checkpoint_step', '0', 'submitted_ms', now, 'waiting_ms', now, 'cancelling', '0', 'request_id', args.request_id,
   'environment', args.environment)
+if args.networks ~= '' then redis.call('HSET', key('run', args.id), 'networks', args.networks) end
 redis.call('SADD', key('members', args.id), args.id)
 redis.call('ZADD', lane, redis.call('HGET', key('run', args.id), 'place'), args.id)
 redis.call('ZADD', key('waiting', args.lane), now, args.id)

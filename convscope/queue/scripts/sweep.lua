@@ -72,6 +72,7 @@ local function restore(job, held)
     'state', 'queued', 'owner', '', 'epoch', now, 'attempt', held.attempt, 'crashes', '0', 'lost', '0', 'alone', '0', 'checkpoint', '',
     'previous_checkpoint', '', 'checkpoint_step', '0', 'submitted_ms', held.created_ms, 'waiting_ms', now, 'cancelling', '0',
     'request_id', held.request_id, 'environment', held.environment or '')
+  if held.networks then redis.call('HSET', key('run', held.run), 'networks', held.networks) end
   redis.call('PERSIST', key('run', held.run))
   redis.call('SADD', key('members', held.run), job)
   queue_run(held.run)

@@ -85,6 +85,8 @@ class EvidenceView extends Part {
       <thead><tr><td></td>${methods.map((method) => html`<th scope="col">${method}<small>${CAM_METHODS[method]}</small></th>`)}</tr></thead>
       <tbody>${targets.map((target) => this._row(maps.filter((one) => one.target === target), methods))}</tbody>
     </table></div>
+    <cs-later summary="All as one picture" .reading=${READING.cam} .alt=${`Maps by ${methods.join(', ')}`}
+      .wish=${{ operation: 'cam', body: this._body(), query: {} }}></cs-later>
     ${this.job.result.facts.notes.map((note) => html`<p class="caution"><span class="tag">Caution</span> ${note}</p>`)}`;
   }
 

@@ -5,6 +5,7 @@ import { beside } from '../address.js';
 import { Part, html, nothing, number, problem, reading, sides, waiting } from '../parts.js';
 import { READING } from '../reading.js';
 import { paint, range } from '../colors.js';
+import '../figure.js';
 import '../graph.js';
 import '../request.js';
 
@@ -115,6 +116,8 @@ class LayerView extends Part {
         ? html`<button type="button" @click=${() => { this.most = Math.min(row.shape[0], 4 * this.most); }}>Show more of ${row.shape[0]} channels</button>`
         : html`<span class="quiet">All ${row.shape[0]} channels.</span>`}
         ${dead ? html`<span class="quiet">${dead} channels are zero everywhere on this photograph.</span>` : nothing}</p>
+      <cs-later summary="All ${row.shape[0]} channels as three colours" .reading=${READING.pca} .alt=${`The channels of ${row.name} as three colours`}
+        .wish=${{ operation: 'feature-maps', body: { ...this._body(), channels: 'all' }, query: { view: 'pca' } }}></cs-later>
       <cs-request .wish=${{ operation: 'feature-maps', body: this._body(), query: {} }}></cs-request>`;
   }
 }

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from convscope.protocol.pictures import Picture, Slice, Tile
+from convscope.render import RenderOptions, render
 from convscope.render.colors import nan_colour, table
-from convscope.render.page import colour_bar, notes_on_scale
+from convscope.render.page import centred_bar, colour_bar, notes_on_scale
 from convscope.render.scaling import scale_maps
-from tests.convscope.render.helpers import draw, grey_levels
+from tests.convscope.render.helpers import Png, draw, grey_levels
 
 INF, NAN = float("inf"), float("nan")
 
@@ -71,6 +73,26 @@ class TestOneMap:
         fine = grey_levels(values, fields={"normalize": "symmetric", "outliers": 0.24})
         assert fine == grey_levels(values, fields={"normalize": "symmetric"})
 
+    def test_outliers_above_a_scale_that_begins_at_zero(self) -> None:
+        values = np.array([[0.0, 1.0, 2.0, 4.0, 100.0]], np.float32)
+        fields = {"normalize": "layer", "value_range": (0.0, INF), "outliers": 0.25}
+        # A quarter of the four values other than zero may be beyond: the scale ends at 4.
+        assert grey_levels(values[0], fields=fields) == [0, 64, 128, 255, 255]
+        page = draw(values[None], fields=fields)
+        assert (page.scale["vmin"], page.scale["vmax"], page.scale["clipped"]) == (0.0, 4.0, True)
+
+    def test_magnitudes_of_signed_colours(self) -> None:
+        colours = np.array([[[[1.0, 0.0]], [[-4.0, 0.5]], [[2.0, -1.0]]]], np.float32)
+        fields = {"signed": True, "normalize": "symmetric", "magnitude": True, "views": ("picture", "tiles")}
+        page = draw(colours, fields=fields, scale=4)
+        assert (page.scale["normalize"], page.scale["vmin"], page.scale["vmax"]) == ("layer", 0.0, 4.0)
+        assert page.body(4, 8)[0, ::4, 0].tolist() == [255, 64]
+        signed = draw(colours, fields=fields, scale=4, normalize="symmetric")  # the sum: −1 and −0.5
+        assert (signed.scale["colormap"], signed.scale["vmax"]) == ("RdBu_r", 1.0)
+        assert draw(colours, fields=fields, view="tiles").scale["normalize"] == "symmetric"
+        grey = draw(np.array([[[[-3.0, 1.5]]]], np.float32), fields=fields, scale=4)
+        assert grey.body(4, 8)[0, ::4, 0].tolist() == [255, 128]
+
     def test_outliers_are_counted_over_the_group_and_said(self) -> None:
         maps = np.array([[[1.0, 2.0]], [[3.0, 90.0]]], np.float32)
         before = maps.copy()
@@ -101,9 +123,24 @@ class TestOneMap:
 
 class TestConstant:
     @pytest.mark.parametrize("normalize", ["map", "layer", "standard"])
-    @pytest.mark.parametrize("value", [0.0, 7.5, -3e-30, 3e38])
+    @pytest.mark.parametrize("value", [7.5, -3e-30, 3e38])
     def test_is_a_flat_mid_tone(self, normalize: str, value: float) -> None:
         assert grey_levels([value] * 4, normalize=normalize) == [128] * 4
+
+    @pytest.mark.parametrize("normalize", ["map", "layer", "standard"])
+    def test_nothing_but_zeros_is_the_bottom(self, normalize: str) -> None:
+        assert grey_levels([0.0] * 4, normalize=normalize) == [0] * 4
+
+    @pytest.mark.parametrize("normalize", ["map", "standard"])
+    def test_a_map_of_rounding_is_no_picture(self, normalize: str) -> None:
+        maps = np.array([[[1e-10, 9e-10, 4e-10]], [[1.0, 2.0, 3.0]]], np.float32)
+        dead = (Tile((Slice("maps", (0,)),), dead=True), Tile((Slice("maps", (1,)),)))
+        picture = Picture(name="layer", heading="", views=("tiles",), tiles=dead)
+        options = RenderOptions(normalize=normalize, colormap="gray", scale=4, columns=1)
+        page = Png.of(render(picture, {"maps": maps}.__getitem__, None, options))
+        assert (page.body(4, 12) == 0).all()
+        alive = Picture(name="layer", heading="", views=("tiles",), tiles=(Tile((Slice("maps", (0,)),)), dead[1]))
+        assert not (Png.of(render(alive, {"maps": maps}.__getitem__, None, options)).body(4, 12) == 0).all()
 
     def test_zero_is_the_middle_of_symmetric(self) -> None:
         assert grey_levels([0.0] * 4, normalize="symmetric") == [128] * 4
@@ -215,3 +252,34 @@ def test_the_note_says_the_ends_that_are_fixed() -> None:
     assert notes_on_scale("layer", 1, 1, value_range=(0.0, INF)) == ["from 0 to the maximum"]
     assert notes_on_scale("layer", 3, 1, value_range=(-INF, 1.0)) == ["from the minimum to 1 of all"]
     assert notes_on_scale("layer", 1, 1) == ["by the minimum and maximum"]
+
+
+class TestAboutACentre:
+    def test_levels_are_counted_from_it(self) -> None:
+        values = np.array([[0.25, 0.75, 0.75 - 0.25, 1.0]], np.float32)
+        scaled = scale_maps([values], ["a"], "symmetric", centre=0.75)
+        # 127 levels are the largest distance, 0.5.
+        assert scaled.levels[0].tolist() == [[1, 128, 65, 192]]
+        (scale,) = scaled.scales
+        assert (scale.vmin, scale.vmax, scale.centre, scale.reach) == (0.25, 1.25, 0.75, 0.5)
+        assert (scale.low, scale.high) == (0.25, 1.0)
+
+    def test_rounding_about_it_is_nothing(self) -> None:
+        values = np.float32(0.75) + np.array([[0, 1e-7, -1e-7]], np.float32)
+        assert (scale_maps([values], ["a"], "symmetric", centre=0.75).levels[0] == 128).all()
+
+    def test_the_bar_goes_from_end_to_end_with_a_line_at_it(self) -> None:
+        (scale,) = scale_maps([np.array([[0.25, 1.0]])], ["a"], "symmetric", centre=0.75).scales
+        bar = centred_bar(scale, "probability", "whole image")
+        assert bar.ticks == ((0.0, "0.25"), (1.0, "1"))
+        assert bar.mark == pytest.approx(2 / 3)
+        assert "| whole image 0.75" in bar.name.replace("\u00a0", " ")
+        assert (bar.levels[0], bar.levels[-1]) == (1, 192)
+        assert abs(int(bar.levels[round(bar.mark * (len(bar.levels) - 1))]) - 128) <= 1
+
+    def test_any_other_normalisation_knows_no_centre(self) -> None:
+        fields = {"normalize": "symmetric", "colormap": "RdBu_r", "centre": 0.5, "centre_name": "whole image"}
+        drawn = draw(np.array([[[0.25, 1.0]]]), None, fields)
+        assert drawn.scale["centre"] == 0.5 and (drawn.scale["vmin"], drawn.scale["vmax"]) == (0.0, 1.0)
+        plain = draw(np.array([[[0.25, 1.0]]]), None, fields, normalize="map")
+        assert "centre" not in plain.scale and (plain.scale["vmin"], plain.scale["vmax"]) == (0.25, 1.0)

@@ -35,7 +35,7 @@ def refused(**options: Any) -> ProblemError:
     ("options", "possible"),
     [
         ({"view": "matrix"}, ["tiles", "overlay"]),
-        ({"view": "plot"}, ["tiles", "picture", "overlay", "matrix"]),
+        ({"view": "plot"}, ["tiles", "picture", "overlay", "matrix", "pca", "lines"]),
         ({"title": "loss"}, ["none", "index", "max"]),
         ({"normalize": "row"}, ["map", "layer", "standard", "symmetric"]),
     ],

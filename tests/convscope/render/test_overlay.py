@@ -15,27 +15,44 @@ from tests.convscope.render.helpers import draw
 GREY = np.full((100, 200, 3), 100, np.uint8)
 # The network saw the square of 80 upload pixels from (10, 60) on, scaled to an input of 40 × 40.
 TRANSFORM = {"upload_size": [100, 200], "input_size": [40, 40], "scale": [2.0, 2.0], "offset": [10.0, 60.0]}
-MARGIN_LEFT = 12
 
 
 def overlay(maps: Any, upload: np.ndarray = GREY, fields: dict[str, Any] | None = None, **options: Any) -> np.ndarray:
     """The drawn photograph alone, one pixel for each of the upload's."""
     fields = {"views": ("overlay",), "transform": TRANSFORM, "image": 0, "heading": ""} | (fields or {})
     options = {"scale": 1.0, "title": "none", "colormap": "gray"} | options
-    png = draw(np.asarray(maps, np.float32), upload, fields, **options)
-    dark = (png.pixels == 40).all(2)
-    top = int(dark[:, MARGIN_LEFT].argmax()) if dark[:, MARGIN_LEFT].any() else 12
-    return png.pixels[top : top + upload.shape[0], MARGIN_LEFT : MARGIN_LEFT + upload.shape[1]]
+    drawn = draw(np.asarray(maps, np.float32), upload, fields, **options).pixels
+    assert drawn.shape == upload.shape, "title=none leaves nothing but the picture"
+    return drawn
 
 
 class TestGeometry:
     def test_only_what_the_network_saw_is_coloured(self) -> None:
-        drawn = overlay(np.zeros((1, 4, 4)), alpha=1.0)
+        drawn = overlay(np.ones((1, 4, 4)), alpha=1.0)
         seen = (drawn == 128).all(2)
         expected = np.zeros((100, 200), bool)
         expected[10:90, 60:140] = True
         assert (seen == expected).all()
-        assert (drawn[~expected] == 40).all(), "the rest is dimmed to two fifths"
+        around = np.zeros((100, 200), bool)
+        around[7:93, 57:143] = True
+        assert (drawn[~around] == 100).all(), "the rest of the photograph is as it was"
+        ring = around & ~expected
+        assert set(drawn[ring].ravel().tolist()) == {30, 255}, "a white line between dark ones marks what was seen"
+        assert (drawn[50, 57:60, 0] == (30, 255, 30)).all() and (drawn[92:89:-1, 100, 0] == (30, 255, 30)).all()
+
+    def test_the_line_is_around_the_input_where_the_map_is_smaller(self) -> None:
+        inner = TRANSFORM | {"input_size": [20, 20], "offset": [30.0, 80.0]}
+        drawn = overlay(np.ones((1, 2, 2)), fields={"transform": inner, "crop": TRANSFORM}, alpha=1.0)
+        assert (drawn[30:70, 80:120] == 128).all() and (drawn[20:30, 70:80] == 100).all()
+        assert (drawn[50, 57:60, 0] == (30, 255, 30)).all()
+
+    @pytest.mark.parametrize("view", ["overlay", "picture", "tiles"])
+    def test_without_a_title_nothing_but_the_picture_is_left(self, view: str) -> None:
+        page = draw(np.ones((1, 5, 9)), GREY, {"views": (view,)}, view=view, scale=2.0)
+        bare = draw(np.ones((1, 5, 9)), GREY, {"views": (view,)}, view=view, scale=2.0, title="none")
+        assert bare.pixels.shape == ((200, 400, 3) if view == "overlay" else (10, 18, 3))
+        assert page.pixels.shape[0] > bare.pixels.shape[0] + 20
+        assert bare.scale == page.scale, "the text chunk still says the scale"
 
     @pytest.mark.parametrize(("y", "x"), [(0, 0), (1, 2), (3, 3)])
     def test_one_hot_cell_lands_on_its_box(self, y: int, x: int) -> None:
@@ -65,15 +82,15 @@ class TestGeometry:
 
     def test_input_reaching_over_the_upload_is_cut(self) -> None:
         letterbox = TRANSFORM | {"offset": [-20.0, -10.0], "scale": [4.0, 6.0]}
-        drawn = overlay(np.zeros((1, 2, 2)), fields={"transform": letterbox}, alpha=1.0)
+        drawn = overlay(np.ones((1, 2, 2)), fields={"transform": letterbox}, alpha=1.0)
         assert (drawn == 128).all()
 
     def test_without_a_transform_the_map_covers_the_upload(self) -> None:
-        assert (overlay(np.zeros((1, 2, 2)), fields={"transform": None}, alpha=1.0) == 128).all()
+        assert (overlay(np.ones((1, 2, 2)), fields={"transform": None}, alpha=1.0) == 128).all()
 
     def test_scale_is_pixels_per_pixel_of_the_upload(self) -> None:
-        small = draw(np.zeros((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=0.5)
-        large = draw(np.zeros((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=3)
+        small = draw(np.ones((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=0.5)
+        large = draw(np.ones((1, 2, 2)), GREY, {"transform": TRANSFORM, "heading": ""}, view="overlay", scale=3)
         assert large.pixels.shape[1] == 24 + 600
         assert large.pixels.shape[0] - small.pixels.shape[0] == 300 - 50
 
@@ -91,8 +108,36 @@ class TestGeometry:
 class TestOpacity:
     def test_alpha_mixes_photograph_and_map(self) -> None:
         # 100 + 0.25 · (128 − 100)
-        assert (overlay(np.zeros((1, 2, 2)), alpha=0.25)[10:90, 60:140] == 107).all()
-        assert (overlay(np.zeros((1, 2, 2)), alpha=0.0)[10:90, 60:140] == 100).all()
+        assert (overlay(np.ones((1, 2, 2)), alpha=0.25)[10:90, 60:140] == 107).all()
+        assert (overlay(np.ones((1, 2, 2)), alpha=0.0)[10:90, 60:140] == 100).all()
+
+    @pytest.mark.parametrize("alpha", [0.5, 0.3])
+    def test_the_mixture_is_scaled_to_white_as_show_cam_on_image_does(self, alpha: float) -> None:
+        values = np.random.RandomState(2).rand(6, 6).astype(np.float32)
+        photograph = np.random.RandomState(3).randint(0, 180, (6, 6, 3), np.uint8)
+        levels = np.floor((values - values.min()) / np.ptp(values) * 255 + 0.5).astype(int)
+        colours = table("jet", False)
+        mixed = np.zeros((6, 6, 3))
+        for y in range(6):
+            for x in range(6):
+                for plane in range(3):
+                    heat = colours[levels[y, x], plane] / 255
+                    mixed[y, x, plane] = alpha * heat + (1 - alpha) * photograph[y, x, plane] / 255
+        wanted = 255 * mixed / mixed.max()
+        how = {"upload_size": [6, 6], "input_size": [6, 6], "scale": [1.0, 1.0], "offset": [0.0, 0.0]}
+        fields = {"transform": how, "image": 0, "heading": "", "views": ("overlay",)}
+        options: dict[str, Any] = {"colormap": "jet", "alpha": alpha, "scale": 1.0, "title": "none"}
+        page = draw(values[None], photograph, fields, blend="brightest", **options)
+        assert page.scale["blend"] == "brightest"
+        found = [
+            page.pixels[top : top + 6, left : left + 6].astype(float)
+            for top in range(page.pixels.shape[0] - 5)
+            for left in range(page.pixels.shape[1] - 5)
+        ]
+        assert min(np.abs(one - wanted).max() for one in found) <= 0.51
+        plain = draw(values[None], photograph, fields, **options)
+        assert plain.scale["blend"] == "mix"
+        assert plain.pixels.tobytes() != page.pixels.tobytes()
 
     def test_zero_of_a_signed_map_is_transparent(self) -> None:
         cells = np.zeros((1, 4, 4))
@@ -104,6 +149,15 @@ class TestOpacity:
         for pixel, colour in ((drawn[12, 62], strongest), (drawn[87, 137], weakest)):
             assert (np.abs(pixel - (100 + 0.875 * (colour - 100))) <= 1).all()
 
+    def test_zero_of_magnitudes_is_transparent(self) -> None:
+        cells = np.zeros((1, 3, 4, 4))
+        cells[0, 2, 0, 0] = -1
+        fields = {"signed": True, "normalize": "symmetric", "magnitude": True}
+        drawn = overlay(cells, fields=fields, alpha=0.5, colormap="inferno")
+        assert (drawn[50:90, 60:140] == 100).all()
+        strongest = table("inferno", False)[255].astype(float)
+        assert (np.abs(drawn[12, 62] - (100 + 0.875 * (strongest - 100))) <= 1).all()
+
     def test_nan_has_its_own_colour(self) -> None:
         cells = np.ones((1, 4, 4))
         cells[0, 1, 1] = np.nan
@@ -113,6 +167,6 @@ class TestOpacity:
 
     def test_a_missing_upload_is_said_to_be_gone(self) -> None:
         with pytest.raises(ProblemError) as caught:
-            draw(np.zeros((1, 2, 2)), None, view="overlay")
+            draw(np.ones((1, 2, 2)), None, view="overlay")
         assert caught.value.name == "gone"
         assert "view=tiles" in caught.value.detail

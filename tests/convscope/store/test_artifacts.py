@@ -24,7 +24,8 @@ from moto.server import ThreadedMotoServer
 from obstore.exceptions import GenericError
 
 from convscope.protocol.problems import ProblemError
-from convscope.store.artifacts import FRESH_S, ORPHAN_S, Artifacts, retention_s
+from convscope.store.artifacts import FRESH_S, ORPHAN_S, Artifacts
+from convscope.store.kinds import retention_s
 
 SHA_HELLO = hashlib.sha256(b"hello").hexdigest()
 KEY_HELLO = f"results/{SHA_HELLO[:2]}/{SHA_HELLO}"

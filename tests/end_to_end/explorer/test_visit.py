@@ -153,6 +153,20 @@ def test_the_graph_opens_down_to_calls(visit: Visitor, cat: str) -> None:
     expect(page.locator(".facts")).to_contain_text("19 × 19 pixels, 4 × 4 apart")
 
 
+def test_what_is_made_once_it_is_opened(visit: Visitor, cat: str) -> None:
+    page = visit().go(f"#/layer?image={cat}&layer=blocks.2")
+    opener = page.get_by_text("All 40 channels as three colours")
+    expect(opener).to_be_visible()
+    expect(page.locator(".later img")).to_have_count(0)
+    opener.click()
+    shown(page.locator(".later img"))
+    expect(page.locator(".later figcaption")).to_contain_text("alike to the network")
+
+    page = visit().go(f"#/evidence?image={cat}&methods=gradcam,layercam&targets=285,282")
+    page.get_by_text("All as one picture").click()
+    shown(page.locator(".later img"))
+
+
 def test_evidence_side_by_side(visit: Visitor, client: httpx2.Client, cat: str) -> None:
     page = visit().go(f"#/evidence?image={cat}&methods=gradcam,layercam&targets=285,282")
     expect(page.locator(".cam-grid tbody img")).to_have_count(4)

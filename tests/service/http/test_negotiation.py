@@ -6,9 +6,12 @@ import pytest
 
 from convscope.protocol.problems import ProblemError
 from service.http.negotiation import (
+    JPEG,
     JSON,
     PNG,
     SAFETENSORS,
+    SVG,
+    WEBP,
     Preference,
     accepted,
     etag_matches,
@@ -41,6 +44,17 @@ POSSIBLE = [JSON, PNG, SAFETENSORS]
 )
 def test_the_best_of_what_is_accepted(header: str | None, media: str) -> None:
     assert accepted(header, POSSIBLE) == media
+
+
+def test_pictures_of_other_formats_are_for_those_who_name_them() -> None:
+    possible = [*POSSIBLE, WEBP, JPEG, SVG]
+    assert accepted("image/*", possible) == PNG
+    assert accepted("image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8", possible) == PNG
+    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
+    assert accepted(browser, possible) == PNG
+    assert [accepted(media, possible) for media in (WEBP, JPEG, SVG)] == [WEBP, JPEG, SVG]
+    assert accepted("image/webp, image/png;q=0.5", possible) == WEBP
+    assert [accepted(browser, possible, name) for name in ("webp", "jpeg", "svg")] == [WEBP, JPEG, SVG]
 
 
 @pytest.mark.parametrize("header", ["text/html", "image/webp", "*/*;q=0", "application/json;q=0", "nonsense"])

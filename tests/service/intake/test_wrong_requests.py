@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from typing import Any
@@ -33,6 +34,25 @@ IMAGE = {"image": {"base64": "AAAA"}}
 def test_true_is_no_number(client: httpx2.Client, operation: str, body: dict[str, Any], pointer: str) -> None:
     (error,) = problem_of(client.post(f"/v1/{operation}", json=body), 422, "invalid-request")["errors"]
     assert error == {"pointer": pointer, "detail": "true and false mean nothing here"}
+
+
+@pytest.mark.parametrize(
+    ("wish", "pointer", "said"),
+    [
+        ({"mean": [0.5, 0.5]}, "/preprocess/mean", "takes one number or 3, not 2"),
+        ({"std": [1, 1, 1, 1]}, "/preprocess/std", "takes one number or 3, not 4"),
+        ({"std": [1, 0, 1]}, "/preprocess", "std must be above 0"),
+        ({"range": "bytes"}, "/preprocess/range", "'unit' or 'byte'"),
+        ({"antialias": False, "resize_mode": "lanczos"}, "/preprocess", "take bilinear, bicubic or nearest"),
+    ],
+    ids=json.dumps,
+)
+def test_normalizations_that_cannot_be(client: httpx2.Client, wish: dict[str, Any], pointer: str, said: str) -> None:
+    for operation in ("classify", "deconv", "saliency"):
+        body = {"image": {"base64": base64.b64encode(png_bytes()).decode()}, "preprocess": wish}
+        (error,) = problem_of(client.post(f"/v1/{operation}", json=body), 422, "invalid-request")["errors"]
+        assert error["pointer"] == pointer
+        assert said in error["detail"]
 
 
 def test_true_is_true_where_it_means_something(client: httpx2.Client) -> None:
@@ -80,7 +100,7 @@ def test_a_seed_unit_that_is_none(client: httpx2.Client) -> None:
     (error,) = problem_of(client.post("/v1/deconv", json={**IMAGE, "seed_unit": "top:0"}), 422, "invalid-request")[
         "errors"
     ]
-    assert error == {"pointer": "/seed_unit", "detail": "is `max`, `channel` or `top:n` with n from 1 to 9999"}
+    assert error == {"pointer": "/seed_unit", "detail": "is `max`, `channel`, `layer` or `top:n` with n from 1 to 9999"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.service.support import NOT_FINITE, Service, Worker, png_bytes, problem_of, toy_card, toy_maps
 
+WEBP, JPEG = "image/webp", "image/jpeg"
 MAPS = "/v1/feature-maps"
 NPY, SAFETENSORS, JSON, PNG = "application/x-npy", "application/vnd.safetensors", "application/json", "image/png"
 
@@ -34,7 +35,7 @@ class TestResult:
     def test_every_representation(self, client: httpx2.Client) -> None:
         path = made(client) + "/result"
         tags = set()
-        for media in (JSON, PNG, SAFETENSORS):
+        for media in (JSON, PNG, SAFETENSORS, WEBP, JPEG):
             answer = client.get(path, headers={"Accept": media})
             assert answer.status_code == 200 and answer.headers["content-type"] == media
             assert "Accept" in answer.headers["vary"]
@@ -42,8 +43,21 @@ class TestResult:
             tags.add(tag)
             again = client.get(path, headers={"Accept": media, "If-None-Match": tag})
             assert (again.status_code, again.content) == (304, b"")
-        assert len(tags) == 3
-        problem_of(client.get(path, headers={"Accept": "image/webp"}), 406, "not-acceptable")
+        assert len(tags) == 5
+        problem_of(client.get(path, headers={"Accept": "image/gif"}), 406, "not-acceptable")
+        problem_of(client.get(path, params={"format": "svg"}), 406, "not-acceptable")
+
+    def test_a_picture_in_every_format(self, client: httpx2.Client) -> None:
+        path = made(client)
+        sizes = set()
+        for name in ("png", "webp", "jpeg"):
+            for address in (f"{path}/result", f"{path}/pictures/conv/0"):
+                answer = client.get(address, params={"format": name, "pick": "conv/0"})
+                assert answer.headers["content-type"] == f"image/{name}", answer.text
+                opened = Image.open(io.BytesIO(answer.content))
+                assert opened.format == name.upper()
+                sizes.add(opened.size)
+        assert len(sizes) == 1
 
     def test_tags_are_of_the_content(self, client: httpx2.Client) -> None:
         first, second = made(client), made(client, labels='{"again": "yes"}')

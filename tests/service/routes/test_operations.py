@@ -175,7 +175,13 @@ def test_not_acceptable_says_what_is_possible(client: httpx2.Client, worker: Wor
     runs = len(worker.computed)
     answer = client.post(MAPS, files=image_part, headers={"Accept": "text/html"})
     problem = problem_of(answer, 406, "not-acceptable")
-    assert problem["possible"] == ["application/json", "image/png", "application/vnd.safetensors"]
+    assert problem["possible"] == [
+        "application/json",
+        "image/png",
+        "application/vnd.safetensors",
+        "image/webp",
+        "image/jpeg",
+    ]
     assert len(worker.computed) == runs
 
 
@@ -478,7 +484,9 @@ def test_the_list_of_operations(client: httpx2.Client) -> None:
     assert entry["limits"] == {"images": 64, "result_mib": 256, "body_mib": 32, "megapixels": 40.0}
     assert entry["defaults"]["precision"] == "exact"
     assert "channels" in entry["request_schema"]["properties"]
-    assert entry["media_types"] == ["application/json", "image/png", "application/vnd.safetensors"]
+    pictures = ["image/webp", "image/jpeg"]
+    assert entry["media_types"] == ["application/json", "image/png", "application/vnd.safetensors", *pictures]
+    assert listed["cka"]["media_types"][-1] == "image/svg+xml"
 
 
 def test_wrong_method_and_wrong_address(client: httpx2.Client) -> None:

@@ -35,7 +35,7 @@ class Small:
         self.weights_sha256 = "5ha256"
         self.random = False
 
-    def notes(self, precision: str) -> list[str]:
+    def notes(self, precision: str, *, answered: bool = False) -> list[str]:
         """Nothing to say."""
         return []
 

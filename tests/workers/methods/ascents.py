@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from convscope.protocol.operations.presets import FIELDS, PRESETS
+from convscope.protocol.operations.presets import FIELDS, OPTIMIZERS, PRESETS
 from tests.workers.fakes import FakeNetwork
 from workers.contract import Grant, MethodError, Outcome, Row, params
 from workers.methods.maximize import METHOD
@@ -39,7 +39,7 @@ def request(preset: str = "lucid", **changes: Any) -> dict[str, Any]:
     filled = {name: PRESETS[preset][name] for name in FIELDS}
     filled |= {"steps": 4, "size": [32, 32], "seed": 0, "stop_at": None, "start": "noise", "precision": "exact"}
     filled |= {"preprocess": None, "layer": None, "channels": None, "objective": [channel(0)]}
-    return filled | changes
+    return filled | OPTIMIZERS[changes.get("optimizer", filled["optimizer"])] | changes
 
 
 def channel(index: int, layer: str = "3", reduce: str = "mean") -> dict[str, Any]:

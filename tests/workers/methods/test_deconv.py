@@ -193,6 +193,27 @@ def test_pools_that_return_their_switches(form: str, switches: str) -> None:
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("rule", ["deconvnet", "guided", "gradient"])
+def test_a_whole_layer_is_projected_at_once(rule: str) -> None:
+    torch.manual_seed(8)
+    network = FakeNetwork(rnet(), (24, 24))
+    picture = image((24, 24), seed=2)
+    asked = row(picture, layers=["3"], channels="all", seed_unit="layer", rule=rule)
+    found = outcome(METHOD, network, asked)
+    layers = list(network.module.children())[:4]
+    x, _ = network.prepare([picture])
+    with torch.no_grad():
+        activation = nn.Sequential(*layers)(x.clone())
+        expected = chain(layers, x, activation.clamp(min=0), rule, "sum")
+    got = found.arrays["projection/3"]
+    assert got.shape == (1, 3, 24, 24)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    (told,) = found.facts["layers"][0]["projections"]
+    assert (told["channel"], told["y"], told["x"]) == (None, None, None)
+    assert told["activation"] == pytest.approx(float(activation.max()))
+    assert found.arrays["patch/3"].shape == (1, 24, 24, 3)
+
+
 @pytest.mark.parametrize("rule", ["gradient", "guided"])
 @pytest.mark.parametrize(("name", "last"), [("digits", 10), ("rnet", 6), ("mobile", 11)])
 def test_other_rules_equal_the_chain_too(name: str, last: int, rule: str) -> None:

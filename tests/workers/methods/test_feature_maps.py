@@ -119,6 +119,23 @@ def test_statistics_by_hand() -> None:
     FeatureMapsFacts(**json.loads(json.dumps(found.facts, allow_nan=False)))
 
 
+def test_what_only_rounding_keeps_from_zero_is_dead() -> None:
+    convolution = nn.Conv2d(3, 5, 1, bias=False)
+    with torch.no_grad():
+        for channel, size in enumerate((1.0, 1e-5, 3e-7, 1e-10, 0.0)):
+            convolution.weight[channel] = size
+    upload = torch.full((2, 2, 3), 255, dtype=torch.uint8)
+    upload[0, 0] = 0
+    found = outcome(METHOD, FakeNetwork(nn.Sequential(convolution), (2, 2)), Row(request(["0"]), [upload]))
+    assert found.facts["layers"][0]["dead_channels"] == [[2, 3, 4]]
+    shape = tuple(found.arrays["maps/0"].shape)
+    (picture,) = operations()["feature-maps"].pictures(
+        {"model": "fake"}, found.facts, {"maps/0": ArrayInfo(shape, "float32")}
+    )
+    assert [tile.dead for tile in picture.tiles] == [False, False, True, True, True]
+    assert [tile.titles["index"] for tile in picture.tiles] == ["0", "1", "2 dead", "3 dead", "4 dead"]
+
+
 @pytest.mark.parametrize(
     ("channels", "by", "expected"),
     [

@@ -15,6 +15,9 @@ from convscope.protocol.operations import operations
 from convscope.protocol.operations.kernels import KernelsFacts
 from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
+from convscope.render import RenderOptions, render
+from convscope.render.colors import table
+from tests.convscope.render.helpers import Png
 from tests.workers.fakes import FakeNetwork, finish, outcome, traces
 from workers.contract import Grant, MethodError, Outcome, Row, params
 from workers.methods.kernels import METHOD
@@ -135,7 +138,28 @@ def test_others_are_a_tile_for_each_pair_about_zero(small: FakeNetwork) -> None:
 
 
 def test_a_picture_of_too_many_pairs_says_so() -> None:
-    network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 40, 1)), size=(8, 8))
-    picture = pictures(network, layer="1")
-    assert len(picture.tiles) == 1024
-    assert "the first 1024 of 2560 pairs" in picture.heading
+    network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 130, 3)), size=(8, 8))
+    picture = pictures(network, layer="1", filters="first:128")
+    assert len(picture.tiles) == 8192
+    assert "pairs" not in picture.heading
+    picture = pictures(network, layer="1", filters="all")
+    assert len(picture.tiles) == 8192
+    assert "the first 8192 of 8320 pairs" in picture.heading
+
+
+def test_kernels_of_one_pixel_are_a_matrix_of_outputs_and_inputs() -> None:
+    network = FakeNetwork(nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 5, 1)), size=(8, 8))
+    found = outcome(METHOD, network, Row(request(layer="1", filters=[4, 0, 2], inputs="all")))
+    weights = found.arrays["weights"].numpy()
+    (picture,) = OPERATION.pictures({"model": "fake"}, found.facts, {})
+    assert picture.views == ("matrix",)
+    assert (picture.row_labels, picture.column_labels) == (("4", "0", "2"), tuple("012345"))
+    page = Png.of(render(picture, {"weights": weights}.__getitem__, None, RenderOptions(scale=2)))
+    largest = float(network.module.get_submodule("1").weight.abs().max())
+    colours = table("RdBu_r", True)
+    block = page.body(6, 12)[::2, ::2]
+    for row, output in enumerate((4, 0, 2)):
+        for column in range(6):
+            weight = float(network.module.get_submodule("1").weight[output, column, 0, 0])
+            level = int(min(max(weight / largest * 127 + 128.5, 1), 255))
+            assert (block[row, column] == colours[level]).all()

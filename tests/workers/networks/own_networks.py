@@ -192,5 +192,50 @@ def five_planes() -> nn.Module:
     return Body(5)
 
 
+class Segmenter(nn.Module):
+    """A map of logits for each of three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 6, 3, padding=1)
+        self.classes = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classes(self.one(x).relu())  # type: ignore[no-any-return]
+
+
+class ComplexWeights(Body):
+    """Filters in the frequency domain, whose weights are complex."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(3, 32, 17, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.fft.irfft2(torch.fft.rfft2(x) * self.filters))
+
+
+def half() -> nn.Module:
+    return Body().half()
+
+
+def complex_weights() -> nn.Module:
+    return ComplexWeights()
+
+
+def compiled() -> nn.Module:
+    return torch.compile(Body())  # type: ignore[return-value]
+
+
+def scripted() -> nn.Module:
+    network = Body()
+    network.one = torch.jit.script(nn.Conv2d(3, 6, 3, padding=1))  # type: ignore[assignment]
+    return network
+
+
+def segmenter() -> nn.Module:
+    return Segmenter()
+
+
 def grey() -> nn.Module:
     return Body(1)

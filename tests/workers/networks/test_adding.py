@@ -48,6 +48,11 @@ def test_a_checkpoint_becomes_a_network(tmp_path: Path, data: Path, capsys: pyte
     with torch.no_grad():
         torch.testing.assert_close(found.module(inputs), network(inputs))
     assert main(["check", "tea-leaves"]) == 0
+    # Three numbers without a word about them: the owner is asked, and results say what was taken for granted.
+    assert 'assumed, as is usual; where one image may be of several, say outputs = "sigmoid"' in capsys.readouterr().out
+    assert found.notes("exact") == []
+    (assumed,) = found.notes("exact", answered=True)
+    assert "a softmax over its classes is assumed" in assumed and 'outputs = "sigmoid"' in assumed
     # A second time it is refused, and the catalogue stays as it is.
     before = (data / "catalogue.toml").read_text()
     assert main(["add", str(file), "--arch", "squeezenet1_1"]) == 1

@@ -42,16 +42,17 @@ def check_card(model_id: str, folder: Path) -> None:
     assert first.kernel_shape is not None
     assert first.receptive_field is not None
     assert first.receptive_field.size == first.kernel_shape[2:]
-    last = card.layer(card.default_layers["cam"][0])
+    last = card.layer(card.default_layers["deconv"][0])
     assert last.spatial
     assert last.shape[1] * last.shape[2] > 1
+    assert ("cam" in card.default_layers) != model_id.startswith("vit"), "the patch embedding tells nothing of classes"
 
 
 def check_maps(model_id: str, folder: Path) -> None:
     networks = Networks(weights_folder=folder, memory_mib=8192)
     card = ModelCard(**networks.card(f"{model_id}-random"))
     operation = operations()["feature-maps"]
-    layers = list(dict.fromkeys([card.default_layers["feature-maps"][0], card.default_layers["cam"][0]]))
+    layers = list(dict.fromkeys([card.default_layers["feature-maps"][0], card.default_layers["deconv"][0]]))
     wish = operation.request(images=[{"id": "one"}], layers=layers, channels="first:3")
     request = params(operation.resolve(wish, card).model_dump(mode="json"))
     upload = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8))

@@ -75,7 +75,8 @@ def chosen_layers(model_id: str, size: tuple[int, int], count: int) -> list[Laye
     # `@cat` of the planes belongs to transform_input, which `average_everything` turns off.
     boxed = [layer for layer in maps if layer.box is not None and layer.shape[1] > 1 and layer.name != "@cat"]
     steps = {round(k * (len(boxed) - 1) / (count - 1)) for k in range(count)}
-    return list({layer.name: layer for layer in [*(boxed[k] for k in sorted(steps)), *validity.stages(table)]}.values())
+    stages = [layer for layer in validity.stages(table) if layer.box is not None]  # none behind attention
+    return list({layer.name: layer for layer in [*(boxed[k] for k in sorted(steps)), *stages]}.values())
 
 
 THIRTY = (
@@ -86,6 +87,9 @@ THIRTY = (
     "wide_resnet50_2", "xception41",
 )  # fmt: skip
 """Of thirty families of timm; the first stages of the attentive ones, up to their first attention."""
+
+SIDES = {"inception_v4": 107, "legacy_xception": 107}
+"""Where a stride leaves out the last column of 96, which then nothing sees though it lies within the box."""
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ THIRTY = (
         ("alexnet", (127, 111)),
         ("timm:resnetblur50", (96, 96)),
         pytest.param("inception_v3", (107, 107), marks=pytest.mark.slow),
-        *(pytest.param(f"timm:{name}", (96, 96), marks=pytest.mark.slow) for name in THIRTY),
+        *(pytest.param(f"timm:{name}", (SIDES.get(name, 96),) * 2, marks=pytest.mark.slow) for name in THIRTY),
         pytest.param("resnet50", (96, 96), marks=pytest.mark.slow),
         pytest.param("squeezenet1_1", (95, 95), marks=pytest.mark.slow),
         ("digits", (32, 32)),
@@ -121,7 +125,9 @@ def test_boxes_are_the_support_of_the_gradient(model_id: str, size: tuple[int, i
         output = seen[layer.name]
         assert tuple(output.shape[1:]) == layer.shape
         y, x = (layer.shape[1] // 2, layer.shape[2] // 2) if k % 2 == 0 else (0, layer.shape[2] - 1)
-        (gradient,) = torch.autograd.grad(output[0, :, y, x].sum(), inputs, retain_graph=True)
+        # Channels count differently: those of a layer normalisation add up to the same whatever is seen.
+        seen_there = output[0, :, y, x] @ torch.linspace(1, 2, layer.shape[0], dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(seen_there, inputs, retain_graph=True)
         assert support(gradient) == layer.box.of(y, x, *size), (layer.name, y, x)
 
 

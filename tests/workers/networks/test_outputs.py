@@ -16,7 +16,7 @@ from tests.workers.methods.answers import MAPS, NUMBERS, SIDE, UNREADABLE, Form
 from workers.contract import Outputs
 from workers.networks import Networks, validity
 from workers.networks.build import load
-from workers.networks.outputs import find_outputs
+from workers.networks.outputs import assumption, find_outputs
 from workers.passes.scores import logits_of
 
 FORMS = NUMBERS | MAPS | UNREADABLE
@@ -150,6 +150,15 @@ def test_the_card_says_it(networks: Networks) -> None:
         "reads output['out'] of a dict of 1 (out: a tensor of 1×3×16×16): 3 classes, one map each, whose softmax is "
         "the probability; the network itself ends in softmax"
     )
+
+
+def test_what_was_assumed_is_said_and_what_is_known_is_not(networks: Networks) -> None:
+    assert networks.get("segmenter").notes("exact", answered=True) == []
+    several = Outputs(count=3)
+    assert "a softmax over its classes is assumed" in str(assumption(several, "tea"))
+    assert "no probability is told" in str(assumption(Outputs(link="value"), "tea"))
+    assert assumption(Outputs(count=3, known="declared"), "tea") is None
+    assert load("squeezenet1_1-random").notes("exact", answered=True) == []
 
 
 @pytest.mark.parametrize(("name", "words"), [("boxes", "a list of 1"), ("contradicted", "outputs = 'sigmoid'")])

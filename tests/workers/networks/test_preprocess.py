@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from PIL import Image
 from skimage import data
@@ -182,3 +183,64 @@ def test_entries_that_make_no_sense(values: dict[str, object], reason: str) -> N
 def test_a_new_size_keeps_the_proportion_of_the_crop() -> None:
     assert from_mapping({"size": 112}, Preprocess((224, 224), 256)).resize == 128
     assert from_mapping({"size": 112, "resize": [112, 112]}, Preprocess((224, 224), 256)).resize == (112, 112)
+
+
+def interpolated_by_hand(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear between half-pixel centres, pixel by pixel: what a tensor's resize is without antialias."""
+    _, height, width = planes.shape
+    result = torch.zeros(3, *size, dtype=torch.float64)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            down = max((y + 0.5) * height / size[0] - 0.5, 0.0)
+            right = max((x + 0.5) * width / size[1] - 0.5, 0.0)
+            top, left = int(down), int(right)
+            below, after = min(top + 1, height - 1), min(left + 1, width - 1)
+            upper = planes[:, top, left] * (1 - (right - left)) + planes[:, top, after] * (right - left)
+            lower = planes[:, below, left] * (1 - (right - left)) + planes[:, below, after] * (right - left)
+            result[:, y, x] = upper * (1 - (down - top)) + lower * (down - top)
+    return result
+
+
+def test_without_antialias_pixels_are_interpolated_as_tensors_are() -> None:
+    how = Preprocess((24, 24), 24)
+    for crop, size in (("none", (24, 24)), ("center", (24, 36))):
+        asked = how.overridden(wish(crop=crop, antialias=False))
+        pixels, where = asked.apply(upload(PHOTOGRAPHS["chelsea"][:60, :90].copy()))
+        raw = torch.from_numpy(PHOTOGRAPHS["chelsea"][:60, :90].copy()).permute(2, 0, 1)
+        whole = interpolated_by_hand(raw.double() / 255, size)
+        left = (size[1] - 24) // 2
+        torch.testing.assert_close(pixels.double(), whole[:, :, left : left + 24], atol=1e-6, rtol=0)
+        theirs = F.interpolate(raw[None].float() / 255, size, mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(pixels, theirs[:, :, left : left + 24])
+        assert where.input_size == (24, 24)
+        filtered, _ = how.overridden(wish(crop=crop)).apply(upload(PHOTOGRAPHS["chelsea"][:60, :90].copy()))
+        assert float((filtered - pixels).abs().max()) > 0.02  # it is another picture than Pillow's
+
+
+def test_arrays_without_antialias_are_interpolated_too() -> None:
+    array = torch.rand(40, 50, 3, generator=torch.Generator().manual_seed(1))
+    pixels, _ = Preprocess((16, 16), 16).overridden(wish(crop="none", antialias=False)).apply(array)
+    expected = interpolated_by_hand(array.permute(2, 0, 1).double(), (16, 16))
+    torch.testing.assert_close(pixels.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_a_thin_upload_is_refused_without_antialias() -> None:
+    with pytest.raises(MethodError, match="antialias=false goes up to 16 megapixels"):
+        Preprocess((224, 224), 256, antialias=False).apply(torch.zeros(8, 3000, 3, dtype=torch.uint8))
+
+
+def test_what_white_is_to_the_network(lite0: LoadedNetwork) -> None:
+    bytes_ = torch.arange(256, dtype=torch.uint8).repeat(224, 1)[:, :224, None].repeat(1, 1, 3)
+    raw, _ = lite0.prepare([bytes_], wish(range="byte", crop="none"))
+    assert raw[0].equal(bytes_.permute(2, 0, 1).float())  # to the bit
+    plain, _ = lite0.prepare([bytes_], wish(range="unit", crop="none"))
+    assert plain[0].equal(bytes_.permute(2, 0, 1).float() / 255)
+    shifted, _ = lite0.prepare([bytes_], wish(range="byte", mean=[103.0, 116.0, 123.0], std=[2.0], crop="none"))
+    mean = torch.tensor([103.0, 116.0, 123.0]).view(3, 1, 1)
+    torch.testing.assert_close(shifted[0], (bytes_.permute(2, 0, 1).float() - mean) / 2)
+    moved, _ = lite0.prepare([bytes_], wish(mean=[0.25], crop="none"))  # the deviation stays the network's own, 0.5
+    torch.testing.assert_close(moved[0], (bytes_.permute(2, 0, 1).float() / 255 - 0.25) / 0.5)
+    for asked in (wish(range="byte"), wish(std=[0.1, 0.2, 0.3])):
+        pixels = torch.rand(1, 3, 4, 4)
+        how = lite0.normalization(asked)
+        torch.testing.assert_close(how.undo(how.apply(pixels)), pixels)

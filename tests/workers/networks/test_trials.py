@@ -220,3 +220,24 @@ def test_the_network_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert type(network) is own_networks.Dropping
+
+
+@pytest.mark.parametrize("factory", ["half", "complex_weights", "compiled"])
+def test_what_a_factory_gives_is_computed_in_float32_and_complex_numbers_stay(tmp_path: Path, factory: str) -> None:
+    """As its own author's network answers, half a network as the same numbers in whole."""
+    network = networks_of(tmp_path, factory).get(factory)
+    kinds = {tensor.dtype for tensor in network.module.parameters()}
+    assert kinds == ({torch.float32, torch.complex64} if factory == "complex_weights" else {torch.float32})
+    torch.manual_seed(0)
+    own = getattr(own_networks, factory)()
+    own = getattr(own, "_orig_mod", own).eval()
+    own = own.float() if factory == "half" else own
+    inputs = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        torch.testing.assert_close(network.module(inputs), own(inputs))
+        assert network.fast_module()(inputs).isfinite().all()
+
+
+def test_a_scripted_part_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="its part one is a scripted program"):
+        networks_of(tmp_path, "scripted").card("scripted")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from obstore.store import MemoryStore
 from redis.asyncio import Redis
 
+from convscope.store.artifacts import Artifacts
 from convscope.store.card_store import CardStore
+from convscope.store.uploaded_networks import UploadedNetworks
+from workers.supervision.network_files import NetworkFiles
 from workers.supervision.publishing import NoDefaultModelError, Publisher
 from workers.wire import Frame
 
@@ -21,7 +26,9 @@ async def hear(redis: Redis, default_model: str, *lines: dict[str, Any]) -> Publ
     async def send(_: Frame) -> None:
         return
 
-    publisher = Publisher(CardStore(redis), default_model, send)
+    artifacts = Artifacts(MemoryStore())
+    files = NetworkFiles(Path("unused"), UploadedNetworks(redis, artifacts), artifacts)
+    publisher = Publisher(CardStore(redis), default_model, send, files)
     await publisher.engine_ready("environment")
     publisher.hear(Frame({"type": "catalogue", "model": "", "catalogue": list(lines)}))
     await publisher.work()

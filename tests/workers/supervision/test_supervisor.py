@@ -201,3 +201,13 @@ def test_importing_the_supervisor_leaves_torch_out():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(said.stdout) is False
+
+
+async def test_a_job_of_a_network_that_is_not_there_any_more_fails_and_others_go_on(worker: Worker, client: Client):
+    """Deleted, or replaced by another version, while the job waited: said, and never answered by what is there now."""
+    waited = await client.submit(networks={"small": "0" * 24})
+    other = await client.submit(seed=99)
+    failed = await client.end(waited)
+    assert failed.state is JobState.FAILED and failed.error is not None
+    assert failed.error["name"] == "gone" and "small was deleted after this was asked" in failed.error["detail"]
+    assert (await client.end(other)).state is JobState.SUCCEEDED

@@ -15,6 +15,8 @@ from workers.methods.maximize.parameterizations import parameterization_of, to_b
 from workers.methods.maximize.recipes import Recipe
 from workers.passes.planes import as_colours
 
+FLASHTORCH_SATURATION, FLASHTORCH_BRIGHTNESS = 0.15, 0.7
+
 PATIENCE = 8
 """Steps in a row without any gradient, beyond the redirected ones, after which a row has nothing left to climb."""
 
@@ -30,6 +32,7 @@ class Ascent:
     Attributes:
         copy: how many rows of its job have the same objective and come before it.
         from_image: whether it starts from an image.
+        stop_after_update: whether a picture that reached its threshold takes the step that found it.
         fast: precision `fast`.
         parameters, moments: on the network's device.
         family: all rows of the job, for `diversity`.
@@ -64,6 +67,7 @@ class Ascent:
     stopped_by: str | None = None
     mean: Tensor | None = None
     averaged: int = 0
+    stop_after_update: bool = False
     alpha: Tensor | None = None
     grams: dict[int, Tensor] = field(default_factory=dict)
 
@@ -143,8 +147,27 @@ class Ascent:
 
 def current_planes(state: Ascent) -> Tensor:
     """Where a row stands, rounded to 8 bits: uint8 H×W×C on the CPU."""
+    return to_bytes(displayed(state.recipe, current_floats(state))[None])[0].cpu()
+
+
+def current_floats(state: Ascent) -> Tensor:
+    """Where a row stands, as it is: C×H×W, [0, 1] being black to white; what is beyond is not cut off."""
     with torch.no_grad():
-        return to_bytes(parameterization_of(state.recipe).decode(state.shown[None]))[0].cpu()
+        return parameterization_of(state.recipe).decode(state.shown[None])[0]
+
+
+def displayed(recipe: Recipe, picture: Tensor) -> Tensor:
+    """A picture C×H×W as its recipe's source shows it, before it is cut to [0, 1].
+
+    flashtorch: FlashTorch 0.1.3, `utils.standardize_and_clip` with the numbers of `GradientAscent.visualize`, of the
+    network's input, all planes together.
+    """
+    if recipe.display != "flashtorch":
+        return picture
+    inputs = recipe.normalization.apply(picture[None])[0]
+    spread = inputs.std()
+    spread = torch.where(spread == 0, spread + 1e-7, spread)
+    return (inputs - inputs.mean()) / spread * FLASHTORCH_SATURATION + FLASHTORCH_BRIGHTNESS
 
 
 def drawn(planes: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
-from workers.methods.maximize.ascent import Ascent, current_picture, current_planes, drawn
+from workers.methods.maximize.ascent import Ascent, current_floats, current_picture, current_planes, drawn
 from workers.methods.maximize.diversity import KEPT_STEPS
 from workers.methods.maximize.objectives import Objective, Term, read_objective
 from workers.methods.maximize.parameterizations import parameterization_of
@@ -53,8 +53,9 @@ class Maximize(IterativeMethod):
     `start` is `image`; the others are photographs that the pictures are compared with.
 
     Arrays: images, K×H×W×3 uint8; loss, K×steps, the objective's value at each step (larger is better), NaN after
-    a picture's end; planes, K×C×H×W uint8, where the network takes other than colours or grey;
-    channel_means, K×C, of the target's layer on the final 8-bit picture; with `maco` also alpha, K×H×W.
+    a picture's end; pictures, K×C×H×W float32, as they were made, where `float_pictures` asks; planes, K×C×H×W uint8,
+    where the network takes other than colours or grey; channel_means, K×C, of the target's layer on the final 8-bit
+    picture; with `maco` also alpha, K×H×W.
     """
 
     def group_key(self, network: Network, request: Any) -> Hashable:
@@ -156,6 +157,7 @@ def _ascent(
         copy=copy,
         steps=int(request.steps),
         stop_at=request.stop_at,
+        stop_after_update=bool(getattr(request, "stop_after_update", False)),
         from_image=request.start == "image",
         fast=request.precision == "fast",
         parameters=parameters,
@@ -252,6 +254,10 @@ def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) 
     }
     if recipe.planes not in (1, 3):
         arrays["planes"] = torch.stack(kept).permute(0, 3, 1, 2).contiguous()
+    if getattr(request, "float_pictures", False):
+        floats = [current_floats(state).cpu() for state in states]
+        pairs = zip(states, floats, strict=True)
+        arrays["pictures"] = torch.stack([torch.zeros_like(one) if state.withheld else one for state, one in pairs])
     if recipe.parameterization == "maco":
         blank = torch.zeros(recipe.size)  # of a picture that diverged at once
         arrays["alpha"] = torch.stack([blank if state.alpha is None else state.alpha.cpu() for state in states])

@@ -15,12 +15,8 @@ from torch import Tensor
 from workers.methods.maximize.recipes import Recipe
 from workers.passes.batches import on
 
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
 MOMENTUM_DECAY = 0.004
 """Of Nadam's momentum schedule (Dozat 2016; the default of Keras and of torch)."""
-RMS_EPSILON = 1e-5
-"""FlashTorch, `gradient_ascent.py`."""
 
 
 def climb(
@@ -29,7 +25,7 @@ def climb(
     """One step uphill.
 
     Args:
-        recipe: `optimizer` and `learning_rate`.
+        recipe: `optimizer`, `learning_rate` and the optimizer's constants.
         parameters, slopes: B×…; slopes are those of what is to grow.
         moments: first and second moment, B×… each (unused by `ascent` and `rms`).
         steps: of each row, done before this one.
@@ -37,28 +33,43 @@ def climb(
     Returns:
         New parameters and moments; nothing is changed in place.
     """
-    rate = recipe.learning_rate
+    rate, beta1, beta2 = recipe.learning_rate, recipe.beta1, recipe.beta2
     if recipe.optimizer == "ascent":
         return parameters + rate * slopes, moments
     if recipe.optimizer == "rms":
         sizes = torch.stack([row.square().mean().sqrt() for row in slopes])
-        return parameters + rate * slopes / (_column(sizes, slopes) + RMS_EPSILON), moments
-    first = BETAS[0] * moments[0] + (1.0 - BETAS[0]) * slopes
-    second = BETAS[1] * moments[1] + (1.0 - BETAS[1]) * slopes * slopes
-    size = (second / _numbers([1.0 - BETAS[1] ** (step + 1) for step in steps], slopes)).sqrt_().add_(EPSILON)
+        return parameters + rate * slopes / (_column(sizes, slopes) + recipe.epsilon), moments
+    if recipe.optimizer == "keras-adam":
+        first = moments[0] + (slopes - moments[0]) * (1.0 - beta1)
+        second = moments[1] + (slopes * slopes - moments[1]) * (1.0 - beta2)
+        rates = _column(on(slopes, _keras_rates(recipe, steps)), slopes)
+        return parameters + first * rates / (second.sqrt() + recipe.epsilon), (first, second)
+    first = beta1 * moments[0] + (1.0 - beta1) * slopes
+    second = beta2 * moments[1] + (1.0 - beta2) * slopes * slopes
+    size = (second / _numbers([1.0 - beta2 ** (step + 1) for step in steps], slopes)).sqrt_().add_(recipe.epsilon)
     if recipe.optimizer == "nadam":
-        own, ahead = _nadam_shares(steps)
+        own, ahead = _nadam_shares(beta1, steps)
         direction = _numbers(own, slopes) * slopes + _numbers(ahead, slopes) * first
     else:
-        direction = first / _numbers([1.0 - BETAS[0] ** (step + 1) for step in steps], slopes)
+        direction = first / _numbers([1.0 - beta1 ** (step + 1) for step in steps], slopes)
     return parameters + rate * direction / size, (first, second)
 
 
-def _nadam_shares(steps: Sequence[int]) -> tuple[list[float], list[float]]:
+def _keras_rates(recipe: Recipe, steps: Sequence[int]) -> Tensor:
+    """Keras 3, `optimizers/adam.py`: the rate times √(1 − β₂ᵗ) / (1 − β₁ᵗ) of each row.
+
+    In single precision, as there: what is left of 1 − 0.999 has lost its last digits, and with it the first steps.
+    """
+    done = torch.tensor([step + 1 for step in steps], dtype=torch.float32)
+    powers = [torch.tensor(beta, dtype=torch.float32) ** done for beta in (recipe.beta1, recipe.beta2)]
+    return recipe.learning_rate * torch.sqrt(1.0 - powers[1]) / (1.0 - powers[0])
+
+
+def _nadam_shares(beta1: float, steps: Sequence[int]) -> tuple[list[float], list[float]]:
     """Shares of the slope and of the first moment in Nadam's direction (Dozat 2016, algorithm 2)."""
     own, ahead = [], []
     for step in steps:
-        momenta = [BETAS[0] * (1.0 - 0.5 * 0.96 ** (k * MOMENTUM_DECAY)) for k in range(1, step + 3)]
+        momenta = [beta1 * (1.0 - 0.5 * 0.96 ** (k * MOMENTUM_DECAY)) for k in range(1, step + 3)]
         product = math.prod(momenta[:-1])
         own.append((1.0 - momenta[-2]) / (1.0 - product))
         ahead.append(momenta[-1] / (1.0 - product * momenta[-1]))

@@ -75,7 +75,7 @@ def check_pictures(
         unit = pixels.to(network.device).permute(2, 0, 1)[None].float() / 255.0
         if unit.shape[2:] != size:
             unit = F.interpolate(unit, size, mode="bilinear", antialias=True, align_corners=False)
-        seen = _look(network, network.normalize(unit), state.objective.layers)
+        seen = _look(network, state.recipe.normalization.apply(unit), state.objective.layers)
         checks.append(_checked(network, state, {name: maps[0] for name, maps in seen.items()}))
         yield Progress(state.steps, state.steps, f"checking picture {number + 1} of {len(states)}")
     if len(row.images) > first:
@@ -102,11 +102,7 @@ def _reference_values(
 ) -> Generator[Progress, None, list[list[float]]]:
     """The objectives' values on photographs, prepared for the pictures' input size."""
     wish = row.request.preprocess
-    how = SimpleNamespace(
-        size=states[0].recipe.input_size,
-        crop=getattr(wish, "crop", None),
-        resize_mode=getattr(wish, "resize_mode", None),
-    )
+    how = SimpleNamespace(**{**(vars(wish) if wish is not None else {}), "size": states[0].recipe.input_size})
     layers = tuple(sorted({layer for state in states for layer in state.objective.layers}))
     values: list[list[float]] = [[] for _ in states]
     start, pace = first, Pace.by_time(network, grant, first=1, most=MOST_TOGETHER)
@@ -141,5 +137,7 @@ def covered(image: Tensor, size: tuple[int, int]) -> Tensor:
     top, left = (height - tall) // 2, (width - wide) // 2
     part = image[top : top + tall, left : left + wide].permute(2, 0, 1)[None].float()
     part = part / 255.0 if image.dtype == torch.uint8 else part
+    if part.shape[2:] == size:
+        return part[0].clamp(0.0, 1.0)
     resized = F.interpolate(part, size, mode="bicubic", antialias=True, align_corners=False)
     return resized[0].clamp(0.0, 1.0)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from workers.contract import MethodError, Network
+from workers.normalization import Normalization
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Recipe:
         input_size: (height, width) of what the network sees: the picture's, or the network's own for crops.
         crop_steps: steps over which boxes shrink; 0 without boxes.
         planes: of the picture: 3 for colours, 1 for grey.
-        mean, std: of the network's normalisation, one for each plane.
+        mean, std: of the normalisation, in [0, 1] units, one for each plane.
+        level: what white is to the network before the mean is subtracted: 1, or 255 for one that is fed bytes.
         most_views: of one picture's views, how many go through the network together.
     """
 
@@ -63,8 +65,19 @@ class Recipe:
     blur_every: int = 0
     diversity: float = 0.0
     average: float = 0.0
+    epsilon: float = 1e-8
+    beta1: float = 0.9
+    beta2: float = 0.999
+    display: str = "clip"
     crop_steps: int = 0
     most_views: int = 4
+    level: float = 1.0
+
+    @property
+    def normalization(self) -> Normalization:
+        """How pictures become the network's input."""
+        mean, std = (tuple(self.level * number for number in numbers) for numbers in (self.mean, self.std))
+        return Normalization(mean, std, self.level)
 
     @property
     def views_per_slice(self) -> int:
@@ -82,12 +95,10 @@ SLICE_PRODUCTS = 8e9
 """Multiplications of the convolutions in one forward of a slice's views, on a CPU, where interactive work waits for
 slices: about a quarter of a second with their gradient. Gradients of more views are added up from slice to slice."""
 
-_NUMBERS = tuple(
-    name
-    for name in Recipe.__dataclass_fields__
-    if name
-    not in ("parameterization", "size", "input_size", "planes", "mean", "std", "optimizer", "crop_steps", "most_views")
-)
+_DERIVED = frozenset({
+    "parameterization", "size", "input_size", "planes", "mean", "std", "optimizer", "crop_steps", "most_views", "level",
+})  # fmt: skip
+_NUMBERS = tuple(name for name in Recipe.__dataclass_fields__ if name not in _DERIVED)
 
 
 def read_recipe(request: Any, network: Network) -> Recipe:
@@ -99,7 +110,7 @@ def read_recipe(request: Any, network: Network) -> Recipe:
     size = (int(request.size[0]), int(request.size[1]))
     crops = request.crop_from < 1.0 or request.crop_to < 1.0
     input_size = (int(network.input_size[0]), int(network.input_size[1])) if crops else size
-    planes = network.planes
+    planes, how = network.planes, network.normalization(getattr(request, "preprocess", None))
     if planes not in (1, 3) and request.parameterization == "maco":
         raise MethodError(
             "not-applicable",
@@ -111,8 +122,9 @@ def read_recipe(request: Any, network: Network) -> Recipe:
         size=size,
         input_size=input_size,
         planes=planes,
-        mean=tuple(network.mean[:planes]),
-        std=tuple(network.std[:planes]),
+        mean=tuple(number / how.level for number in how.mean[:planes]),
+        std=tuple(number / how.level for number in how.std[:planes]),
+        level=how.level,
         optimizer=request.optimizer,
         crop_steps=request.steps if crops else 0,
         most_views=_most_views(network, input_size),
@@ -134,7 +146,9 @@ def _most_views(network: Network, input_size: tuple[int, int]) -> int:
 
 def _number(request: Any, name: str) -> Any:
     """A number of a request; the default where a service older than the number resolved it."""
-    return getattr(request, name, Recipe.__dataclass_fields__[name].default)
+    default = Recipe.__dataclass_fields__[name].default
+    given = getattr(request, name, default)
+    return default if given is None and name in ("epsilon", "beta1", "beta2") else given
 
 
 def generator_of(seed: int, copy: int, step: int, view: int | None = None) -> torch.Generator:

@@ -42,7 +42,7 @@ def advance(network: Network, states: Sequence[Ascent]) -> list[MethodError | No
     held = [bool(row.recipe.diversity) and is_ahead(row, row.family) for row in states]
     with torch.enable_grad():
         groups = [list(states)] if states[0].fast else [[state] for state in states]
-        bundles = [_bundle(network, group) for group in groups]
+        bundles = [_bundle(group) for group in groups]
         inputs = torch.cat([bundle.inputs.detach() for bundle in bundles]).requires_grad_()
         readings, slopes = _look(network, states, inputs)
         silent = _silent_starts(states, slopes)
@@ -70,7 +70,7 @@ class _Bundle:
     inputs: Tensor  # (B·V)×C×h×w, a function of the pictures
 
 
-def _bundle(network: Network, rows: Sequence[Ascent]) -> _Bundle:
+def _bundle(rows: Sequence[Ascent]) -> _Bundle:
     recipe = rows[0].recipe
     parameters = torch.stack([row.parameters for row in rows]).requires_grad_()
     decoded = parameterization_of(recipe).decode(parameters)
@@ -87,7 +87,7 @@ def _bundle(network: Network, rows: Sequence[Ascent]) -> _Bundle:
     added = [each for each in noises if each is not None]
     if added:
         views = views + on(views, torch.cat(added))
-    return _Bundle(rows, parameters, decoded, pictures, network.normalize(views))
+    return _Bundle(rows, parameters, decoded, pictures, recipe.normalization.apply(views))
 
 
 @dataclass
@@ -297,7 +297,7 @@ def _commit(
         state.grams = kept_grams(state, reading.gram)
     if state.stop_at is not None and state.losses[-1] >= state.stop_at:
         state.stopped_by = "stop_at"
-    else:
+    if state.stopped_by is None or state.stop_after_update:
         state.parameters, state.moments = move.parameters, move.moments
     state.step, state.view, state.value, state.slopes = state.step + 1, 0, 0.0, None
     if state.step > state.steps - round(state.recipe.average * state.steps):

@@ -92,8 +92,10 @@ class _Occluder:
     def _fill(self, fill: Any) -> Tensor:
         """The square's colour as normalised input, C×1×1."""
         planes = int(self._x.shape[1])
+        network, wish = self._network, self._request.preprocess
         if fill == "mean":
-            return self._x.new_zeros(planes, 1, 1)
+            mean = network.normalization().undo(self._x.new_zeros(1, planes, 1, 1))
+            return network.normalize(mean, wish)[0]
         named: dict[str, list[float]] = {"black": [0] * 3, "grey": [127.5] * 3, "white": [255] * 3}
         colour = named[fill] if isinstance(fill, str) else [float(value) for value in fill]
         if planes not in (1, 3) and len(set(colour)) > 1:
@@ -102,7 +104,7 @@ class _Occluder:
             )
         shown = colour if planes in (1, 3) else colour[:1] * planes
         image = torch.tensor(shown, dtype=torch.float32, device=self._x.device).view(1, -1, 1, 1) / 255
-        return self._network.normalize(image)[0]
+        return network.normalize(image, wish)[0]
 
     def run(self) -> Generator[Progress, None, Outcome]:
         """All places, some at a time."""

@@ -69,6 +69,8 @@ class Recorder(TorchFunctionMode):
         takes, plain = self._arguments(args, kwargs)
         if not takes:
             return func(*args, **kwargs)
+        if torch.is_autocast_enabled(self.values[0].device.type):
+            raise NoTape("the network chooses the precision of each operation as it runs")
         func = _IN_PLACE.get(func, func)
         if kwargs.get("inplace"):
             kwargs["inplace"] = False

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
-from workers.methods.saliency.points import Item, Point, at_image, baseline_of, count_points, input_at, points_of
+from workers.methods.saliency.points import Item, Point, at_image, count_points, input_at, points_of
 from workers.methods.saliency.targets import Target, Unit, read_target, scores
 from workers.passes.batches import module_for, one_by_one, relative_size, repeated_module_for, slices
 from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, read_region, without_mask
+from workers.passes.fills import fill_of
 from workers.passes.pace import Pace
 from workers.passes.rules import RuleMode
 from workers.passes.scores import logits_of
@@ -106,7 +107,7 @@ class _Work:
             exact = torch.float64 if request.method == "vargrad" and x.device.type != "mps" else torch.float32
             item.total, item.squares = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)
             if request.method == "integrated-gradients":
-                item.baseline = baseline_of(request.baseline, x, self._network)
+                item.baseline = fill_of(request.baseline, x, self._network, request.preprocess)
                 item.steps = min(request.steps, request.max_steps)
             items.append(item)
         return items

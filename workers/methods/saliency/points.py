@@ -8,16 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import Network, Transform
+from workers.contract import Transform
 from workers.methods.saliency.targets import Target
 from workers.passes.rules import PathReport
-
-_BLUR_SHARE = 0.1
-"""Sigma of the blurred baseline as a share of the input's shorter side."""
-
 
 _NOISY = frozenset({"smoothgrad", "vargrad"})
 """Methods whose points are noisy copies of the image."""
@@ -91,33 +86,7 @@ def input_at(point: Point) -> Tensor:
     return item.x + deviation * noise
 
 
-def baseline_of(name: str, x: Tensor, network: Network) -> Tensor:
-    """Where the path of integrated gradients begins, normalised, 1×C×H×W.
-
-    black: zero in [0, 1]; mean: the data set's mean colour; blur: the image under a wide Gaussian.
-    """
-    if name == "mean":
-        return torch.zeros_like(x)
-    if name == "blur":
-        return blurred(x, _BLUR_SHARE * min(x.shape[2:]))
-    planes = x.shape[1]
-    mean = x.new_tensor(network.mean[:planes]).view(1, -1, 1, 1)
-    return (-mean / x.new_tensor(network.std[:planes]).view(1, -1, 1, 1)).expand_as(x).contiguous()
-
-
 def gauss_legendre(steps: int) -> tuple[list[float], list[float]]:
     """Points and weights on [0, 1] that integrate polynomials up to degree 2·steps − 1 exactly."""
     points, weights = np.polynomial.legendre.leggauss(steps)
     return [float(point) for point in (points + 1) / 2], [float(weight) for weight in weights / 2]
-
-
-def blurred(pixels: Tensor, sigma: float) -> Tensor:
-    """N×C×H×W images under a Gaussian of `sigma` pixels, cut at three sigmas; borders reflected."""
-    reach = min(max(round(3 * sigma), 1), min(pixels.shape[2:]) - 1)
-    offsets = torch.arange(-reach, reach + 1, dtype=pixels.dtype, device=pixels.device)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    planes = pixels.shape[1]
-    padded = F.pad(pixels, (reach, reach, reach, reach), mode="reflect")
-    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(planes, 1, -1, 1), groups=planes)
-    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(planes, 1, 1, -1), groups=planes)

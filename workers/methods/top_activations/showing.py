@@ -96,7 +96,7 @@ def _pictures(
 ) -> list[tuple[_Unit, Tensor, Tensor | None]]:
     """One image's units, each with its patch (h×w×3 uint8) and projection (P×h×w), on the CPU."""
     size = (int(inputs.shape[2]), int(inputs.shape[3]))
-    pixels = pixels_of(inputs[0], network)
+    pixels = pixels_of(inputs[0], network, request.preprocess)
     projections: list[Tensor | None] = [None] * len(units)
     if request.projection != "none":
         projections = list(_projections(network, request, inputs, units))

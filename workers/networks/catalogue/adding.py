@@ -63,7 +63,7 @@ def add(wish: Wish, catalogue: Path, weights_folder: Path) -> tuple[str, LoadedN
     text = catalogue.read_text(encoding="utf-8")
     if model_id in tomllib.loads(text).get("networks", {}) or model_id in builtin_entries():
         raise ValueError(f"there is a network {model_id} already; give another id with --id")
-    values: dict[str, Any] = _further(wish.more)
+    values = catalogue_file.keys_of(wish.more)
     if wish.classes is not None:
         values["classes"] = names_in(wish.classes)
     network, values = _tried(model_id, wish, values, catalogue.parent)
@@ -82,22 +82,6 @@ def _id_of(file: Path) -> str:
     while Path(stem).suffix.lower() in (*_PROGRAMS, ".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"):
         stem = Path(stem).stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "network"
-
-
-def _further(pairs: list[str]) -> dict[str, Any]:
-    """Keys of an entry from KEY=VALUE, the value as TOML, or as text where it is none."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)?", key.strip()):
-            raise ValueError(f"--set takes KEY=VALUE, not {pair!r}")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        table, _, inner = key.strip().rpartition(".")
-        (found.setdefault(table, {}) if table else found)[inner] = parsed
-    return found
 
 
 def _sources(wish: Wish) -> Iterator[str]:

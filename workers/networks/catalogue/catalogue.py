@@ -1,4 +1,4 @@
-"""All networks by id, the operator's file read again when it changes."""
+"""All networks by id, the operator's file read again when it changes, and those that callers brought."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from workers.networks.catalogue.builtin import builtin_entries, find_entry
 from workers.networks.catalogue.entry import Entry
 from workers.networks.catalogue.reading import read_catalogue
+from workers.networks.catalogue.uploaded import UPLOADED, read_uploaded
 
 _LARGEST_CATALOGUE_BYTES = 4 * 1024**2
 _FILES = re.compile(r"""["'](?:file|export|keras|onnx):([^"'\n]+)["']""")
@@ -22,10 +23,12 @@ class Catalogue:
     Args:
         path: the operator's catalogue.toml, or None.
         weights_folder: where local and downloaded weights lie.
+        uploads_folder: where files and entries of networks lie that callers brought, or None.
     """
 
-    def __init__(self, path: Path | None, weights_folder: Path) -> None:
+    def __init__(self, path: Path | None, weights_folder: Path, uploads_folder: Path | None = None) -> None:
         self.path = path
+        self.uploads_folder = uploads_folder
         self.weights_folder = weights_folder
         self._own: dict[str, Entry] = {}
         self._read_version: tuple[Any, ...] | None = None
@@ -39,11 +42,13 @@ class Catalogue:
         return [*self._own.values(), *builtin_entries().values()]
 
     def entry(self, model_id: str) -> Entry:
-        """The entry of that id.
+        """The entry of that id; of a network that a caller brought, its id with its version.
 
         Raises:
-            MethodError: `unknown-model`, with near names.
+            MethodError: `unknown-model`, with near names; `weights-unavailable` for an upload that is no network.
         """
+        if UPLOADED in model_id and self.uploads_folder is not None:
+            return read_uploaded(self.uploads_folder / f"{model_id}.json")
         self._refresh()
         found = self._own.get(model_id)
         return found if found is not None else find_entry(model_id, tuple(self._own))

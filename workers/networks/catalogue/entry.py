@@ -31,6 +31,7 @@ class Entry:
         outputs: what the numbers mean: softmax, sigmoid or value; None where the network itself tells.
         family: naming scheme of the layers, vgg or alexnet, in place of the architecture's own.
         operator: whether the operator's file says it.
+        uploaded: the description of a network that a caller brought, as a file; None for all others.
         folder: of the operator's file.
         code: digest of the modules that a factory is made of, and their files.
         problem: why the entry cannot be used.
@@ -50,6 +51,7 @@ class Entry:
     seed: int = 0
     sha256: str | None = None
     operator: bool = False
+    uploaded: Path | None = None
     folder: Path | None = None
     code: str | None = None
     code_files: tuple[Path, ...] = ()
@@ -86,6 +88,14 @@ class Entry:
             if not safe:
                 raise weight_files.refuse(f"{name} needs sha256 beside it in the catalogue")
         return path
+
+    @property
+    def is_own(self) -> bool:
+        """Whether somebody trained it, or had it trained, for a purpose that is not its library's."""
+        published = {weights.name for weights in self.source_or_raise().published}
+        if self.uploaded is not None:
+            return True
+        return self.operator and self.weights not in published and not self.weights.startswith("package:")
 
     @property
     def file_name(self) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from workers.networks.preprocess import Preprocess
@@ -82,7 +83,36 @@ def _call(factory: Callable[..., nn.Module], classes: int | None, arguments: dic
         takes = {}  # type: ignore[assignment]
     if classes is not None and "num_classes" in takes:
         arguments = {"num_classes": classes} | arguments
-    return factory(**arguments)
+    network: nn.Module = _plain(factory(**arguments))
+    return network
+
+
+def _plain(built: Any) -> Any:
+    """What a factory gave, as it is differentiated and looked into: not compiled, in float32, nothing of it scripted.
+
+    Raises:
+        SourceError: a part of it is a scripted program.
+    """
+    compiled = getattr(built, "_orig_mod", None)  # torch.compile keeps the module in it
+    if isinstance(compiled, nn.Module):
+        built = compiled
+    if not isinstance(built, nn.Module):
+        return built
+    scripted = next((path for path, part in built.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        where = f"its part {scripted}" if scripted else "it"
+        raise SourceError(
+            f"{where} is a scripted program (torch.jit), into which nobody can look; give the module that was "
+            "scripted, or export the network by torch.export as FILE.pt2"
+        )
+    return _in_float32(built)
+
+
+def _in_float32(network: nn.Module) -> nn.Module:
+    """The network, its numbers of half precision in float32, as everything else is here."""
+    halves = (torch.float16, torch.bfloat16)
+    network._apply(lambda tensor: tensor.float() if tensor.dtype in halves else tensor)  # type: ignore[no-untyped-call]
+    return network
 
 
 def import_module(name: str, folder: Path | None) -> ModuleType:

@@ -62,6 +62,37 @@ def test_the_default_layer_is_the_last_map_before_global_pooling(model: str, lay
     assert all(one.shape == found.shape for one in later), "no other map stands between it and the pooling"
 
 
+def test_a_network_of_tokens_has_no_default_layer_and_says_what_is_possible() -> None:
+    card = card_of("vit_b_16-random")
+    problem = refusal(card)
+    assert problem.name == "not-applicable"
+    assert "tokens after conv_proj" in problem.detail and "occlusion" in problem.detail
+    assert resolve(card, layer="conv_proj")["layer"] == "conv_proj", "who means it names it"
+
+
+def test_thirteen_methods_are_panels_with_headers() -> None:
+    common = {"item": 0, "target": 281, "logit": 1.0, "region_pixels": None, "completeness_gap": None, "forwards": 0}
+    maps = [
+        {"method": method, "array": f"cam/{method}/281", "image": image, "name": "tabby, tabby cat", "minimum": -2.0,
+         "maximum": -1.0 if negative else 3.0, "all_negative": negative, "probability": probability, **common}
+        for method, image, negative, probability in (
+            ("gradcam", 0, False, 0.731), ("gradcam", 1, True, 0.004), ("eigencam", 0, False, 0.731),
+            ("fullgrad", 0, False, 0.731),
+        )
+    ]  # fmt: skip
+    facts = {"layer": "bn2", "region": None, "transforms": [{}, {}], "maps": maps}
+    drawn = OPERATION.pictures({"model": "net"}, facts, {})
+    assert [one.name for one in drawn] == ["gradcam/281/0", "gradcam/281/1", "eigencam/281/0", "fullgrad/281/0"]
+    cells = [one.cell for one in drawn]
+    assert [(cell.row, cell.column) for cell in cells[:2]] == [
+        ("gradcam", "image 0  tabby, tabby cat  0.73"), ("gradcam", "image 1  tabby, tabby cat  < 0.01"),
+    ]  # fmt: skip
+    assert [cell.caption for cell in cells] == ["", "all negative", "of no class", "of all layers"]
+    assert "no class" in drawn[2].heading and "0.73" not in drawn[2].heading and "all layers" in drawn[3].heading
+    assert "image 1" in drawn[1].heading and "all evidence is negative" in drawn[1].heading
+    assert [one.normalize for one in drawn] == ["layer", "symmetric", "layer", "layer"], "nothing is drawn flat"
+
+
 def test_classes_by_index_by_name_and_by_rank(lite0: ModelCard) -> None:
     found = resolve(lite0, targets=[281, "Tabby", "281", "tiger cat", "predicted", "top:3"])
     assert found["targets"] == [281, 282, "predicted", "top:3"], "each once, names as indices"

@@ -126,7 +126,7 @@ def test_a_matrix_with_its_labels_and_baseline() -> None:
     assert picture.views == ("matrix",)
     assert list(picture.row_labels) == list(picture.column_labels) == STAGES == facts.matrices[0].rows
     assert picture.heading == "efficientnet_lite0  layers"
-    assert picture.value_name == "CKA, linear, debiased, n = 4, unrelated 0.00"
+    assert picture.value_name == "CKA, linear, debiased, n = 4; baseline of unrelated layers: 0.00"
     assert found.arrays["matrix"].shape == (5, 5)
     assert any("only 4 samples" in warning for warning in facts.matrices[0].warnings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -11,6 +12,8 @@ from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.deconv import OPERATION, DeconvRequest
 from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
+from convscope.render import RenderOptions, render
+from tests.convscope.render.helpers import Png
 from workers.networks.card import make_card
 from workers.networks.catalogue import find_entry
 
@@ -28,8 +31,10 @@ def resolve(model: ModelCard, **wanted: Any) -> DeconvRequest:
 def test_defaults() -> None:
     vgg, lite = card("vgg16-random"), card("efficientnet_lite0")
     found = resolve(vgg)
-    assert (found.layers, found.rule, found.channels, found.by) == (["features"], "deconvnet", "strongest", "max")
+    assert (found.layers, found.rule, found.channels, found.by) == (["features.22"], "deconvnet", "strongest", "max")
     assert (found.switches, found.seed_unit, found.layer) == ("sum", "max", None)
+    assert resolve(lite).layers == ["blocks.2"], "67 of 224 pixels; the next stage's units see the whole photograph"
+    assert resolve(card("vit_b_16-random"), nonstandard_gate=True).layers == ["conv_proj"]
     assert resolve(lite).rule == "guided"  # no max-pools, so no switches
     assert resolve(lite, rule="deconvnet").rule == "deconvnet"
     again = OPERATION.resolve(found, vgg)
@@ -111,3 +116,27 @@ def test_pictures_put_the_patch_beside_the_projection_with_its_caption() -> None
     assert picture.tiles[1].parts[1].index == (1,)
     assert picture.tiles[0].caption == ("channel 7", "unit (3, 4)", "activation 2.5")
     assert picture.tiles[1].caption[1] == "whole map"
+
+
+def test_all_maps_of_a_layer_are_one_projection_and_the_picture_is_whole() -> None:
+    vgg = card("vgg16-random")
+    found = resolve(vgg, layer="conv1_1", seed_unit="layer")
+    assert (found.channels, found.seed_unit) == ("all", "layer")
+    assert OPERATION.cost(found, vgg, 1).forwards == 3.0
+    with pytest.raises(ValidationError, match="leave channels away"):
+        resolve(vgg, layer="conv1_1", seed_unit="layer", channels=[3])
+    one = {"channel": None, "y": None, "x": None, "activation": 2.5}
+    facts = {"layers": [{"layer": "features.0", "rule": "deconvnet", "projections": [one]}]}
+    arrays = {
+        "projection/features.0": np.random.RandomState(1).randn(1, 3, 12, 12).astype(np.float32),
+        "patch/features.0": np.zeros((1, 4, 4, 3), np.uint8),
+        "patch_projection/features.0": np.zeros((1, 3, 4, 4), np.float32),
+    }
+    (picture,) = OPERATION.pictures({"model": "vgg16"}, facts, {})
+    page = Png.of(render(picture, arrays.__getitem__, None, RenderOptions(view="picture", scale=2)))
+    whole = page.body(24, 24)
+    ordered = np.sort(np.abs(arrays["projection/features.0"]).ravel())
+    end = ordered[int(np.ceil(0.995 * len(ordered))) - 1]
+    wanted = np.clip(arrays["projection/features.0"][0] / end * 127 + 128.5, 1, 255).astype(np.uint8)
+    assert (np.abs(whole[::2, ::2].transpose(2, 0, 1).astype(int) - wanted) <= 1).all()
+    assert picture.tiles[0].caption == ("all channels", "strongest 2.5")

@@ -51,7 +51,10 @@ def test_a_level_of_null_is_the_mean_colour_and_no_level_is_the_presets() -> Non
 def test_nothing_but_a_network_must_do() -> None:
     found = resolve()
     assert found["objective"] == [{"layer": "conv", "channel": c, "reduce": "mean"} for c in range(4)]
-    assert (found["preset"], found["size"], found["steps"], found["start"]) == ("lucid", [32, 32], 512, "noise")
+    assert (found["preset"], found["size"], found["steps"], found["start"]) == ("smooth", [32, 32], 256, "noise")
+    assert (found["jitter"], found["jitter_after"]) == (5, 2), "a seventh and a fourteenth of the side"
+    assert resolve(jitter=8)["jitter"] == 8 and resolve(preset="lucid", size=64)["jitter"] == 8
+    assert [resolve(size=size)["jitter"] for size in (64, 224, 1024)] == [9, 32, 64]
     assert (OPERATION.lane, OPERATION.quick, OPERATION.image_array) == ("batch", False, "images")
 
 
@@ -60,8 +63,8 @@ def test_nothing_but_a_network_must_do() -> None:
     [
         (
             "pixel",
-            {"pixel_space": "byte", "start_level": 128, "start_spread": 20, "optimizer": "adam", "learning_rate": 2.5,
-             "steps": 30, "clip_each_step": False},
+            {"pixel_space": "byte", "start_level": 128, "start_spread": 20, "optimizer": "keras-adam",
+             "learning_rate": 2.5, "steps": 30, "clip_each_step": False},
         ),
         (
             "flashtorch",
@@ -90,6 +93,29 @@ def test_nothing_but_a_network_must_do() -> None:
 def test_constants_of_the_presets_are_their_sources(preset: str, constants: dict[str, Any]) -> None:
     found = resolve(preset=preset)
     assert {name: found[name] for name in constants} == constants
+
+
+def test_constants_go_by_the_optimizer_unless_they_are_asked_for() -> None:
+    def constants(**body: Any) -> list[float | None]:
+        found = resolve(**body)
+        return [found[name] for name in ("epsilon", "beta1", "beta2")]
+
+    assert constants(preset="pixel") == [1e-7, 0.9, 0.999]
+    assert constants(preset="pixel", optimizer="adam") == [1e-8, 0.9, 0.999]
+    assert constants(preset="lucid", optimizer="rms") == [1e-5, None, None]
+    assert constants(preset="yosinski") == [None, None, None]
+    assert constants(preset="lucid", beta1=0.5, epsilon=1e-4) == [1e-4, 0.5, 0.999]
+    said = refusal(preset="flashtorch", beta1=0.5)
+    assert said.errors[0].pointer == "/beta1"
+    assert "adam, keras-adam, nadam" in said.errors[0].detail
+
+
+def test_what_a_source_shows() -> None:
+    assert [resolve(preset=name)["display"] for name in ("pixel", "flashtorch", "lucid")] == [
+        "clip", "flashtorch", "clip",
+    ]  # fmt: skip
+    assert [resolve(preset=name)["float_pictures"] for name in ("pixel", "flashtorch", "lucid")] == [True, True, False]
+    assert resolve(preset="pixel", float_pictures=False)["float_pictures"] is False
 
 
 def test_every_number_of_a_preset_is_a_property_with_a_default() -> None:

@@ -83,8 +83,11 @@ def test_schema_refuses(wanted: Any) -> None:
 def test_maps_are_drawn_where_the_middles_of_the_squares_were() -> None:
     """Window 8, stride 2, 13 places: cells of 2 px from 3 to 29 of 32 px, here doubled in the upload."""
     facts = {
-        "target": 7, "target_name": None, "unit": {"layer": "l", "channel": 1, "y": None, "x": None},
-        "window": [8, 8], "stride": [2, 2], "grid": [13, 13], "top_classes": {"7": None, "9": "nine, a digit"},
+        "target": 7, "target_name": None,
+        "unit": {"layer": "l", "channel": 1, "y": None, "x": None},
+        "window": [8, 8], "stride": [2, 2], "grid": [13, 13],
+        "baseline": {"probability": 0.7, "value": None, "activation": 3.5, "top_class": 7},
+        "top_classes": {"7": None, "9": "nine, a digit"},
         "transform": {"upload_size": [64, 64], "input_size": [32, 32], "scale": [2.0, 2.0], "offset": [0.0, 0.0]},
     }  # fmt: skip
     pictures = OPERATION.pictures({"model": "digits"}, facts, {})
@@ -93,4 +96,6 @@ def test_maps_are_drawn_where_the_middles_of_the_squares_were() -> None:
         "upload_size": [64, 64], "input_size": [26, 26], "scale": [2.0, 2.0], "offset": [6.0, 6.0],
     }  # fmt: skip
     assert pictures[0].views[0] == "overlay"
+    assert pictures[0].crop == facts["transform"], "the line is around what the network saw"
+    assert [(one.normalize, one.centre) for one in pictures] == [("symmetric", 0.7), ("symmetric", 3.5), ("map", None)]
     assert [one.categories for one in pictures] == [None, None, {7: "class 7", 9: "nine"}]

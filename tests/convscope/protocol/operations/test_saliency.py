@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from convscope.protocol.operations.saliency import OPERATION, SaliencyRequest
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import UnitTarget
+from convscope.render import RenderOptions, render
+from convscope.render.options import plan
 from tests.convscope.protocol.operations.test_deconv import card
+from tests.convscope.render.helpers import Png
 
 
 def resolve(model: str, **wanted: Any) -> SaliencyRequest:
@@ -84,9 +88,34 @@ def test_the_cost_counts_the_tries_that_may_be_needed(wanted: dict[str, int], po
     assert OPERATION.cost(found, card("digits"), 2).forwards == 2 * (1 + 3 * points)
 
 
+@pytest.mark.parametrize("method", ["gradient", "smoothgrad", "vargrad"])
+def test_the_picture_of_the_papers(method: str) -> None:
+    image = {"target": 3, "target_name": "tabby", "maximum": 1.0, "transform": {}}
+    (picture,) = OPERATION.pictures({"model": "m", "method": method}, {"images": [image]}, {})
+    values = np.abs(np.random.RandomState(0).randn(1, 3, 8, 8)) if method == "vargrad" else None
+    signed = np.random.RandomState(0).randn(1, 3, 8, 8) if values is None else values
+    signed[0, 1, 2, 5] = 9.0
+    page = Png.of(render(picture, {"attribution": signed}.__getitem__, None, RenderOptions(scale=4)))
+    magnitudes = [[max(abs(signed[0, c, y, x]) for c in range(3)) for x in range(8)] for y in range(8)]
+    largest = max(max(row) for row in magnitudes)  # of 64 values half a percent is none
+    wanted = [[int(255 * value / largest + 0.5) for value in row] for row in magnitudes]
+    assert page.body(32, 32)[::4, ::4, 0].tolist() == wanted
+    assert (page.scale["vmin"], page.scale["colormap"]) == (0.0, "gray")
+    assert plan(picture, RenderOptions(view="overlay")).colormap == "inferno"
+    assert plan(picture, RenderOptions(view="tiles")).normalize == ("layer" if method == "vargrad" else "symmetric")
+
+
+@pytest.mark.parametrize("method", ["guided", "integrated-gradients", "gradient-x-input"])
+def test_what_adds_up_or_has_a_sign_is_shown_about_zero(method: str) -> None:
+    image = {"target": 3, "target_name": "tabby", "maximum": 1.0, "transform": {}}
+    (picture,) = OPERATION.pictures({"model": "m", "method": method}, {"images": [image]}, {})
+    settled = plan(picture, RenderOptions())
+    assert (settled.normalize, settled.colormap, settled.signed) == ("symmetric", "RdBu_r", True)
+
+
 def test_one_picture_for_each_image() -> None:
     image = {"target": 3, "target_name": "tiger cat, tabby", "maximum": 1.0, "transform": {}}
     pictures = OPERATION.pictures({"model": "m", "method": "gradient"}, {"images": [image, image]}, {})
     assert [one.name for one in pictures] == ["attribution/0", "attribution/1"]
-    assert pictures[0].heading == "m  gradient  class 3 (tiger cat)"
+    assert pictures[0].heading == "m  gradient  class 3 (tiger cat)  image 0"
     assert pictures[0].views[0] == "picture"

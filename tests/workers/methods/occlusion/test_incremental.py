@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.workers.fakes import traces
 from workers.methods.occlusion.incremental import Tape
+from workers.methods.occlusion.recording import NoTape
 from workers.networks.architectures import digits
 
 
@@ -75,3 +76,21 @@ def test_the_shortcut_computes_less() -> None:
         patch.setattr(torch.nn.functional, "conv2d", counting)
         tape.run([(20, 20), (30, 40)], torch.zeros(3, 8, 8))
     assert sizes == [2 * side * side for side in (10, 12, 14, 16)]  # of 2 · 64 · 64 each
+
+
+class Mixed(nn.Module):
+    """A network that computes under autocast by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.body(x).float()  # type: ignore[no-any-return]
+
+
+def test_there_is_no_shortcut_through_autocast() -> None:
+    """Steps that are repeated one by one would be computed in another precision than the network's."""
+    with pytest.raises(NoTape, match="precision of each operation"):
+        Tape(Mixed().eval().requires_grad_(False), torch.rand(1, 3, 16, 16))

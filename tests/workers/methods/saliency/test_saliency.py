@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
 from workers.contract import Grant, MethodError, Row
 from workers.methods.saliency import METHOD
-from workers.methods.saliency.points import blurred, gauss_legendre
+from workers.methods.saliency.points import gauss_legendre
+from workers.passes.fills import blurred
 
 DEFAULTS = {
     "method": "gradient", "target": "predicted", "samples": 32, "noise": 0.1, "steps": 50, "max_steps": 400,

@@ -1,6 +1,5 @@
-"""Checkpoints written by the tools that train: timm's saver with its average, wrappers of torch, save_model.
-
-Lightning and Accelerate write theirs where they are installed.
+"""Checkpoints written by the tools that train: timm's saver with its average, wrappers of torch, save_model, Lightning,
+Accelerate.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import pytest
+import accelerate
+import pytorch_lightning as lightning
 import timm
 import torch
 from safetensors.torch import save_file, save_model
@@ -94,9 +94,7 @@ def test_save_model(tmp_path: Path) -> None:
 
 
 def test_lightning(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning")
-
-    class Task(lightning.LightningModule):  # type: ignore[name-defined,misc]
+    class Task(lightning.LightningModule):
         def __init__(self, lr: float = 0.1, folder: Path = Path("/data")) -> None:
             super().__init__()
             self.save_hyperparameters()
@@ -121,7 +119,6 @@ def test_lightning(tmp_path: Path) -> None:
 
 
 def test_accelerate(tmp_path: Path) -> None:
-    accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
     model = network(1)
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
