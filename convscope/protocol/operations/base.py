@@ -177,9 +177,15 @@ def pass_bytes(request: CommonRequest, card: ModelCard, *, gradient: bool) -> in
     """Memory of one input on its way through the network, float32: a few copies of the largest layer; with a gradient
     all layers' activations too.
     """
+    largest = max((prod(layer.shape) for layer in card.layers if not layer.container), default=0)
+    passing = int(4 * WORKING_COPIES * largest * relative_area(request, card))
+    return passing + (layers_bytes(request, card) if gradient else 0)
+
+
+def layers_bytes(request: CommonRequest, card: ModelCard) -> int:
+    """Memory of the outputs of all layers for one input, float32."""
     once = {layer.order: prod(layer.shape) for layer in card.layers if not layer.container}
-    numbers = WORKING_COPIES * max(once.values(), default=0) + (sum(once.values()) if gradient else 0)
-    return int(4 * numbers * relative_area(request, card))
+    return int(4 * sum(once.values()) * relative_area(request, card))
 
 
 def check_channels(channels: list[int] | str, layer: LayerCard, pointer: str = "/channels") -> None:

@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import ModelCard, OutputFacts
-from convscope.protocol.operations.base import About, Cost, NamedLayersFacts, Operation, called, check_applicable
+from convscope.protocol.operations.base import (
+    About,
+    Cost,
+    NamedLayersFacts,
+    Operation,
+    called,
+    check_applicable,
+    layers_bytes,
+)
 from convscope.protocol.operations.rules import BENT_GATES
 from convscope.protocol.operations.targets import (
     check_answer,
@@ -180,6 +188,11 @@ class CamOperation(Operation[CamRequest]):
         targets = {"map": [{"image": one["image"], "class": one["target"]} for one in maps]}
         axes = ("map", "plane", "row", "column") if maps[0]["method"] == "guided-gradcam" else ("map", "row", "column")
         return About(axes, "evidence, signed", facts["layer"], targets)
+
+    def working_bytes(self, request: CamRequest, card: ModelCard, images: int, result_bytes: int) -> int:
+        """As of every operation; `fullgrad` has the gradients of all layers besides."""
+        own = super().working_bytes(request, card, images, result_bytes)
+        return own + (layers_bytes(request, card) if "fullgrad" in request.methods else 0)
 
     def pictures(
         self, request: Mapping[str, Any], facts: Mapping[str, Any], arrays: Mapping[str, ArrayInfo]

@@ -24,7 +24,7 @@ IDLE, BUSY = Grant(slice_s=30.0), Grant(slice_s=1e-4)
 
 ASKED: dict[str, dict[str, Any]] = {
     "classify": {},
-    "feature-maps": {"layers": ["blocks.2", "conv_head"], "channels": "all"},
+    "feature-maps": {"layers": ["blocks.2", "conv_head", "classifier"], "channels": "all"},
     "cam": {"methods": ["gradcam", "gradcam++", "layercam"], "targets": [1, "top:2"]},
     "cam masks": {"methods": ["scorecam", "ablationcam"], "layer": "blocks.1", "targets": [7]},
     "saliency": {"method": "gradient"},
