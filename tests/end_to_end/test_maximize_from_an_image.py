@@ -27,7 +27,7 @@ PNG = {"Accept": "image/png"}
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
-    """A Convscope whose default network is small: four pictures of 512 steps take seconds, not two minutes."""
+    """A Convscope whose default network is small: four pictures of 256 steps take seconds, not two minutes."""
     data: Path = tmp_path_factory.mktemp("small")
     with (
         Launched(data, "--default-model", "digits", standins=False) as launched,
@@ -60,8 +60,8 @@ def ascends_from(client: httpx2.Client, photograph: bytes, **fields: str) -> dic
 def test_an_image_and_nothing_else_is_ascended_from(small: httpx2.Client, coffee: bytes) -> None:
     """Every step of the default, of the first four channels of the default layer."""
     job = ascends_from(small, coffee)
-    assert job["request"]["model"] == "digits" and job["request"]["steps"] == 512
-    assert [one["steps"] for one in job["result"]["facts"]["pictures"] if not one["dead"]].count(512) > 0
+    assert job["request"]["model"] == "digits" and job["request"]["steps"] == 256
+    assert [one["steps"] for one in job["result"]["facts"]["pictures"] if not one["dead"]].count(256) > 0
 
 
 def test_an_image_and_a_few_steps_are_ascended_from_with_the_default_network(

@@ -248,9 +248,15 @@ def test_what_nobody_can_read_is_refused_alike(name: str, precision: str) -> Non
 
 
 def test_a_scalar_for_the_whole_batch_is_no_answer_to_two_images() -> None:
+    """`fast` runs both in one pass; `exact` runs each alone, and its scalar is its own."""
     form = Form(lambda z: z.mean(), "value", 1)
     with pytest.raises(MethodError, match="for 2 images"):
-        ask(form, classify.METHOD, (PIXELS, OTHER), top=1, precision="exact")
+        ask(form, classify.METHOD, (PIXELS, OTHER), top=1, precision="fast")
+    both = ask(form, classify.METHOD, (PIXELS, OTHER), top=1, precision="exact")
+    for name in both.arrays:
+        alone = [ask(form, classify.METHOD, (one,), top=1, precision="exact").arrays[name] for one in (PIXELS, OTHER)]
+        assert torch.equal(both.arrays[name], torch.cat(alone))
+    assert both.arrays
 
 
 @pytest.mark.parametrize("name", ["one, sigmoid", "one, declared sigmoid", "one", "sigmoid", "one map, sigmoid"])

@@ -69,7 +69,8 @@ class Recorder(TorchFunctionMode):
         takes, plain = self._arguments(args, kwargs)
         if not takes:
             return func(*args, **kwargs)
-        if torch.is_autocast_enabled(self.values[0].device.type):
+        device = self.values[0].device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             raise NoTape("the network chooses the precision of each operation as it runs")
         func = _IN_PLACE.get(func, func)
         if kwargs.get("inplace"):
