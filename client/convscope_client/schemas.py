@@ -107,6 +107,10 @@ class CamRequest(TypedDict):
     """Seconds from submission until the job expires."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
@@ -260,6 +264,8 @@ class CkaRequest(TypedDict):
     """In `layers` and `models` mode: every number of the map, or each channel's mean."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
     image_set: NotRequired[str | None]
     """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
@@ -366,6 +372,10 @@ class ClassifyRequest(TypedDict):
     """Seconds from submission until the job expires."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
@@ -475,6 +485,10 @@ class DeconvRequest(TypedDict):
     """Seconds from submission until the job expires."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
@@ -596,6 +610,8 @@ class EvaluateRequest(TypedDict):
     """randomisation: how many layers, evenly from the last to the first."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
     image_set: NotRequired[str | None]
     """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
@@ -732,6 +748,10 @@ class FeatureMapsRequest(TypedDict):
     """Seconds from submission until the job expires."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
@@ -1228,8 +1248,10 @@ class MaximizeRequest(TypedDict):
     """Whether the arrays hold the pictures also as they were made: float, nothing cut off."""
     image: NotRequired[str | ImageRef | None]
     """A picture to start from, instead of noise."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
     image_set: NotRequired[str | None]
-    """Id of an image set, instead of images."""
+    """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
     """Photographs to compare the finished pictures with; with start=image the first is the start."""
     jitter: NotRequired[int | None]
@@ -1521,6 +1543,10 @@ class OcclusionRequest(TypedDict):
     """Colour of the square: the data set's mean, a name, or r, g, b of 0 to 255."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     incremental: NotRequired[bool]
@@ -1911,6 +1937,10 @@ class SaliencyRequest(TypedDict):
     """Seconds from submission until the job expires."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]
     """Several images."""
     labels: NotRequired[Mapping[str, str]]
@@ -2033,6 +2063,8 @@ class TopActivationsRequest(TypedDict):
     """Seconds from submission until the job expires."""
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
     image_set: NotRequired[str | None]
     """Id from POST /v1/image-sets, instead of images."""
     images: NotRequired[Sequence[str | ImageRef]]

@@ -162,8 +162,57 @@ class CommonRequest(StrictModel):
     preprocess: Preprocess | None = None
 
 
-class ImagesRequest(CommonRequest):
-    """An operation on one or more images: `image` for one, `images` for several; resolved to `images`."""
+def _range_of_text(value: object) -> object:
+    """`8:16` as [8, 16]."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        ends = [part.strip() for part in value.split(":" if ":" in value else ",")]
+        if len(ends) == 2 and all(end.isdecimal() for end in ends):
+            return [int(end) for end in ends]
+        raise ValueError(_RANGE)
+    return value
+
+
+def _not_empty(value: tuple[int, int]) -> tuple[int, int]:
+    if not value[0] < value[1]:
+        raise ValueError(_RANGE)
+    return value
+
+
+_RANGE = "a range of a set is start:stop, places from 0, half open and not empty: 0:64 are its first 64 images"
+_Place = Annotated[int, Field(ge=0, le=2**31)]
+ImageRange = Annotated[
+    tuple[_Place, _Place],
+    BeforeValidator(
+        _range_of_text,
+        json_schema_input_type=tuple[_Place, _Place] | Annotated[str, Field(pattern=r"^[0-9]{1,9}[:,][0-9]{1,9}$")],
+    ),
+    AfterValidator(_not_empty),
+]
+"""Places of a set, half open."""
+
+
+class SetChoice(StrictModel):
+    """A stored set of images, or a range of it, instead of images that are named one by one."""
+
+    image_set: str | None = Field(None, description="Id from POST /v1/image-sets, instead of images.", max_length=80)
+    image_range: ImageRange | None = Field(
+        None, description="Which images of the set: `start:stop` or [start, stop], places from 0, half open."
+    )
+
+    @model_validator(mode="after")
+    def _range_of_a_set(self) -> Self:
+        if self.image_range is not None and self.image_set is None:
+            raise ValueError("image_range is of an image_set; give its id")
+        return self
+
+
+class ImagesRequest(CommonRequest, SetChoice):
+    """An operation on one or more images: `image` for one, `images` for several, or a stored set.
+
+    Resolved to `images` unless they are of a set.
+    """
 
     image: Image | None = Field(None, description="One image, by its id or as an object.")
     images: list[Image] = Field(default_factory=list, max_length=64, description="Several images.")
@@ -172,27 +221,19 @@ class ImagesRequest(CommonRequest):
     def _some_image(self) -> Self:
         if self.image is not None and self.images:
             raise ValueError("give either image or images")
-        if self.image is None and not self.images and getattr(self, "image_set", None) is None:
+        if self.image_set is not None and (self.image is not None or self.images):
+            raise ValueError("give either images or image_set")
+        if self.image is None and not self.images and self.image_set is None:
             raise ValueError(
                 'an image is needed: a file part `image`, or as `image` "img-…", {"id": "img-…"} or {"base64": "…"}'
             )
+        if self.image_set is not None and getattr(self, "mask", None) is not None:
+            raise ValueError("a mask is of one image and does not go with image_set; give images")
         return self
 
     def all_images(self) -> list[ImageRef]:
         """The images, whichever way they were given."""
         return [self.image] if self.image is not None else list(self.images)
-
-
-class ImageSetRequest(ImagesRequest):
-    """An operation on images that may also come as a stored set."""
-
-    image_set: str | None = Field(None, description="Id from POST /v1/image-sets, instead of images.", max_length=80)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.image_set is not None and (self.image is not None or self.images):
-            raise ValueError("give either images or image_set")
-        return self
 
 
 def split_commas(value: object) -> object:

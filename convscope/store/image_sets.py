@@ -117,6 +117,15 @@ class ImageSets:
         """
         return ImageSetContents.model_validate_json(await self._artifacts.get(record.contents))
 
+    async def list_part(self, contents: ImageSetContents, part: slice) -> str:
+        """Keep the list of a part of a set's members; its artifact key.
+
+        Raises:
+            ProblemError: `store-unavailable`.
+        """
+        own = ImageSetContents(members=contents.members[part], rejected=[])
+        return await self._artifacts.put("images", own.model_dump_json().encode())
+
     async def page(
         self, caller: str, *, limit: int = 50, cursor: str | None = None
     ) -> tuple[list[ImageSetRecord], str | None]:

@@ -11,7 +11,7 @@ from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Operation
 from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import CommonRequest
-from convscope.queue.jobs import Lane
+from convscope.queue.jobs import JobImage, Lane
 from convscope.settings import Settings
 from convscope.store.images import ImageRecord
 
@@ -19,7 +19,7 @@ LIKE_THE_DEFAULT = 4e8
 """Multiplications of one forward pass of EfficientNet-Lite0."""
 
 
-def check_pixels(images: Sequence[ImageRecord], settings: Settings) -> None:
+def check_pixels(images: Sequence[ImageRecord | JobImage], settings: Settings) -> None:
     """Refuse images that are too large together: a worker has all of them in memory at once, three bytes a pixel.
 
     Raises:
@@ -56,7 +56,7 @@ def check_length(resolved: Mapping[str, Any], settings: Settings) -> None:
 
 
 def check_cost(
-    resolved: CommonRequest, operation: Operation[Any], card: ModelCard, images: int, settings: Settings
+    resolved: CommonRequest, operation: Operation[Any], card: ModelCard, images: int, settings: Settings, lane: Lane
 ) -> float:
     """Refuse a request whose result or computation would be larger than is allowed, and say what it costs.
 
@@ -66,6 +66,7 @@ def check_cost(
         card: the network's card.
         images: how many images it is about.
         settings: where the limits are.
+        lane: `batch` for what may take long.
 
     Returns:
         Forward passes of one image through a network like the default one, at its own size.
@@ -84,7 +85,7 @@ def check_cost(
             limit_bytes=limit,
         )
     forwards = cost.forwards * _relative_size(resolved, card)
-    most = settings.interactive_forwards if operation.lane == "interactive" else settings.batch_forwards
+    most = settings.interactive_forwards if lane == "interactive" else settings.batch_forwards
     if forwards > most:
         raise ProblemError(
             "too-expensive",
@@ -105,9 +106,9 @@ def check_cost(
     return forwards * max(1.0, card.multiplications / LIKE_THE_DEFAULT)
 
 
-def lane_of(operation: Operation[Any], cost: float, settings: Settings) -> Lane:
+def lane_of(lane: Lane, cost: float, settings: Settings) -> Lane:
     """The lane of a request: what is really quick goes before all others, whatever its operation may cost at most."""
-    return "quick" if operation.lane == "interactive" and cost <= settings.quick_forwards else operation.lane
+    return "quick" if lane == "interactive" and cost <= settings.quick_forwards else lane
 
 
 def _relative_size(resolved: CommonRequest, card: ModelCard) -> float:

@@ -15,28 +15,23 @@ from convscope.protocol.cards import ModelCard
 from convscope.protocol.networks import VERSION_MARK
 from convscope.protocol.operations.base import Operation, check_normalization
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import CommonRequest, ImageRef
+from convscope.protocol.requests import CommonRequest
 from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
-from convscope.store.image_sets import ImageSetMember
-from convscope.store.images import ImageRecord
 from service.call import Call
 from service.context import Context
 from service.http.problems import from_validation
-from service.images.uploads import read_base64
 from service.intake import bodies
 from service.intake.checking import checked
 from service.intake.forms import IMAGE_FIELDS, MASK, REQUEST_PART, read_fields, read_json, schema, urlencoded, validate
 from service.intake.grants import grant_pictures
-from service.intake.image_forms import keep_upload
-from service.intake.limits import check_cost, check_length, check_pixels, lane_of
+from service.intake.limits import check_cost, check_length, lane_of
 from service.intake.networks import FoundNetwork, find_network
+from service.intake.request_images import UPLOADED, check_planes, named_images, set_images
 
 FORM = "application/x-www-form-urlencoded"
 BODY_TYPES = ("multipart/form-data", "application/json", FORM)
 TEXT_BYTES = 6
 """Memory for each byte of a request as text: as it came, as text, as values, as the images in it."""
-_UPLOADED = "upload:"
-"""Prefix of the ids that stand for a form's files until these are decoded; no stored image has it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
             size = sum(map(len, parts)) + sum(len(text) for _, text in form.fields)
             names = [file.name for file in files]
             asked = await checked(size, lambda: _of_form(call, operation, form.fields, parts, names))
-            return await _looked_up(asked, call, form, files)
+            return await _looked_up(asked, call, operation, form, files)
     as_json = kind == "application/json" or kind.endswith("+json")
     if kind and not as_json and kind != FORM:
         raise _unsupported(kind)
@@ -99,7 +94,7 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
                     data = read_json(body) if as_json else {}
                 return _validated(data, operation, call.context)
 
-            return await _looked_up(await checked(len(body), read), call, None, [])
+            return await _looked_up(await checked(len(body), read), call, operation)
 
 
 def _unsupported(kind: str) -> ProblemError:
@@ -137,7 +132,7 @@ def _image_files(form: bodies.Form, operation: Operation[Any]) -> list[bodies.Fi
 
 def _place(data: dict[str, Any], files: Sequence[str], operation: Operation[Any]) -> None:
     """Let a form's files, told by their names, stand in the request as images by reference."""
-    refs = [{"id": f"{_UPLOADED}{number}"} for number in range(len(files))]
+    refs = [{"id": f"{UPLOADED}{number}"} for number in range(len(files))]
     masks = [ref for ref, name in zip(refs, files, strict=True) if name == MASK]
     refs = [ref for ref, name in zip(refs, files, strict=True) if name != MASK]
     if masks:
@@ -167,16 +162,20 @@ def _validated(data: dict[str, Any], operation: Operation[Any], context: Context
 
 
 async def _looked_up(
-    asked: CommonRequest, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]
+    asked: CommonRequest,
+    call: Call,
+    operation: Operation[Any],
+    form: bodies.Form | None = None,
+    files: Sequence[bodies.FilePart] = (),
 ) -> Received:
     """The request with its images stored; its network is looked up while they are being decoded."""
     network = asyncio.create_task(_network(asked, call))
     try:
         image_set: str | None = getattr(asked, "image_set", None)
         if image_set is not None:
-            asked, images, image_list = await _with_set(asked, call, image_set)
+            images, image_list = await set_images(asked, call, image_set, operation)
         else:
-            asked, images = await _with_images(asked, call, form, files)
+            asked, images = await named_images(asked, call, form, files)
             image_list = None
         return Received(asked, await network, images, image_list)
     finally:
@@ -203,63 +202,6 @@ def _card_wait_s(call: Call) -> float:
     return max(call.context.settings.card_wait_s, call.preference.wait_s or 0.0)
 
 
-async def _with_images(
-    asked: CommonRequest, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]
-) -> tuple[CommonRequest, list[JobImage]]:
-    """The request with every image stored and named by its id."""
-    refs: list[ImageRef] = asked.all_images() if hasattr(asked, "all_images") else []
-    mask: ImageRef | None = getattr(asked, MASK, None)
-    if mask is not None:
-        refs = [*refs, mask]  # the worker finds it after the images
-    records: list[ImageRecord] = []
-    for number, ref in enumerate(refs):
-        try:
-            records.append(await _stored(ref, call, form, files))
-        except ProblemError as error:
-            if len(refs) > 1 and not error.errors:
-                is_mask = mask is not None and number == len(refs) - 1
-                error.errors = (FieldError(f"/{MASK}" if is_mask else f"/images/{number}", error.detail),)
-            raise
-    check_pixels(records, call.context.settings)
-    if refs:
-        known = [ImageRef(id=record.id) for record in records]
-        named = {MASK: known.pop()} if mask is not None else {}
-        asked = asked.model_copy(update={"image": None, "images": known, **named})
-    return asked, [_of_job(record) for record in records]
-
-
-async def _with_set(asked: CommonRequest, call: Call, image_set: str) -> tuple[CommonRequest, list[JobImage], str]:
-    """The request on the images of a stored set, and where these are listed."""
-    record = await call.context.image_sets.get(call.caller, image_set)
-    contents = await call.context.image_sets.contents(record)
-    return asked, [_of_job(member) for member in contents.members], record.contents
-
-
-def _of_job(kept: ImageRecord | ImageSetMember) -> JobImage:
-    """An image as a job names it."""
-    return JobImage(
-        id=kept.id,
-        pixels=kept.pixels,
-        width=kept.width,
-        height=kept.height,
-        planes=kept.planes,
-        channels=kept.channels,
-    )
-
-
-async def _stored(ref: ImageRef, call: Call, form: bodies.Form | None, files: Sequence[bodies.FilePart]) -> ImageRecord:
-    if ref.base64 is not None:
-        data = await read_base64(ref.base64)
-    elif form is not None and ref.id is not None and ref.id.startswith(_UPLOADED):
-        part = files[int(ref.id.removeprefix(_UPLOADED))]
-        async with call.context.memory.body(part.size):
-            return await keep_upload(call, await form.read(part))
-    else:
-        assert ref.id is not None
-        return await call.context.images.get(call.caller, ref.id)
-    return await keep_upload(call, data)
-
-
 async def submit(call: Call, operation: Operation[Any], received: Received) -> tuple[Job, bool]:
     """Resolve a request and make it a job; says whether it is a new one.
 
@@ -270,8 +212,9 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
     await context.artifacts.check_room()  # told now, not when a result of minutes cannot be stored
     resolved, further = await _resolve(received.request, operation, card, call)
     others = [found.card for found in further]
-    _check_planes(received.images, [card, *others])
-    cost = check_cost(resolved, operation, card, len(received.images), context.settings)
+    check_planes(received.images, [card, *others])
+    lane = "batch" if received.image_list else operation.lane  # a sweep is long, whatever it asks of each image
+    cost = check_cost(resolved, operation, card, len(received.images), context.settings, lane)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
     if plain.get("images"):
         shown = received.images[:-1] if plain.get(MASK) else received.images
@@ -283,7 +226,7 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
         labels=received.request.labels,
         images=[] if received.image_list else received.images,
         image_list=received.image_list,
-        lane=lane_of(operation, cost, context.settings),
+        lane=lane_of(lane, cost, context.settings),
         cost=cost,
         caller=call.caller,
         digest=computation_digest(
@@ -331,25 +274,6 @@ async def _resolve(
     except ValidationError as error:
         raise from_validation(error, asked.model_dump(mode="json")) from error
     return resolved, list(others)
-
-
-def _check_planes(images: Sequence[JobImage], cards: Sequence[ModelCard]) -> None:
-    """Refuse images of other planes than the networks take; grey counts for all colours, colours make one grey.
-
-    Raises:
-        ProblemError: `not-applicable`, with what would be right.
-    """
-    for card in cards:
-        wanted = card.preprocess.channels
-        for image in images:
-            if image.channels != wanted and {image.channels, wanted} != {1, 3}:
-                has = "an image in colour" if image.planes is None else f"an array of {image.channels} planes"
-                raise ProblemError(
-                    "not-applicable",
-                    f"{card.id} takes {wanted} planes, and {image.id} is {has}. Send a .npy or safetensors file with "
-                    f"an array of H×W×{wanted} or {wanted}×H×W.",
-                    planes=wanted,
-                )
 
 
 def _is_random(cards: Sequence[ModelCard]) -> bool:

@@ -12,19 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import (
-    Box,
-    Grant,
-    Layer,
-    MethodError,
-    OneShotMethod,
-    Outcome,
-    Outputs,
-    Progress,
-    Result,
-    Row,
-    Transform,
-)
+from workers.contract import Grant, Layer, MethodError, OneShotMethod, Outcome, Outputs, Progress, Result, Row
+from workers.geometry import Box, Transform
 from workers.networks.outputs import find_outputs
 from workers.networks.preprocess import Preprocess
 from workers.normalization import Normalization

@@ -39,7 +39,7 @@ def _admitted(operation: Operation[Any], asked: dict[str, Any], card: ModelCard,
         request = operation.request.model_validate({**asked, **({"images": named} if named else {})})
         try:
             resolved = operation.resolve(request, card)
-            check_cost(resolved, operation, card, len(named), settings)
+            check_cost(resolved, operation, card, len(named), settings, operation.lane)
         except ProblemError as problem:
             if problem.name == "not-applicable" and found is None:
                 continue  # it needs more images

@@ -139,6 +139,8 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
     method = methods.get(operation)
     if method is None:
         raise MethodError("internal-error", f"This worker does not know the operation {operation}.")
+    if header.get("files") and isinstance(method, OneShotMethod):
+        method = method.of_set()
     sizes = header["images"]
     images: Sequence[Tensor] = (
         FileImages(header["files"])

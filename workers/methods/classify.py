@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.geometry import Transform
 from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.class_targets import NO_CLASS, claimed, inside_region, mask_in_input, read_region, without_mask
 from workers.passes.scores import logits_of, probabilities
+from workers.passes.sweep import ImageSweep, joined_arrays, joined_lists
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,20 @@ class Classify(OneShotMethod):
             errors[row] or _outcome(network, rows[row].request, found[row], batch.transforms_of(row))
             for row in range(len(rows))
         ]
+
+    def of_set(self) -> Method:
+        """Part by part, saved in between."""
+        return ImageSweep(self, _joined)
+
+
+def _joined(parts: Sequence[Outcome]) -> Outcome:
+    """Outcomes of consecutive images as one."""
+    facts = [part.facts for part in parts]
+    joined = {**facts[0], **joined_lists(facts, ("predictions", "transforms"))}
+    if any("classes_shown" in one for one in facts):
+        shown = {index: name for one in facts for index, name in one["classes_shown"].items()}
+        joined["classes_shown"] = {index: shown[index] for index in sorted(shown, key=int)}
+    return Outcome(joined_arrays(parts), joined)
 
 
 def _look(network: Network, request: Any, logits: Tensor, where: Transform, mask: Tensor | None) -> _Answer:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.calls import capture
+from workers.passes.sweep import ImageSweep, joined_arrays, joined_lists
 from workers.passes.units import choose_channels
 
 ROUNDING = 1e-6
@@ -55,6 +56,10 @@ class FeatureMaps(OneShotMethod):
             for row in range(len(rows))
         ]
 
+    def of_set(self) -> Method:
+        """Part by part, saved in between."""
+        return ImageSweep(self, _joined)
+
     def _outcome(self, names: list[str], images: list[dict[str, _Chosen]], transforms: list[dict[str, Any]]) -> Result:
         arrays, layers = {}, []
         for name in names:
@@ -73,6 +78,15 @@ class FeatureMaps(OneShotMethod):
                 }
             )
         return Outcome(arrays, {"layers": layers, "transforms": transforms})
+
+
+def _joined(parts: Sequence[Outcome]) -> Outcome:
+    """Outcomes of consecutive images as one."""
+    facts = [part.facts for part in parts]
+    by_image = ("channels", *_STATISTICS, "dead_channels")
+    told = zip(*(one["layers"] for one in facts), strict=True)
+    layers = [{**layer[0], **joined_lists(layer, by_image)} for layer in told]
+    return Outcome(joined_arrays(parts), {**facts[0], "layers": layers, **joined_lists(facts, ("transforms",))})
 
 
 class _Chosen:

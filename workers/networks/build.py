@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Layer, MethodError, Transform
+from workers.contract import Layer, MethodError
+from workers.geometry import Transform
 from workers.networks import weights as weight_files
 from workers.networks.catalogue import Catalogue, Entry, find_entry
 from workers.networks.fast import make_fast

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Box, Layer
+from workers.contract import Layer
+from workers.geometry import Box
 from workers.networks.edges import Edges
 from workers.networks.failures import RAISED, reason_of, rows_refusal
 from workers.networks.geometry import Field, ReceptiveFields

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from workers.contract import MethodError, Transform
+from workers.contract import MethodError
+from workers.geometry import Transform
 from workers.normalization import Normalization
 from workers.passes.planes import as_grey
 

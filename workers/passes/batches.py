@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Grant, MethodError, Network, Row, Transform
+from workers.contract import Grant, MethodError, Network, Row
+from workers.geometry import Transform
 from workers.passes.pace import Pace
 
 MOST_IMAGES = 32

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import MethodError, Outputs, Row, Transform
+from workers.contract import MethodError, Outputs, Row
+from workers.geometry import Transform
 from workers.passes.scores import probabilities
 from workers.passes.units import how_many
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Box, Layer, MethodError, Network
+from workers.contract import Layer, MethodError, Network
+from workers.geometry import Box
 from workers.passes.planes import as_colours
 from workers.passes.rules import PathReport
 

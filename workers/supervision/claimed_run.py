@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from convscope.queue.jobs import Claim
+from convscope.store.image_sets import ImageSetMember
 from workers.wire import Frame
 
 
@@ -16,6 +17,7 @@ class ClaimedRun:
 
     Args:
         claim: as the queue gave it.
+        members: images of the set that it goes through.
         checkpoints: artifact keys to go on from, the best first; those found wanting are gone from the list.
         sent: the engine has it.
         final: the engine's last word on it, `result` or `failed`.
@@ -25,6 +27,7 @@ class ClaimedRun:
 
     claim: Claim
     claimed_at: float = field(default_factory=time.monotonic)
+    members: list[ImageSetMember] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
     sent: bool = False
     progress: Frame | None = None

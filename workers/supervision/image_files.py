@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from convscope.store.artifacts import Artifacts
-from convscope.store.image_sets import ImageSetContents
+from convscope.store.image_sets import ImageSetContents, ImageSetMember
 from convscope.store.images import npy_file
 
 FETCHES = 8
@@ -39,8 +39,8 @@ class ImageFiles:
             self._lock = (self._folder / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
-    async def fill(self, token: str, image_list: str) -> tuple[list[str], list[tuple[int, int]]]:
-        """Fetch every member of a set; paths of their .npy files, and (height, width) of each.
+    async def fill(self, token: str, image_list: str) -> tuple[list[str], list[ImageSetMember]]:
+        """Fetch every member of a set; paths of their .npy files, and the members.
 
         Raises:
             ProblemError: `gone`, `store-unavailable`.
@@ -60,7 +60,7 @@ class ImageFiles:
         paths = await asyncio.gather(
             *(fetch(k, member.planes or member.pixels) for k, member in enumerate(contents.members))
         )
-        return list(paths), [(member.height, member.width) for member in contents.members]
+        return list(paths), contents.members
 
     async def empty(self, token: str) -> None:
         """Forget a run's images."""

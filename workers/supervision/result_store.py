@@ -59,6 +59,10 @@ async def persist(call: Callable[[], Awaitable[T]], *, patience_s: float, **cont
         await asyncio.sleep(pause_s)
 
 
+MOST_DRAWN_OVER = 1000
+"""Images of one result; so many a method of maps takes of a set."""
+
+
 @dataclass(frozen=True)
 class StoredResult:
     """A result that is stored.
@@ -117,7 +121,7 @@ class ResultStore:
             facts=facts,
             arrays=arrays,
             arrays_key=arrays_key,
-            images=[StoredImage(**image.model_dump()) for image in held.claim.images],
+            images=_images(held),
             provenance=Provenance(**frame.header["provenance"]),
             computed_ms=frame.header["computed_ms"],
         )
@@ -199,3 +203,9 @@ def encode_png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _images(held: ClaimedRun) -> list[StoredImage]:
+    """What pictures of the result are drawn over; nothing is drawn over the images of a larger set."""
+    images = held.claim.images or held.members
+    return [StoredImage(**image.model_dump()) for image in images] if len(images) <= MOST_DRAWN_OVER else []

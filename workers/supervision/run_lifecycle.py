@@ -129,7 +129,9 @@ class RunLifecycle:
             pixels = [found[image.planes or image.pixels] for image in claim.images]
             sizes: Sequence[tuple[int, ...]] = [_size(picture) for picture in pixels]
             if claim.image_list:
-                files, sizes = await self._image_files.fill(held.token, claim.image_list)
+                files, members = await self._image_files.fill(held.token, claim.image_list)
+                sizes = [(member.height, member.width) for member in members]
+                held.members = members
             networks = {
                 model: await self._network_files.fetch(model, version) for model, version in claim.networks.items()
             }

@@ -20,9 +20,11 @@ class AsyncOperations(AsyncJobs):
 
     async def cam(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         mask: schemas.ImageRef | None = None,
@@ -59,8 +61,10 @@ class AsyncOperations(AsyncJobs):
         """Class activation maps by thirteen methods for several classes from one forward pass.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: Without it the last spatial map before global pooling.
             mask: An image of the upload's size, white where the class counts.
@@ -81,6 +85,8 @@ class AsyncOperations(AsyncJobs):
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "layer": layer,
             "mask": mask,
@@ -106,6 +112,7 @@ class AsyncOperations(AsyncJobs):
         deadline_s: float | None = None,
         estimator: Literal["biased", "debiased"] | None = None,
         features: Literal["flatten", "pool"] | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         intervals: int | None = None,
         kernel: Literal["linear", "rbf"] | None = None,
@@ -137,6 +144,7 @@ class AsyncOperations(AsyncJobs):
                 "biased".
             features: In `layers` and `models` mode: every number of the map, or each channel's mean. Default:
                 "flatten".
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             intervals: Resamples for the 95 % interval; 0 for none. Default: 100, `channels` none.
             kernel: Default: "linear".
@@ -163,6 +171,7 @@ class AsyncOperations(AsyncJobs):
             "deadline_s": deadline_s,
             "estimator": estimator,
             "features": features,
+            "image_range": image_range,
             "image_set": image_set,
             "intervals": intervals,
             "kernel": kernel,
@@ -183,9 +192,11 @@ class AsyncOperations(AsyncJobs):
 
     async def classify(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         mask: schemas.ImageRef | None = None,
         model: str | None = None,
@@ -201,8 +212,10 @@ class AsyncOperations(AsyncJobs):
         """The strongest classes of each image, with logits and probabilities; of segmentations the class map.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
             model: Catalogue id; without it the default network.
@@ -217,6 +230,8 @@ class AsyncOperations(AsyncJobs):
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "mask": mask,
             "model": model,
@@ -232,11 +247,13 @@ class AsyncOperations(AsyncJobs):
 
     async def deconv(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         by: Literal["max", "mean"] | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         layers: Sequence[str] | None = None,
@@ -255,10 +272,12 @@ class AsyncOperations(AsyncJobs):
         """Projections of chosen units back to pixels by deconvnet, guided backpropagation or gradient.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             by: What `top:K` and `strongest` rank by. Default: "max".
             channels: Which channels to project. Default: "strongest".
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it the deepest stage whose units see half of the input or less.
             layers: Several layers, in one forward pass, or `convolutions`.
@@ -280,6 +299,8 @@ class AsyncOperations(AsyncJobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "layer": layer,
             "layers": layers,
@@ -302,6 +323,7 @@ class AsyncOperations(AsyncJobs):
         deadline_s: float | None = None,
         deletion_fill: Literal["black", "mean", "blur"] | None = None,
         depths: int | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         insertion_fill: Literal["black", "mean", "blur"] | None = None,
         labels: Mapping[str, str] | None = None,
@@ -365,6 +387,7 @@ class AsyncOperations(AsyncJobs):
             deadline_s: Seconds from submission until the job expires.
             deletion_fill: What deleted pixels become. Default: "mean".
             depths: randomisation: how many layers, evenly from the last to the first. Default: 4.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             insertion_fill: What pixels are inserted into. Default: "blur".
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
@@ -389,6 +412,7 @@ class AsyncOperations(AsyncJobs):
             "deadline_s": deadline_s,
             "deletion_fill": deletion_fill,
             "depths": depths,
+            "image_range": image_range,
             "image_set": image_set,
             "insertion_fill": insertion_fill,
             "labels": labels,
@@ -412,11 +436,13 @@ class AsyncOperations(AsyncJobs):
 
     async def feature_maps(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         by: str | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         layers: Sequence[str] | None = None,
@@ -431,10 +457,12 @@ class AsyncOperations(AsyncJobs):
         """Feature maps of chosen channels of chosen layers, with statistics.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             by: What `top:K` ranks by. Default: "mean".
             channels: Which maps; without it the first 64.
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it the first convolution.
             layers: Several layers, or the one word `convolutions`.
@@ -449,6 +477,8 @@ class AsyncOperations(AsyncJobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "layer": layer,
             "layers": layers,
@@ -530,6 +560,7 @@ class AsyncOperations(AsyncJobs):
         diversity: float | None = None,
         epsilon: float | None = None,
         float_pictures: bool | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         jitter: int | None = None,
         jitter_after: int | None = None,
@@ -604,7 +635,8 @@ class AsyncOperations(AsyncJobs):
             diversity: Weight by which the job's pictures of one layer are pushed apart.
             epsilon: adam, keras-adam, nadam, rms: beside the root.
             float_pictures: Whether the arrays hold the pictures also as they were made: float, nothing cut off.
-            image_set: Id of an image set, instead of images.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             jitter: Pixels of the first random crop.
             jitter_after: Pixels of the last random crop.
             l2: Weight of the squared distance from grey.
@@ -660,6 +692,7 @@ class AsyncOperations(AsyncJobs):
             "diversity": diversity,
             "epsilon": epsilon,
             "float_pictures": float_pictures,
+            "image_range": image_range,
             "image_set": image_set,
             "jitter": jitter,
             "jitter_after": jitter_after,
@@ -698,10 +731,12 @@ class AsyncOperations(AsyncJobs):
 
     async def occlusion(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         deadline_s: float | None = None,
         fill: Literal["mean", "black", "grey", "white"] | Sequence[float] | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         incremental: bool | None = None,
         labels: Mapping[str, str] | None = None,
         mask: schemas.ImageRef | None = None,
@@ -721,9 +756,11 @@ class AsyncOperations(AsyncJobs):
         """Class probability, activation of a map and top class while a square hides one part after another.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             deadline_s: Seconds from submission until the job expires.
             fill: Colour of the square: the data set's mean, a name, or r, g, b of 0 to 255. Default: "mean".
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             incremental: Recompute only what the square touches, where the network allows it. Default: true.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
@@ -743,6 +780,8 @@ class AsyncOperations(AsyncJobs):
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
             "fill": fill,
+            "image_range": image_range,
+            "image_set": image_set,
             "incremental": incremental,
             "labels": labels,
             "mask": mask,
@@ -762,10 +801,12 @@ class AsyncOperations(AsyncJobs):
 
     async def saliency(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         baseline: Literal["black", "mean", "blur"] | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         mask: schemas.ImageRef | None = None,
         max_steps: int | None = None,
@@ -789,9 +830,11 @@ class AsyncOperations(AsyncJobs):
         """Signed contribution of each input value to a class or a unit, in six gradient methods.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             baseline: integrated-gradients: black, the data set's mean colour, or the image blurred. Default: "black".
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
             max_steps: integrated-gradients: points of the last try. Default: 400.
@@ -815,6 +858,8 @@ class AsyncOperations(AsyncJobs):
         request: dict[str, Any] = {
             "baseline": baseline,
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "mask": mask,
             "max_steps": max_steps,
@@ -842,6 +887,7 @@ class AsyncOperations(AsyncJobs):
         by: Literal["max", "mean"] | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         k: int | None = None,
         labels: Mapping[str, str] | None = None,
@@ -865,6 +911,7 @@ class AsyncOperations(AsyncJobs):
             by: max: single units; mean: whole maps, which then count once an image. Default: "max".
             channels: Indices, `all` or `first:K`. Default: "first:16".
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             k: How many of a channel's strongest units are kept. Default: 9.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
@@ -885,6 +932,7 @@ class AsyncOperations(AsyncJobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "image_range": image_range,
             "image_set": image_set,
             "k": k,
             "labels": labels,

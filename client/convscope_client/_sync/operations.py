@@ -20,9 +20,11 @@ class Operations(Jobs):
 
     def cam(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         mask: schemas.ImageRef | None = None,
@@ -59,8 +61,10 @@ class Operations(Jobs):
         """Class activation maps by thirteen methods for several classes from one forward pass.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: Without it the last spatial map before global pooling.
             mask: An image of the upload's size, white where the class counts.
@@ -81,6 +85,8 @@ class Operations(Jobs):
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "layer": layer,
             "mask": mask,
@@ -106,6 +112,7 @@ class Operations(Jobs):
         deadline_s: float | None = None,
         estimator: Literal["biased", "debiased"] | None = None,
         features: Literal["flatten", "pool"] | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         intervals: int | None = None,
         kernel: Literal["linear", "rbf"] | None = None,
@@ -137,6 +144,7 @@ class Operations(Jobs):
                 "biased".
             features: In `layers` and `models` mode: every number of the map, or each channel's mean. Default:
                 "flatten".
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             intervals: Resamples for the 95 % interval; 0 for none. Default: 100, `channels` none.
             kernel: Default: "linear".
@@ -163,6 +171,7 @@ class Operations(Jobs):
             "deadline_s": deadline_s,
             "estimator": estimator,
             "features": features,
+            "image_range": image_range,
             "image_set": image_set,
             "intervals": intervals,
             "kernel": kernel,
@@ -183,9 +192,11 @@ class Operations(Jobs):
 
     def classify(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         mask: schemas.ImageRef | None = None,
         model: str | None = None,
@@ -201,8 +212,10 @@ class Operations(Jobs):
         """The strongest classes of each image, with logits and probabilities; of segmentations the class map.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
             model: Catalogue id; without it the default network.
@@ -217,6 +230,8 @@ class Operations(Jobs):
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "mask": mask,
             "model": model,
@@ -230,11 +245,13 @@ class Operations(Jobs):
 
     def deconv(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         by: Literal["max", "mean"] | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         layers: Sequence[str] | None = None,
@@ -253,10 +270,12 @@ class Operations(Jobs):
         """Projections of chosen units back to pixels by deconvnet, guided backpropagation or gradient.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             by: What `top:K` and `strongest` rank by. Default: "max".
             channels: Which channels to project. Default: "strongest".
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it the deepest stage whose units see half of the input or less.
             layers: Several layers, in one forward pass, or `convolutions`.
@@ -278,6 +297,8 @@ class Operations(Jobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "layer": layer,
             "layers": layers,
@@ -300,6 +321,7 @@ class Operations(Jobs):
         deadline_s: float | None = None,
         deletion_fill: Literal["black", "mean", "blur"] | None = None,
         depths: int | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         insertion_fill: Literal["black", "mean", "blur"] | None = None,
         labels: Mapping[str, str] | None = None,
@@ -363,6 +385,7 @@ class Operations(Jobs):
             deadline_s: Seconds from submission until the job expires.
             deletion_fill: What deleted pixels become. Default: "mean".
             depths: randomisation: how many layers, evenly from the last to the first. Default: 4.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             insertion_fill: What pixels are inserted into. Default: "blur".
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
@@ -387,6 +410,7 @@ class Operations(Jobs):
             "deadline_s": deadline_s,
             "deletion_fill": deletion_fill,
             "depths": depths,
+            "image_range": image_range,
             "image_set": image_set,
             "insertion_fill": insertion_fill,
             "labels": labels,
@@ -408,11 +432,13 @@ class Operations(Jobs):
 
     def feature_maps(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         by: str | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         layer: str | None = None,
         layers: Sequence[str] | None = None,
@@ -427,10 +453,12 @@ class Operations(Jobs):
         """Feature maps of chosen channels of chosen layers, with statistics.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             by: What `top:K` ranks by. Default: "mean".
             channels: Which maps; without it the first 64.
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: One layer; without it the first convolution.
             layers: Several layers, or the one word `convolutions`.
@@ -445,6 +473,8 @@ class Operations(Jobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "layer": layer,
             "layers": layers,
@@ -524,6 +554,7 @@ class Operations(Jobs):
         diversity: float | None = None,
         epsilon: float | None = None,
         float_pictures: bool | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         jitter: int | None = None,
         jitter_after: int | None = None,
@@ -598,7 +629,8 @@ class Operations(Jobs):
             diversity: Weight by which the job's pictures of one layer are pushed apart.
             epsilon: adam, keras-adam, nadam, rms: beside the root.
             float_pictures: Whether the arrays hold the pictures also as they were made: float, nothing cut off.
-            image_set: Id of an image set, instead of images.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             jitter: Pixels of the first random crop.
             jitter_after: Pixels of the last random crop.
             l2: Weight of the squared distance from grey.
@@ -654,6 +686,7 @@ class Operations(Jobs):
             "diversity": diversity,
             "epsilon": epsilon,
             "float_pictures": float_pictures,
+            "image_range": image_range,
             "image_set": image_set,
             "jitter": jitter,
             "jitter_after": jitter_after,
@@ -690,10 +723,12 @@ class Operations(Jobs):
 
     def occlusion(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         deadline_s: float | None = None,
         fill: Literal["mean", "black", "grey", "white"] | Sequence[float] | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         incremental: bool | None = None,
         labels: Mapping[str, str] | None = None,
         mask: schemas.ImageRef | None = None,
@@ -713,9 +748,11 @@ class Operations(Jobs):
         """Class probability, activation of a map and top class while a square hides one part after another.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             deadline_s: Seconds from submission until the job expires.
             fill: Colour of the square: the data set's mean, a name, or r, g, b of 0 to 255. Default: "mean".
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             incremental: Recompute only what the square touches, where the network allows it. Default: true.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
@@ -735,6 +772,8 @@ class Operations(Jobs):
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
             "fill": fill,
+            "image_range": image_range,
+            "image_set": image_set,
             "incremental": incremental,
             "labels": labels,
             "mask": mask,
@@ -752,10 +791,12 @@ class Operations(Jobs):
 
     def saliency(
         self,
-        image: ImagesInput,
+        image: ImagesInput | None = None,
         *,
         baseline: Literal["black", "mean", "blur"] | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
         labels: Mapping[str, str] | None = None,
         mask: schemas.ImageRef | None = None,
         max_steps: int | None = None,
@@ -779,9 +820,11 @@ class Operations(Jobs):
         """Signed contribution of each input value to a class or a unit, in six gradient methods.
 
         Args:
-            image: One image, or several; as paths, ids, bytes, pictures or arrays.
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
             baseline: integrated-gradients: black, the data set's mean colour, or the image blurred. Default: "black".
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
             max_steps: integrated-gradients: points of the last try. Default: 400.
@@ -805,6 +848,8 @@ class Operations(Jobs):
         request: dict[str, Any] = {
             "baseline": baseline,
             "deadline_s": deadline_s,
+            "image_range": image_range,
+            "image_set": image_set,
             "labels": labels,
             "mask": mask,
             "max_steps": max_steps,
@@ -830,6 +875,7 @@ class Operations(Jobs):
         by: Literal["max", "mean"] | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         k: int | None = None,
         labels: Mapping[str, str] | None = None,
@@ -853,6 +899,7 @@ class Operations(Jobs):
             by: max: single units; mean: whole maps, which then count once an image. Default: "max".
             channels: Indices, `all` or `first:K`. Default: "first:16".
             deadline_s: Seconds from submission until the job expires.
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             k: How many of a channel's strongest units are kept. Default: 9.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
@@ -873,6 +920,7 @@ class Operations(Jobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "image_range": image_range,
             "image_set": image_set,
             "k": k,
             "labels": labels,

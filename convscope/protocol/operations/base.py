@@ -102,6 +102,10 @@ class Operation(ABC, Generic[R]):
     """Quick operations wait up to 30 s for their answer when the request states no preference."""
     max_images: ClassVar[int] = 64
     """0: the operation takes no image."""
+    sweeps: ClassVar[bool] = False
+    """Whether it goes through an image set; others take as many images of a set as they take by name."""
+    set_images: ClassVar[int | None] = None
+    """Most images of a set, where each has facts of its own; None is any number."""
     has_picture: ClassVar[bool] = True
     has_matrix: ClassVar[bool] = False
     """Whether pictures may be matrices, which can be SVG."""

@@ -140,6 +140,8 @@ class CamOperation(Operation[CamRequest]):
     summary = "Class activation maps by thirteen methods for several classes from one forward pass."
     request = CamRequest
     facts = CamFacts
+    sweeps = True
+    set_images = 1000
     gradient = True
     example = MappingProxyType({"methods": ["gradcam", "layercam"], "targets": ["top:2"]})
 

@@ -26,7 +26,7 @@ from convscope.protocol.operations.base import (
 )
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice
 from convscope.protocol.problems import ProblemError
-from convscope.protocol.requests import Channels, ImageSetRequest, LayerName, LayerNames
+from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
 
 MOST_CHANNELS = 2048
 FEWEST_SAMPLES = 4
@@ -34,7 +34,7 @@ COPIES_BYTES = 32
 """Of each number of the features or Grams of one layer: they are centred, scaled and squared, some in float64."""
 
 
-class CkaRequest(ImageSetRequest):
+class CkaRequest(ImagesRequest):
     """What is compared (`mode`), on which samples, by which kernel and estimator."""
 
     mode: Literal["channels", "layers", "models"] = Field(
@@ -130,6 +130,7 @@ class CkaOperation(Operation[CkaRequest]):
     facts = CkaFacts
     example = MappingProxyType({"mode": "channels", "channels": "first:16"})
     lane = "batch"
+    sweeps = True
     quick = False
     has_matrix = True
 

@@ -64,6 +64,8 @@ class ClassifyOperation(Operation[ClassifyRequest]):
     summary = "The strongest classes of each image, with logits and probabilities; of segmentations the class map."
     request = ClassifyRequest
     facts = ClassifyFacts
+    sweeps = True
+    set_images = 10_000
     example = MappingProxyType({"top": 3})
     bulky = frozenset({"logits", "values", "shares", "class_map"})
 

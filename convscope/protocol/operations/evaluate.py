@@ -25,7 +25,7 @@ from convscope.protocol.operations.rules import BENT_GATES
 from convscope.protocol.operations.targets import PREDICTED, check_answer, resolve_target
 from convscope.protocol.pictures import ArrayInfo, Line, Picture, Slice
 from convscope.protocol.problems import ProblemError, invalid_field
-from convscope.protocol.requests import ImageRef, ImageSetRequest, LayerName, split_commas
+from convscope.protocol.requests import ImageRef, ImagesRequest, LayerName, split_commas
 
 SALIENCY_METHODS: tuple[str, ...] = get_args(saliency.Method)
 CAM_METHODS: tuple[str, ...] = get_args(cam.Method)
@@ -70,7 +70,7 @@ Box = Annotated[
 ]
 
 
-class EvaluateRequest(ImageSetRequest):
+class EvaluateRequest(ImagesRequest):
     """Which explanations are judged, by what, and how far."""
 
     methods: Annotated[list[Method], BeforeValidator(split_commas)] = Field(
@@ -110,7 +110,7 @@ class EvaluateRequest(ImageSetRequest):
     def _consistent(self) -> Self:
         if self.mask is not None and self.boxes is not None:
             raise ValueError("give either boxes or a mask")
-        if self.mask is not None and (self.image_set is not None or len(self.all_images()) != 1):
+        if self.mask is not None and len(self.all_images()) != 1:
             raise ValueError("a mask goes with one image; boxes are there for several")
         if self.boxes is not None and self.image_set is None and len(self.boxes) != len(self.all_images()):
             raise ValueError(f"{len(self.boxes)} boxes for {len(self.all_images())} images: one box an image is needed")
@@ -172,6 +172,7 @@ class EvaluateOperation(Operation[EvaluateRequest]):
     gradient = True
     example = MappingProxyType({"methods": ["gradcam", "gradient"], "metrics": ["deletion", "insertion"], "steps": 5})
     lane = "batch"
+    sweeps = True
     quick = False
 
     def resolve(self, request: EvaluateRequest, card: ModelCard) -> EvaluateRequest:

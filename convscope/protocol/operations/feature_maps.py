@@ -77,6 +77,8 @@ class FeatureMapsOperation(Operation[FeatureMapsRequest]):
     summary = "Feature maps of chosen channels of chosen layers, with statistics."
     request = FeatureMapsRequest
     facts = FeatureMapsFacts
+    sweeps = True
+    set_images = 1000
     example = MappingProxyType({"channels": "top:16"})
 
     def resolve(self, request: FeatureMapsRequest, card: ModelCard) -> FeatureMapsRequest:

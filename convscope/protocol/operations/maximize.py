@@ -32,7 +32,7 @@ from convscope.protocol.operations.objectives import (
 from convscope.protocol.operations.presets import CONSTANTS, FIELDS, OPTIMIZERS, PRESETS, SHARES
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
-from convscope.protocol.requests import Channels, CommonRequest, Image, ImageRef, LayerName
+from convscope.protocol.requests import Channels, CommonRequest, Image, ImageRef, LayerName, SetChoice
 
 MOST_PICTURES = 512
 SMALLEST_SIDE, LARGEST_SIDE = 16, 1024
@@ -43,7 +43,7 @@ MOST_JITTER = 64
 Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE)]
 
 
-class MaximizeRequest(CommonRequest):
+class MaximizeRequest(CommonRequest, SetChoice):
     """What is maximized, by which preset, and every number of the preset that shall be another."""
 
     image: Image | None = Field(None, description="A picture to start from, instead of noise.")
@@ -52,7 +52,6 @@ class MaximizeRequest(CommonRequest):
         max_length=64,
         description="Photographs to compare the finished pictures with; with start=image the first is the start.",
     )
-    image_set: str | None = Field(None, max_length=80, description="Id of an image set, instead of images.")
     objective: Objective | Annotated[list[Objective], Field(min_length=1, max_length=MOST_PICTURES)] | None = Field(
         None, description="An objective, or a list of them that makes one picture each."
     )
@@ -166,6 +165,7 @@ class MaximizeOperation(Operation[MaximizeRequest]):
     gradient = True
     example = MappingProxyType({"channels": [3, 8], "steps": 128})
     lane = "batch"
+    sweeps = True
     quick = False
     image_array = "images"
     bulky = frozenset({"pictures"})

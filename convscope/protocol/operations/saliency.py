@@ -106,6 +106,8 @@ class SaliencyOperation(Operation[SaliencyRequest]):
     summary = "Signed contribution of each input value to a class or a unit, in six gradient methods."
     request = SaliencyRequest
     facts = SaliencyFacts
+    sweeps = True
+    set_images = 1000
     gradient = True
     example = MappingProxyType({"method": "integrated-gradients", "steps": 20})
 

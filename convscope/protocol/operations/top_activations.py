@@ -27,13 +27,13 @@ from convscope.protocol.operations.base import (
 from convscope.protocol.operations.rules import check_rule
 from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
 from convscope.protocol.problems import ProblemError
-from convscope.protocol.requests import Channels, ImageSetRequest, LayerName, LayerNames
+from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
 
 Projection = Literal["deconvnet", "guided", "none"]
 MOST_STRONGEST = 100
 
 
-class TopActivationsRequest(ImageSetRequest):
+class TopActivationsRequest(ImagesRequest):
     """Which channels, how many of their strongest units, and what is shown of these."""
 
     layer: LayerName | None = Field(None, description="One layer; without it the last map before global pooling.")
@@ -108,6 +108,7 @@ class TopActivations(Operation[TopActivationsRequest]):
     gradient = True
     example = MappingProxyType({"channels": "first:4", "k": 1})
     lane = "batch"
+    sweeps = True
     quick = False
 
     def resolve(self, request: TopActivationsRequest, card: ModelCard) -> TopActivationsRequest:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from workers.contract import Box, Layer
+from workers.contract import Layer
+from workers.geometry import Box
 from workers.networks import validity
 from workers.networks.build import table_of
 from workers.networks.catalogue import find_entry

@@ -14,7 +14,8 @@ from PIL import Image
 from skimage import data
 from timm.data import create_transform, resolve_data_config
 
-from workers.contract import MethodError, Transform
+from workers.contract import MethodError
+from workers.geometry import Transform
 from workers.networks import LoadedNetwork, load
 from workers.networks.preprocess import Preprocess, from_mapping
 from workers.networks.sources import find_source

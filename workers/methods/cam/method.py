@@ -17,19 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import (
-    Grant,
-    MethodError,
-    Network,
-    OneShotMethod,
-    Outcome,
-    Outputs,
-    Progress,
-    Result,
-    Row,
-    Transform,
-)
+from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Outputs, Progress, Result, Row
+from workers.geometry import Transform
 from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
+from workers.methods.cam.joining import joined
 from workers.methods.cam.maps import GRADIENT_MAPS, affine, gradcam, weighted
 from workers.methods.cam.masks import ablation_weights, linear_ablation_weights, score_weights
 from workers.passes.batches import (
@@ -45,6 +36,7 @@ from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, re
 from workers.passes.pace import Pace, most_together
 from workers.passes.rules import LINEAR_NODES, RuleMode
 from workers.passes.scores import answer, logits_of
+from workers.passes.sweep import ImageSweep
 
 CAUTION = (
     "guided-gradcam multiplies by guided backpropagation, which recovers the image and hardly depends on the class "
@@ -115,6 +107,10 @@ class Cam(OneShotMethod):
             error if error is not None else _outcome(rows[k].request, network, found[k], batch.transforms_of(k))
             for k, error in enumerate(errors)
         ]
+
+    def of_set(self) -> Method:
+        """Part by part, saved in between."""
+        return ImageSweep(self, joined)
 
 
 def _forward(module: nn.Module, inputs: Tensor, layer: str, outputs: Outputs) -> _Pass:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, Transform, params
+from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, params
+from workers.geometry import Transform
 from workers.passes.class_targets import OTHER_SIDE
 
 RANDOM_MAPS, RANDOM_PIXELS = "random-maps", "random-pixels"

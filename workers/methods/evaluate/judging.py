@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, Progress, Transform
+from workers.contract import Grant, MethodError, Network, Progress
+from workers.geometry import Transform
 from workers.methods.evaluate.explaining import Explainer, Explanation
 from workers.methods.evaluate.probing import Probes, draw_squares, ranks_of
 from workers.methods.evaluate.randomising import RandomisedCopy, depths_of, layers_of

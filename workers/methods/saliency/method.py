@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, Transform
+from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.geometry import Transform
 from workers.methods.saliency.points import Item, Point, at_image, count_points, input_at, points_of
 from workers.methods.saliency.targets import Target, Unit, read_target, scores
 from workers.passes.batches import module_for, one_by_one, relative_size, repeated_module_for, slices
@@ -19,6 +20,7 @@ from workers.passes.fills import fill_of
 from workers.passes.pace import Pace
 from workers.passes.rules import RuleMode
 from workers.passes.scores import logits_of
+from workers.passes.sweep import ImageSweep, joined_arrays, joined_lists
 
 _REPEATED = frozenset({"smoothgrad", "vargrad", "integrated-gradients"})
 """Methods that differentiate at many points for one attribution."""
@@ -71,6 +73,16 @@ class Saliency(OneShotMethod):
                 results[number] = _finish(row, [item for item in items if item.row == number], network)
         return [result for result in results if result is not None]
 
+    def of_set(self) -> Method:
+        """Part by part, saved in between."""
+        return ImageSweep(self, _joined)
+
+
+def _joined(parts: Sequence[Outcome]) -> Outcome:
+    """Outcomes of consecutive images as one."""
+    facts = [part.facts for part in parts]
+    return Outcome(joined_arrays(parts), {**facts[0], **joined_lists(facts, ("images",))})
+
 
 class _Work:
     """The points of all items, differentiated tile by tile on one network.
@@ -102,7 +114,7 @@ class _Work:
         items = []
         for index, transform in enumerate(transforms):
             x = inputs[index : index + 1]
-            item = Item(number, request, index, x, transform, targets[index])
+            item = Item(number, request, row.first + index, x, transform, targets[index])
             # The variance is a small difference of large sums.
             exact = torch.float64 if request.method == "vargrad" and x.device.type != "mps" else torch.float32
             item.total, item.squares = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)

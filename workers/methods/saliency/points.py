@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.contract import Transform
+from workers.geometry import Transform
 from workers.methods.saliency.targets import Target
 from workers.passes.rules import PathReport
 

@@ -37,7 +37,7 @@ def test_defaults() -> None:
         ({**ONE, "metrics": ["localisation"]}, "needs boxes or a mask"),
         ({**ONE, "boxes": [[0, 0, 1, 1], [0, 0, 1, 1]]}, "2 boxes for 1 images"),
         ({**ONE, "boxes": [[5, 0, 5, 1]]}, "not empty"),
-        ({**SET, "mask": {"id": "img-1"}}, "a mask goes with one image"),
+        ({**SET, "mask": {"id": "img-1"}}, "a mask is of one image"),
         ({**ONE, "mask": {"id": "img-1"}, "boxes": [[0, 0, 1, 1]]}, "either boxes or a mask"),
         ({**ONE, "steps": 1}, "greater than or equal to 2"),
     ],
