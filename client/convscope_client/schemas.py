@@ -698,6 +698,32 @@ class EvaluateResult(TypedDict):
     provenance: ProvenanceView
 
 
+class ExplainAnswer(TypedDict):
+    """An explanation for each instance, in their order."""
+
+    explanations: list[Explanation]
+
+
+class ExplainRequest(TypedDict):
+    """A request of KServe's version 1 to an explainer."""
+
+    instances: Sequence[Any]
+    """Images: {"b64": FILE}, {"image_bytes": {"b64": FILE}}, or rows of pixels, H×W×C, 0 to 255."""
+    parameters: NotRequired[Mapping[str, Any]]
+    """`operation` (`cam` unless given, `saliency`, `occlusion`, `deconv`) and its own properties."""
+
+
+class Explanation(TypedDict):
+    """What one instance's explanation is: a result, and the job that computed it."""
+
+    arrays: dict[str, ArrayView]
+    facts: dict[str, Any]
+    """Numbers that matter without opening an array; by operation."""
+    job: str
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
 class FeatureMapsFacts(TypedDict):
     """Facts of feature-maps."""
 
@@ -885,6 +911,57 @@ class ImageView(TypedDict):
     """Of the uploaded bytes, hex."""
     width: int
     """Pixels, after turning by EXIF."""
+
+
+class InferAnswer(TypedDict):
+    """What the protocol answers to an inference request."""
+
+    id: NotRequired[str | None]
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    parameters: dict[str, str]
+    """`jobs`: ids of the jobs that computed it, separated by commas."""
+
+
+class InferParameters(TypedDict):
+    """What may be said of a request as a whole."""
+
+    binary_data_output: NotRequired[bool]
+    """Answer all outputs as bytes behind the JSON."""
+    precision: NotRequired[Literal["exact", "fast"]]
+
+
+class InferRequest(TypedDict):
+    """An inference request of the Open Inference Protocol."""
+
+    id: NotRequired[str | None]
+    inputs: Sequence[InputTensor]
+    model_name: NotRequired[str | None]
+    """Not read; the address names the network."""
+    outputs: NotRequired[Sequence[OutputWish]]
+    """Without any, the network's answer."""
+    parameters: NotRequired[InferParameters]
+
+
+class InputParameters(TypedDict):
+    """What may be said of an input."""
+
+    binary_data_size: NotRequired[int | None]
+    """Bytes of the tensor behind the JSON."""
+
+
+class InputTensor(TypedDict):
+    """Images as one tensor: files (BYTES) or pixels (UINT8, FP32)."""
+
+    data: NotRequired[Sequence[Any] | None]
+    """The values, flat or nested; not with `binary_data_size`."""
+    datatype: Literal["BYTES", "UINT8", "FP32"]
+    """BYTES: image files, in JSON as base64; UINT8: pixels, three of them sRGB; FP32: planes in [0, 1]."""
+    name: Literal["image"]
+    parameters: NotRequired[InputParameters]
+    shape: Sequence[int]
+    """[N] of BYTES, [N, H, W, C] of numbers."""
 
 
 class JobList(TypedDict):
@@ -1387,6 +1464,32 @@ class ModelList(TypedDict):
     models: list[ModelSummary]
 
 
+class ModelMetadata(TypedDict):
+    """A network as the protocol describes it."""
+
+    inputs: list[TensorView]
+    """Image files; pixels N×H×W×C as UINT8 or FP32 are taken as well."""
+    name: str
+    outputs: list[TensorView]
+    """The network's answer, then every layer that has maps."""
+    platform: NotRequired[Literal["pytorch_convscope"]]
+    versions: list[str]
+    """Of its weights and preprocessing; there is always one."""
+
+
+class ModelNames(TypedDict):
+    """The networks that there are."""
+
+    models: list[str]
+
+
+class ModelReady(TypedDict):
+    """Whether a network can be asked."""
+
+    name: str
+    ready: NotRequired[bool]
+
+
 class ModelSummary(TypedDict):
     """A line of GET /v1/models: a network of the catalogue, described or not yet, usable or why not."""
 
@@ -1625,6 +1728,39 @@ class OutputFacts(TypedDict):
     """What makes a probability of a logit; value: the numbers are no logits."""
     read: NotRequired[str]
     """Which tensor of what the network returns is read."""
+
+
+class OutputParameters(TypedDict):
+    """What may be said of an output."""
+
+    binary_data: NotRequired[bool | None]
+    """Answer it as bytes behind the JSON."""
+
+
+class OutputParametersView(TypedDict):
+    """What is said of an output."""
+
+    binary_data_size: int
+    """Bytes of the tensor behind the JSON."""
+
+
+class OutputTensor(TypedDict):
+    """A tensor that was computed."""
+
+    data: NotRequired[list[Any] | None]
+    """Flat, in row-major order, null for what is not finite."""
+    datatype: str
+    name: str
+    parameters: NotRequired[OutputParametersView | None]
+    shape: list[int]
+
+
+class OutputWish(TypedDict):
+    """An output that is asked for."""
+
+    name: str
+    """`logits`, or a layer."""
+    parameters: NotRequired[OutputParameters]
 
 
 class OutputsCard(TypedDict):
@@ -1992,6 +2128,26 @@ class SaliencyResult(TypedDict):
     provenance: ProvenanceView
 
 
+class ServerLive(TypedDict):
+    """Whether the process answers."""
+
+    live: NotRequired[bool]
+
+
+class ServerMetadata(TypedDict):
+    """The server as the protocol describes it."""
+
+    extensions: NotRequired[list[str]]
+    name: NotRequired[str]
+    version: NotRequired[str]
+
+
+class ServerReady(TypedDict):
+    """Whether an inference request would be computed."""
+
+    ready: NotRequired[bool]
+
+
 class SumObjective(TypedDict):
     """A weighted sum of simple objectives."""
 
@@ -2007,6 +2163,14 @@ class SweptLayerFacts(TypedDict):
     images: int
     layer: str
     projection: str
+    shape: list[int]
+
+
+class TensorView(TypedDict):
+    """A tensor that a network takes or gives; −1 in its shape is any number."""
+
+    datatype: str
+    name: str
     shape: list[int]
 
 
