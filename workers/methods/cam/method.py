@@ -255,15 +255,9 @@ class _Perturbed:
     """The methods of one image that need more than the shared pass: masks, ablations, all biases, guided gradients."""
 
     def __init__(
-        self,
-        network: Network,
-        module: nn.Module,
-        request: CamRequest,
-        grant: Grant,
-        one: _Pass,
-        image: int,
+        self, network: Network, module: nn.Module, request: CamRequest, grant: Grant, one: _Pass, image: int,
         targets: Sequence[ClassTarget],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._network, self._module, self._request, self._grant = network, module, request, grant
         self._one, self._image = one, image
         self._targets = targets
