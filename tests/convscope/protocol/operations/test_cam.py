@@ -213,5 +213,5 @@ def test_guided_gradcam_is_clipped_as_guided_is() -> None:
     drawn = Png.of(render(ours, {"a": values}.__getitem__, None, options))
     its = Png.of(render(guided, {"attribution": values}.__getitem__, None, options))
     assert drawn.scale["vmax"] == its.scale["vmax"]
-    assert drawn.scale["vmax"] <= np.sort(np.abs(values).ravel())[-3], "400 and 900 are drawn as the ends"
+    assert drawn.scale["vmax"] < 0.1 * 400, "400 and -900 are drawn as the ends, and the rest can be seen"
     np.testing.assert_array_equal(drawn.body(160, 160), its.body(160, 160))
