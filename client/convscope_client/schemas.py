@@ -144,9 +144,9 @@ class CamRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided-gradcam: treat SiLU, GELU, Hardswish and their like as ReLUs; not in any paper."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -290,9 +290,9 @@ class CkaRequest(TypedDict):
     permutations: NotRequired[int]
     """Random pairings for the spread of the baseline."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     samples: NotRequired[Literal["rows", "positions", "images"] | None]
@@ -385,9 +385,9 @@ class ClassifyRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -502,9 +502,9 @@ class DeconvRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     rule: NotRequired[Literal["deconvnet", "guided", "gradient"] | None]
@@ -671,9 +671,9 @@ class EvaluateRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided, guided-gradcam: as in their operations."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     radius: NotRequired[float]
@@ -789,9 +789,9 @@ class FeatureMapsRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     seed: NotRequired[int]
@@ -1080,9 +1080,9 @@ class KernelsRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     seed: NotRequired[int]
@@ -1369,9 +1369,9 @@ class MaximizeRequest(TypedDict):
     pixel_space: NotRequired[Literal["byte", "unit", "normalized"] | None]
     """pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"]]
@@ -1661,9 +1661,9 @@ class OcclusionRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -2095,9 +2095,9 @@ class SaliencyRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided: treat SiLU, GELU and their like as ReLUs."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -2248,9 +2248,9 @@ class TopActivationsRequest(TypedDict):
     per_image: NotRequired[int]
     """Units of one image at most, for each channel."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     projection: NotRequired[Literal["deconvnet", "guided", "none"] | None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.class_targets import NO_CLASS, claimed, inside_region, mask_in_input, read_region, without_mask
 from workers.passes.scores import logits_of, probabilities
 from workers.passes.sweep import ImageSweep, joined_arrays, joined_lists
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.classify import ClassifyRequest
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class _Answer:
     class_map: Tensor | None = None
 
 
-class Classify(OneShotMethod):
+class Classify(OneShotMethod["ClassifyRequest"]):
     """The strongest classes of each image; of a network that answers in maps, the class of each pixel.
 
     Probabilities are the softmax of the logits, or the sigmoid of each, as the network's outputs are, in float64; where
@@ -46,11 +49,13 @@ class Classify(OneShotMethod):
     `shares` (N×classes, float32); facts `predictions`, for each image the `top` strongest classes, and `transforms`.
     """
 
-    def group_key(self, request: Any) -> Hashable:
+    def group_key(self, request: ClassifyRequest) -> Hashable:
         """Rows with the same input size and precision share a batch."""
         return preprocess_key(request)
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[ClassifyRequest]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row whose logits are not finite gets `numerical-error`."""
         given = [without_mask(row) for row in rows]
         batch = gather(network, [row for row, _ in given])
@@ -94,7 +99,7 @@ def _joined(parts: Sequence[Outcome]) -> Outcome:
     return Outcome(joined_arrays(parts), joined)
 
 
-def _look(network: Network, request: Any, logits: Tensor, where: Transform, mask: Tensor | None) -> _Answer:
+def _look(network: Network, request: ClassifyRequest, logits: Tensor, where: Transform, mask: Tensor | None) -> _Answer:
     """One image's answer, from its logits: classes, or classes×h×w.
 
     Raises:
@@ -125,7 +130,9 @@ def _look(network: Network, request: Any, logits: Tensor, where: Transform, mask
     return _Answer(mean.cpu(), chance, order.cpu(), shares.cpu(), shown.to(torch.int32).cpu())
 
 
-def _outcome(network: Network, request: Any, answers: Sequence[_Answer], transforms: list[dict[str, Any]]) -> Result:
+def _outcome(
+    network: Network, request: ClassifyRequest, answers: Sequence[_Answer], transforms: list[dict[str, Any]]
+) -> Result:
     outputs = network.outputs
     numbers = torch.stack([one.logits for one in answers])
     arrays = {"values" if outputs.link == "value" else "logits": numbers}

@@ -11,13 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Outputs, Progress, Result, Row
+from workers.contract import (
+    Grant,
+    Method,
+    MethodError,
+    Network,
+    OneShotMethod,
+    Outcome,
+    Outputs,
+    Progress,
+    Result,
+    Row,
+    resolved,
+)
 from workers.geometry import Transform
 from workers.methods.cam.fullgrad import FullGradient, fullgrad_map
 from workers.methods.cam.joining import joined
@@ -37,6 +49,9 @@ from workers.passes.pace import Pace, most_together
 from workers.passes.rules import LINEAR_NODES, RuleMode
 from workers.passes.scores import answer, logits_of
 from workers.passes.sweep import ImageSweep
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.cam import CamRequest
 
 CAUTION = (
     "guided-gradcam multiplies by guided backpropagation, which recovers the image and hardly depends on the class "
@@ -70,22 +85,24 @@ class _Pass:
         return torch.stack([target.value(own) for target, own in zip(targets, self.logits, strict=True)])
 
 
-class Cam(OneShotMethod):
+class Cam(OneShotMethod["CamRequest"]):
     """The `cam` operation."""
 
-    def group_key(self, request: Any) -> Hashable | None:
+    def group_key(self, request: CamRequest) -> Hashable | None:
         return request.layer, preprocess_key(request)
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[CamRequest]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         given = [without_mask(row) for row in rows]
         batch = gather(network, [row for row, _ in given])
         found = [_Found() for _ in rows]
         errors: list[MethodError | None] = list(batch.errors)
         owners = [(row, image) for row in range(len(rows)) for image, _ in enumerate(batch.of(row))]
         module = module_for(network, rows[0].request)
-        done = 0
-        for part in slices(network, batch.inputs, rows[0].request, grant, [rows[0].request.layer]):
-            one = _forward(module, part, rows[0].request.layer, network.outputs)
+        done, layer = 0, resolved(rows[0].request.layer)
+        for part in slices(network, batch.inputs, rows[0].request, grant, [layer]):
+            one = _forward(module, part, layer, network.outputs)
             yield Progress(done, len(owners), "forward pass")
             share = owners[done : done + len(part)]
             wanted: list[list[ClassTarget]] = []
@@ -136,7 +153,7 @@ def _single(one: _Pass, k: int) -> _Pass:
 
 
 def _targets(
-    network: Network, request: Any, one: _Pass, k: int, where: Transform, mask: Tensor | None
+    network: Network, request: CamRequest, one: _Pass, k: int, where: Transform, mask: Tensor | None
 ) -> list[ClassTarget]:
     """The targets of image k of a pass, in order, each once.
 
@@ -153,7 +170,7 @@ def _targets(
 def _gradient_maps(
     network: Network,
     one: _Pass,
-    rows: Sequence[Row],
+    rows: Sequence[Row[CamRequest]],
     owners: Sequence[tuple[int, int]],
     wanted: Sequence[Sequence[ClassTarget]],
     found: list[_Found],
@@ -183,7 +200,7 @@ def _map(method: str, one: _Pass, activation: Tensor, gradient: Tensor, targets:
     return GRADIENT_MAPS[method](activation, gradient)
 
 
-def _check(request: Any, one: _Pass, target: ClassTarget) -> None:
+def _check(request: CamRequest, one: _Pass, target: ClassTarget) -> None:
     if "cam" in request.methods and not (one.linear and _pooled(one, target)):
         raise MethodError(
             "not-applicable",
@@ -199,8 +216,8 @@ def _pooled(one: _Pass, target: ClassTarget) -> bool:
 
 
 def _add(
-    found: _Found, network: Network, request: Any, method: str, image: int, target: ClassTarget, one: _Pass, k: int,
-    raw: Tensor, **more: Any,
+    found: _Found, network: Network, request: CamRequest, method: str, image: int, target: ClassTarget, one: _Pass,
+    k: int, raw: Tensor, **more: Any,
 ) -> None:  # fmt: skip
     """Keep one map, and the facts about it."""
     if not bool(torch.isfinite(raw).all()):
@@ -238,15 +255,9 @@ class _Perturbed:
     """The methods of one image that need more than the shared pass: masks, ablations, all biases, guided gradients."""
 
     def __init__(
-        self,
-        network: Network,
-        module: nn.Module,
-        request: Any,
-        grant: Grant,
-        one: _Pass,
-        image: int,
+        self, network: Network, module: nn.Module, request: CamRequest, grant: Grant, one: _Pass, image: int,
         targets: Sequence[ClassTarget],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._network, self._module, self._request, self._grant = network, module, request, grant
         self._one, self._image = one, image
         self._targets = targets
@@ -275,7 +286,7 @@ class _Perturbed:
                 ablation_weights(
                     self._module,
                     one.inputs,
-                    request.layer,
+                    resolved(request.layer),
                     one.activation,
                     self._targets,
                     scores,
@@ -312,7 +323,7 @@ class _Perturbed:
                 f"guided-gradcam found {sum(report.rectifications.values())} rectifications to guide and "
                 f"{sum(report.nonstandard.values()) + sum(report.escaped.values())} it cannot; use gradcam",
             )
-        plain = _forward(self._module, self._one.inputs, self._request.layer, self._network.outputs)
+        plain = _forward(self._module, self._one.inputs, resolved(self._request.layer), self._network.outputs)
         for target in self._targets:
             guided = torch.autograd.grad(target.value(logits[0]), inputs, retain_graph=True)[0]
             raw = gradcam(plain.activation.detach(), plain.gradient([target])).relu()
@@ -330,9 +341,9 @@ class _Rows:
     Under `exact` the time is what the network's table says, so that the rows do not depend on load.
     """
 
-    def __init__(self, network: Network, request: Any, inputs: Tensor, grant: Grant) -> None:
+    def __init__(self, network: Network, request: CamRequest, inputs: Tensor, grant: Grant) -> None:
         scale = relative_size(network, inputs)
-        order = network.layers[request.layer].order
+        order = network.layers[resolved(request.layer)].order
         sizes = [(one.order, math.prod(one.shape)) for one in network.layers.values()]
         self._fit = most_together(network, self._fitting(max(size for _, size in sizes) * scale, grant))
         above = max((size for at, size in sizes if at >= order), default=1)
@@ -356,7 +367,7 @@ class _Rows:
         return self._fit_above
 
 
-def _outcome(request: Any, network: Network, found: _Found, transforms: list[dict[str, Any]]) -> Result:
+def _outcome(request: CamRequest, network: Network, found: _Found, transforms: list[dict[str, Any]]) -> Result:
     order = {method: k for k, method in enumerate(request.methods)}
     notes = []
     if "guided-gradcam" in request.methods:
@@ -371,7 +382,7 @@ def _outcome(request: Any, network: Network, found: _Found, transforms: list[dic
         {name: torch.stack(maps) for name, maps in found.arrays.items()},
         {
             "layer": request.layer,
-            "shape": list(network.layers[request.layer].shape),
+            "shape": list(network.layers[resolved(request.layer)].shape),
             "output": network.outputs.facts(),
             "region": getattr(request, "region", None),
             "maps": sorted(found.facts, key=lambda one: (one["image"], order[one["method"]])),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.networks import weights as weight_files
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources import Options, Source, SourceError, find_source
 from workers.networks.weights.files import recognise
 
@@ -41,7 +41,7 @@ class Entry:
     title: str
     source: str
     weights: str
-    transform: Preprocess
+    transform: Preprocessing
     class_names: tuple[str, ...] = ()
     options: Options = field(default_factory=Options)
     checkpoint_key: str | None = None

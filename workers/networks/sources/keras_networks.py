@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 
 from workers.networks.layers import with_values
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources.keras_layers import convert
 from workers.networks.sources.plain import as_plain
 from workers.networks.sources.source import Options, Source, SourceError
@@ -49,7 +49,7 @@ def keras_source(name: str, path: Path, options: Options) -> Source:
         name=f"keras:{name}",
         build=functools.partial(_build, path),
         # Keras gives its networks pictures squeezed to their size, in numbers from 0 to 255.
-        preprocess=Preprocess(
+        preprocess=Preprocessing(
             size, min(size), crop="none", mean=(0.0,) * 3, std=(1 / 255,) * 3, channels=1 if planes == 1 else 3
         ),
         title=path.stem,

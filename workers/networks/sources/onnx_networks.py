@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from workers.networks.layers import with_values
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources.plain import as_plain
 from workers.networks.sources.source import Options, Source, SourceError
 
@@ -61,7 +61,7 @@ def onnx_source(name: str, path: Path, options: Options) -> Source:
     return Source(
         name=f"onnx:{name}",
         build=functools.partial(_build, path, size),
-        preprocess=Preprocess(size, min(size), channels=1 if planes == 1 else 3),
+        preprocess=Preprocessing(size, min(size), channels=1 if planes == 1 else 3),
         title=path.stem,
         program=path,
     )

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from workers.networks.layers import with_values
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources import aten
 from workers.networks.sources.plain import as_plain
 from workers.networks.sources.pt2_archive import load_program
@@ -51,7 +51,7 @@ def export_source(name: str, path: Path, options: Options) -> Source:
     return Source(
         name=f"export:{name}",
         build=functools.partial(_build, path),
-        preprocess=Preprocess(size, short, channels=1 if planes == 1 else 3),
+        preprocess=Preprocessing(size, short, channels=1 if planes == 1 else 3),
         title=path.stem,
         program=path,
     )
