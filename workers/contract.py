@@ -227,12 +227,13 @@ class Row(Generic[Request_co]):
     """One job's share of a batch: its parameters (see `params`) and its uploads on the CPU.
 
     An upload is uint8 H×W×3, RGB, or float32 H×W×C in [0, 1] where it came as an array. `first` is the place of the
-    first of them in the job's images, of which a row may have a part.
+    first of them in the job's images, of which a row may have a part: then it is not `whole`.
     """
 
     request: Request_co
     images: Sequence[Tensor] = ()
     first: int = 0
+    whole: bool = True
 
 
 @dataclass

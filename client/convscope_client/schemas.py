@@ -54,6 +54,31 @@ class BehaviourCard(TypedDict):
     """Whether two runs on one image differ: each job has a seed of its own, and none is cached."""
 
 
+class Calibration(TypedDict):
+    """Whether probabilities mean what they say: Guo et al. 2017, over 15 bins."""
+
+    bins: list[CalibrationBin]
+    brier: float
+    """Mean squared distance to the right answer, summed over classes."""
+    expected_error: float
+    """ECE: mean of |confidence − accuracy|, weighted by images."""
+    largest_error: float
+    """MCE."""
+    log_loss: float
+    """Mean of −log of the right class's probability."""
+
+
+class CalibrationBin(TypedDict):
+    """Images whose predicted class has a probability between two ends, the upper one included."""
+
+    accuracy: float | None
+    confidence: float | None
+    """Mean probability of the predicted class; null where no image is."""
+    high: float
+    images: int
+    low: float
+
+
 class CamFacts(TypedDict):
     """Facts of cam."""
 
@@ -325,6 +350,8 @@ class ClassifyFacts(TypedDict):
 
     classes_shown: NotRequired[dict[str, str]]
     """Names of the numbers in `class_map`; −1 is no class."""
+    judgement: NotRequired[Judgement | None]
+    """How often the network is right, where `truth` says what is."""
     notes: NotRequired[list[str]]
     """How not to read the numbers."""
     output: OutputFacts
@@ -366,7 +393,7 @@ class ClassifyJob(TypedDict):
 
 
 class ClassifyRequest(TypedDict):
-    """How many classes to name."""
+    """How many classes to name, and which are right."""
 
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
@@ -398,6 +425,10 @@ class ClassifyRequest(TypedDict):
     """Of everything random in the computation."""
     top: NotRequired[int]
     """How many of the strongest classes to name for each image."""
+    truth: NotRequired[Literal["folders"] | Sequence[int | str] | None]
+    """The right class of each image, by index or name, in the images' order; `folders`: that of the folder in which each
+    image of the set lies. Then the facts say how often the network is right.
+    """
 
 
 class ClassifyResult(TypedDict):
@@ -1003,6 +1034,22 @@ class JobView(TypedDict):
     """Live workers; without one, queued jobs wait."""
 
 
+class JudgedClass(TypedDict):
+    """How one class is answered."""
+
+    images: int
+    """That are of it."""
+    index: int
+    name: str
+    precision: float | None
+    """right / predicted; null where none is said to be of it."""
+    predicted: int
+    """That are said to be of it."""
+    recall: float | None
+    """right / images; null where there is none of it."""
+    right: int
+
+
 class JudgedFacts(TypedDict):
     """One method's figures."""
 
@@ -1013,6 +1060,25 @@ class JudgedFacts(TypedDict):
     method: str
     random: str
     """Which of the random maps stands beside it, as the arrays name it."""
+
+
+class Judgement(TypedDict):
+    """How often the network is right."""
+
+    accuracy: float
+    accuracy_balanced: float
+    """Mean recall of the classes that there are images of."""
+    accuracy_top5: float | None
+    """The right class is among the strongest five; null for few."""
+    calibration: Calibration | None
+    """Null where the outputs are no softmax."""
+    classes: list[JudgedClass]
+    confusion_classes: list[int]
+    """Rows (right) and columns (predicted) of the array `confusion`."""
+    images: int
+    right: int
+    wrong: list[WrongAnswer]
+    """The surest first, 100 at most."""
 
 
 class KernelsFacts(TypedDict):
@@ -2317,6 +2383,19 @@ class WeightedObjective(TypedDict):
 
     of: ClassObjective | UnitObjective | DirectionObjective | ChannelObjective | LayerObjective
     weight: NotRequired[float]
+
+
+class WrongAnswer(TypedDict):
+    """An image that is answered wrongly."""
+
+    image: int
+    """Which image of the request, or of the range of the set."""
+    predicted: int
+    predicted_name: str
+    probability: float | None
+    """Of the predicted class."""
+    truth: int
+    truth_name: str
 
 
 class Drawing(TypedDict, total=False):

@@ -182,7 +182,7 @@ async def _looked_up(
     try:
         image_set: str | None = getattr(asked, "image_set", None)
         if image_set is not None:
-            images, image_list = await set_images(asked, call, image_set, operation)
+            asked, images, image_list = await set_images(asked, call, image_set, operation)
         else:
             asked, images = await named_images(asked, call, form, files)
             image_list = None
@@ -225,6 +225,7 @@ async def submit(call: Call, operation: Operation[Any], received: Received, *, k
     resolved, further = await _resolve(received.request, operation, card, call)
     others = [found.card for found in further]
     check_planes(received.images, [card, *others])
+    operation.check_count(resolved, len(received.images) - (getattr(resolved, MASK, None) is not None))
     lane = "batch" if received.image_list else operation.lane  # a sweep is long, whatever it asks of each image
     cost = check_cost(resolved, operation, card, len(received.images), context.settings, lane)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})

@@ -109,7 +109,6 @@ class FakeNetwork:
 
     def lean_module(self, fast: bool) -> nn.Module:
         """The same module: nothing here is large enough to be made leaner."""
-        del fast
         return self.module
 
     def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:

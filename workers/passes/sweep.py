@@ -31,6 +31,8 @@ from workers.passes.pace import SliceClock, most_together
 if TYPE_CHECKING:
     from convscope.protocol.requests import CommonRequest
 
+End = Callable[[Network, Any, Outcome], Result]
+"""What is found only from all images together: takes the row, and takes and gives its outcome."""
 Join = Callable[[Sequence[Outcome]], Outcome]
 """What consecutive parts of the images gave, as one outcome. Associative: parts that were joined join further ones."""
 
@@ -72,7 +74,7 @@ class SetSweep(Generic[Request]):
             while self.place < self.total:
                 images = self.row.images[self.place : self.place + _together(network, self.row.request)]
                 if self.work is None:
-                    part = Row(self.row.request, images, first=self.row.first + self.place)
+                    part = Row(self.row.request, images, first=self.row.first + self.place, whole=False)
                     self.work = method.run(network, [part], grant)
                 try:
                     self.said = next(self.work)
@@ -99,11 +101,13 @@ class ImageSweep(IterativeMethod[Request, "SetSweep[Request]"]):
     Args:
         method: what each part goes through; its rows must not depend on each other.
         join: makes one outcome of those of consecutive parts.
+        end: adds to the outcome of the whole.
     """
 
-    def __init__(self, method: OneShotMethod[Request], join: Join) -> None:
+    def __init__(self, method: OneShotMethod[Request], join: Join, end: End | None = None) -> None:
         self._method = method
         self._join = join
+        self._end = end
 
     def group_key(self, network: Network, request: Request) -> Hashable:
         return repr(request)
@@ -137,7 +141,8 @@ class ImageSweep(IterativeMethod[Request, "SetSweep[Request]"]):
     ) -> Generator[Progress, None, Result]:
         yield from ()
         (state,) = states
-        return self._join(state.parts)
+        whole = self._join(state.parts)
+        return whole if self._end is None else self._end(network, row, whole)
 
     def save(self, states: Sequence[SetSweep[Request]]) -> dict[str, Tensor]:
         (state,) = states

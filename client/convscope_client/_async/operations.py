@@ -207,6 +207,7 @@ class AsyncOperations(AsyncJobs):
         region: Literal["all", "predicted", "mask"] | Sequence[int] | None = None,
         seed: int | None = None,
         top: int | None = None,
+        truth: Literal["folders"] | Sequence[int | str] | None = None,
         wait_s: float | None = None,
         fresh: bool = False,
         idempotency_key: str | None = None,
@@ -230,6 +231,8 @@ class AsyncOperations(AsyncJobs):
                 of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
             seed: Of everything random in the computation. Default: 0.
             top: How many of the strongest classes to name for each image. Default: 5.
+            truth: The right class of each image, by index or name, in the images' order; `folders`: that of the folder
+                in which each image of the set lies. Then the facts say how often the network is right.
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
@@ -243,6 +246,7 @@ class AsyncOperations(AsyncJobs):
             "region": region,
             "seed": seed,
             "top": top,
+            "truth": truth,
         }
         return await self.submit(
             "classify", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key

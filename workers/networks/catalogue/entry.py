@@ -160,9 +160,8 @@ def _version(path: Path) -> tuple[Path, int, int]:
     return path, status.st_mtime_ns, status.st_size
 
 
-@functools.lru_cache(maxsize=256)
-def _sha256_of_version(path: Path, modified_ns: int, size: int) -> str:
-    del modified_ns, size  # part of the cache's key: a changed file is read again
+@functools.lru_cache(maxsize=256)  # by when the file was changed, too
+def _sha256_of_version(path: Path, _modified_ns: int, _size: int) -> str:
     return weight_files.file_sha256(path)
 
 

@@ -87,10 +87,9 @@ def _read(path: Path) -> Any:
         raise SourceError(f"{path.name} cannot be loaded by Keras in its safe mode: {said}") from error
 
 
-@functools.lru_cache(maxsize=64)
-def _looked_at(path: Path, modified_ns: int, length: int) -> tuple[tuple[int, int, int], bool]:
+@functools.lru_cache(maxsize=64)  # by when the file was changed, too
+def _looked_at(path: Path, _modified_ns: int, _length: int) -> tuple[tuple[int, int, int], bool]:
     """Height, width and planes of the input, and whether other sizes are possible."""
-    del modified_ns, length  # part of the cache's key
     with with_values():
         model = _read(path)
     shape = _input_shape(model, path.name)
@@ -111,10 +110,9 @@ def _build(path: Path) -> nn.Module:
     return copy.deepcopy(_built(path, status.st_mtime_ns, status.st_size))
 
 
-@functools.lru_cache(maxsize=1)
-def _built(path: Path, modified_ns: int, length: int) -> nn.Module:
+@functools.lru_cache(maxsize=1)  # by when the file was changed, too
+def _built(path: Path, _modified_ns: int, _length: int) -> nn.Module:
     """The last network: it is asked for several times in a row."""
-    del modified_ns, length  # part of the cache's key
     with with_values():
         return as_network(_read(path), path.name)
 

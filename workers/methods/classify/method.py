@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.geometry import Transform
+from workers.methods.classify.judging import judged
 from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.class_targets import NO_CLASS, claimed, inside_region, mask_in_input, read_region, without_mask
 from workers.passes.scores import logits_of, probabilities
@@ -80,13 +81,35 @@ class Classify(OneShotMethod["ClassifyRequest"]):
             if done < len(batch.inputs):
                 yield Progress(done, len(batch.inputs), "images")
         return [
-            errors[row] or _outcome(network, rows[row].request, found[row], batch.transforms_of(row))
-            for row in range(len(rows))
+            errors[row] or _result(network, rows[row], found[row], batch.transforms_of(row)) for row in range(len(rows))
         ]
 
     def of_set(self) -> Method:
         """Part by part, saved in between."""
-        return ImageSweep(self, _joined)
+        return ImageSweep(self, _joined, _with_judgement)
+
+
+def _result(
+    network: Network, row: Row[ClassifyRequest], answers: Sequence[_Answer], transforms: list[dict[str, Any]]
+) -> Result:
+    """A row's result; of a part of one, what is found from all images is not there yet."""
+    outcome = _outcome(network, row.request, answers, transforms)
+    return _with_judgement(network, row, outcome) if row.whole else outcome
+
+
+def _with_judgement(network: Network, row: Row[ClassifyRequest], outcome: Outcome) -> Result:
+    """The outcome with how often it is right, where the request says what is."""
+    truth: list[int] | None = getattr(row.request, "truth", None)  # classes as indices, once resolved
+    if truth is None:
+        return outcome
+    numbers = outcome.arrays["values" if network.outputs.link == "value" else "logits"]
+    if len(truth) != len(numbers):
+        return MethodError("invalid-request", f"truth has {len(truth)} classes for {len(numbers)} images")
+    try:
+        confusion, told = judged(network.outputs, numbers, truth, network.classes)
+    except MethodError as error:
+        return error
+    return Outcome({**outcome.arrays, "confusion": confusion}, {**outcome.facts, "judgement": told})
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:
@@ -132,7 +155,7 @@ def _look(network: Network, request: ClassifyRequest, logits: Tensor, where: Tra
 
 def _outcome(
     network: Network, request: ClassifyRequest, answers: Sequence[_Answer], transforms: list[dict[str, Any]]
-) -> Result:
+) -> Outcome:
     outputs = network.outputs
     numbers = torch.stack([one.logits for one in answers])
     arrays = {"values" if outputs.link == "value" else "logits": numbers}
