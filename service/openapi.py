@@ -30,7 +30,7 @@ _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary"}
 EVERYWHERE = (
     "bad-host", "unauthenticated", "forbidden", "cross-site", "misdirected", "internal-error", "queue-unavailable",
-    "store-unavailable",
+    "identity-unavailable", "store-unavailable",
 )  # fmt: skip
 """Problems that every address which a key guards may answer with."""
 GUARDED = ("/v1", "/v2/models")
@@ -105,6 +105,8 @@ HEADERS = {
     "Link": "The next page, rel=next.",
     "Content-Range": "Which bytes these are, and of how many.",
     "Allow": "The methods that are possible.",
+    "RateLimit": "How many more quick and long jobs you may have unfinished now; where you have quotas.",
+    "RateLimit-Policy": "Your quotas of quick and long jobs.",
 }
 
 PENDING = answer("Not finished; the job.", json_content(shown(JobView)), ("Location", "Retry-After"))

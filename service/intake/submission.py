@@ -16,7 +16,7 @@ from convscope.protocol.networks import VERSION_MARK
 from convscope.protocol.operations.base import Operation, check_normalization
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest
-from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
+from convscope.queue.jobs import NO_QUOTA, Job, JobImage, JobSpec, JobState
 from service.call import Call
 from service.context import Context
 from service.http.problems import from_validation
@@ -261,7 +261,10 @@ async def submit(call: Call, operation: Operation[Any], received: Received, *, k
         no_cache=call.no_cache,
         caller_jobs=context.callers.quota(call.caller),
     )
-    job, new = await context.jobs.enqueue(spec)
+    try:
+        job, new = await context.jobs.enqueue(spec)
+    finally:
+        await _tell_room(call)
     if job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):
         # The store lost what the queue remembers, for an identical request or under this key.
         await context.jobs.forget_result(job)
@@ -269,6 +272,26 @@ async def submit(call: Call, operation: Operation[Any], received: Received, *, k
     if new and job.state == JobState.SUCCEEDED:
         await grant_pictures(call, job)
     return job, new
+
+
+async def _tell_room(call: Call) -> None:
+    """Let the answer say how many more jobs there may be, to callers who have a quota.
+
+    The fields are those of draft-ietf-httpapi-ratelimit-headers-10; a quota is of jobs that are unfinished at once.
+    """
+    own = call.context.callers.quota(call.caller)
+    if own == NO_QUOTA:
+        return
+    try:
+        room = await call.context.jobs.room(call.caller, own)
+    except ProblemError:  # the job is submitted, and its answer worth more than this
+        return
+    call.request.state.answer_headers = {
+        "RateLimit-Policy": ", ".join(
+            f'"{kind}";q={quota};qu="concurrent-requests"' for kind, (quota, _) in room.items()
+        ),
+        "RateLimit": ", ".join(f'"{kind}";r={left}' for kind, (_, left) in room.items()),
+    }
 
 
 async def _resolve(

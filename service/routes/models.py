@@ -129,7 +129,7 @@ async def delete_model(model_id: str, call: CallDependency) -> Response:
 
     Jobs that compute with it come to their end; those that wait still fail with `gone`. Results stay as long as any.
     """
-    call.context.callers.check_may_bring(call.caller)
+    call.check_scope("models")
     await call.context.networks.delete(call.caller, model_id, _conditions(call))
     return Response(status_code=204)
 
