@@ -182,21 +182,6 @@ class CancelledJobs(TypedDict):
     """Ids of jobs that stop within two slices."""
 
 
-class ChannelFacts(TypedDict):
-    """How the images excite one channel: figures of its strongest unit in each image (of its mean, with by=mean)."""
-
-    active: float
-    """Share of the images on which it is above zero."""
-    best: list[float]
-    """The k strongest, strongest first."""
-    channel: int
-    dead: bool
-    """Not above zero on any image."""
-    mean: float
-    quantiles: dict[str, float]
-    """Of the images' values, by share; told to a part in sixteen, the largest exactly."""
-
-
 class ChannelObjective(TypedDict):
     """A channel of a layer: the mean of its map, its largest value, or the value at its centre."""
 
@@ -405,6 +390,136 @@ class ClassifyResult(TypedDict):
 
     arrays: dict[str, ArrayView]
     facts: ClassifyFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class CompareFacts(TypedDict):
+    """Facts of compare."""
+
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
+    channels: list[convscope__protocol__operations__compare__ChannelFacts]
+    cka_batches: int
+    """Batches of images whose HSICs were summed."""
+    figures: dict[str, float | None]
+    """All figures by name; null where there is none to give, which no requirement should pass."""
+    flips: list[FlipFacts]
+    """The surest first, 100 at most; `figures.flips` counts all."""
+    images: int
+    layers: list[convscope__protocol__operations__compare__LayerFacts]
+    measured: list[Literal["probability", "value"]]
+    """What a confidence is, of either network."""
+    notes: list[str]
+    """How not to read the figures."""
+    other_output: OutputFacts
+    output: OutputFacts
+    shown: list[ShownFacts]
+
+
+class CompareJob(TypedDict):
+    """A job of compare."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: CompareResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class CompareRequest(TypedDict):
+    """Which other network, at which layers, by which maps."""
+
+    batch_images: NotRequired[int]
+    """CKA: images compared at once, at most."""
+    cam_layer: NotRequired[str | None]
+    """Without it the last spatial map before global pooling."""
+    channel_layers: NotRequired[Sequence[str] | None]
+    """Layers of both whose channels are watched; without it all rectifications they share."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    features: NotRequired[Literal["flatten", "pool"]]
+    """CKA: every number of the map, or each channel's mean."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    intervals: NotRequired[int]
+    """CKA: resamples for the 95 % interval; 0 for none."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layers: NotRequired[Sequence[str] | None]
+    """Layers whose representations are compared, or `convolutions`; without it every stage."""
+    method: NotRequired[
+        Literal[
+            "cam",
+            "gradcam",
+            "gradcam++",
+            "hirescam",
+            "elementwise",
+            "xgradcam",
+            "layercam",
+            "eigencam",
+            "eigengradcam",
+            "scorecam",
+            "ablationcam",
+            "fullgrad",
+        ]
+    ]
+    """Whose maps are compared, a method of `cam`."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    other_cam_layer: NotRequired[str | None]
+    """The other network's; likewise."""
+    other_layers: NotRequired[Sequence[str] | None]
+    """The other network's, in the same order; without it those of the same names, or its stages."""
+    other_model: str
+    """Catalogue id of the network that `model` is compared with."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
+    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
+    as good, not the same bits.
+    """
+    preprocess: NotRequired[Preprocess | None]
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    shown: NotRequired[int]
+    """How many images whose evidence moved most are shown, and how many flips."""
+    target: NotRequired[int | str]
+    """Whose evidence: a class index, a class name, or what `model` predicts of each image."""
+    true_classes: NotRequired[Sequence[int] | None]
+    """Right class index of each image, for the accuracy of both."""
+
+
+class CompareResult(TypedDict):
+    """The result of a job of compare that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: CompareFacts
     """Numbers that matter without opening an array."""
     pictures: list[PictureView]
     provenance: ProvenanceView
@@ -703,7 +818,7 @@ class FeatureMapsFacts(TypedDict):
 
     aliases: NotRequired[dict[str, list[str]]]
     """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
-    layers: list[LayerFacts]
+    layers: list[convscope__protocol__operations__feature_maps__LayerFacts]
     transforms: list[dict[str, Any]]
     """For each image, where the network's input lies in the upload."""
 
@@ -811,6 +926,21 @@ class FileReference(TypedDict):
 
     sha256: str
     """Of its bytes, hex."""
+
+
+FlipFacts = TypedDict(
+    "FlipFacts",
+    {
+        "class": "int",
+        "confidence": "float",
+        "image": "int",
+        "name": "str | None",
+        "other_class": "int",
+        "other_confidence": "float",
+        "other_name": "str | None",
+    },
+)
+"""An image of which the networks predict different classes."""
 
 
 class ImageList(TypedDict):
@@ -1047,24 +1177,6 @@ class LayerCard(TypedDict):
     receptive_field: NotRequired[ReceptiveField | None]
     shape: list[int]
     """Shape of the output without the batch: (C, H, W) or (C,)."""
-
-
-class LayerFacts(TypedDict):
-    """Numbers of one layer's chosen maps, in the order of `channels`; per image where there are several (N×K lists)."""
-
-    channels: list[list[int]]
-    """For each image, the channel of each map."""
-    dead_channels: list[list[int]]
-    """For each image, channels of the layer that are nowhere larger than a millionth of its largest."""
-    layer: str
-    maximum: list[list[float]]
-    mean: list[list[float]]
-    minimum: list[list[float]]
-    shape: list[int]
-    """Of the whole layer: C, H, W."""
-    std: list[list[float]]
-    zeros: list[list[float]]
-    """Share of exact zeros in each map."""
 
 
 class LayerObjective(TypedDict):
@@ -1992,6 +2104,29 @@ class SaliencyResult(TypedDict):
     provenance: ProvenanceView
 
 
+ShownFacts = TypedDict(
+    "ShownFacts",
+    {
+        "class": "int",
+        "confidence": "float",
+        "flipped": "bool",
+        "image": "int",
+        "item": "int",
+        "mass_moved": "float | None",
+        "moved": "bool",
+        "name": "str | None",
+        "other_class": "int",
+        "other_confidence": "float",
+        "other_name": "str | None",
+        "rank_correlation": "float | None",
+        "target": "str",
+        "target_name": "str | None",
+        "transforms": "list[dict[str, Any]]",
+    },
+)
+"""An image whose maps are among the arrays."""
+
+
 class SumObjective(TypedDict):
     """A weighted sum of simple objectives."""
 
@@ -2001,7 +2136,7 @@ class SumObjective(TypedDict):
 class SweptLayerFacts(TypedDict):
     """Facts of one layer, its channels in the order of the arrays."""
 
-    channels: list[ChannelFacts]
+    channels: list[convscope__protocol__operations__top_activations__ChannelFacts]
     dead_channels: list[int]
     dead_share: float
     images: int
@@ -2153,6 +2288,63 @@ class WeightedObjective(TypedDict):
 
     of: ClassObjective | UnitObjective | DirectionObjective | ChannelObjective | LayerObjective
     weight: NotRequired[float]
+
+
+class convscope__protocol__operations__compare__ChannelFacts(TypedDict):
+    """Channels of one layer that never change over all images and positions."""
+
+    channels: int
+    died: list[int]
+    """Silent in `other_model` only."""
+    layer: str
+    silent_in_both: int
+    woke: list[int]
+    """Silent in `model` only."""
+
+
+class convscope__protocol__operations__compare__LayerFacts(TypedDict):
+    """CKA of one pair of layers."""
+
+    cka: float | None
+    """Debiased; null where a side does not vary, or there are too few images."""
+    high: float | None
+    layer: str
+    low: float | None
+    """Lower end of the 95 % interval; null where there are too few batches."""
+    other_layer: str
+
+
+class convscope__protocol__operations__feature_maps__LayerFacts(TypedDict):
+    """Numbers of one layer's chosen maps, in the order of `channels`; per image where there are several (N×K lists)."""
+
+    channels: list[list[int]]
+    """For each image, the channel of each map."""
+    dead_channels: list[list[int]]
+    """For each image, channels of the layer that are nowhere larger than a millionth of its largest."""
+    layer: str
+    maximum: list[list[float]]
+    mean: list[list[float]]
+    minimum: list[list[float]]
+    shape: list[int]
+    """Of the whole layer: C, H, W."""
+    std: list[list[float]]
+    zeros: list[list[float]]
+    """Share of exact zeros in each map."""
+
+
+class convscope__protocol__operations__top_activations__ChannelFacts(TypedDict):
+    """How the images excite one channel: figures of its strongest unit in each image (of its mean, with by=mean)."""
+
+    active: float
+    """Share of the images on which it is above zero."""
+    best: list[float]
+    """The k strongest, strongest first."""
+    channel: int
+    dead: bool
+    """Not above zero on any image."""
+    mean: float
+    quantiles: dict[str, float]
+    """Of the images' values, by share; told to a part in sixteen, the largest exactly."""
 
 
 class Drawing(TypedDict, total=False):
