@@ -9,6 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 
+class AlignedLayerFacts(TypedDict):
+    """CKA of one pair of layers."""
+
+    cka: float | None
+    """Debiased; null where a side does not vary, or there are too few images."""
+    high: float | None
+    layer: str
+    low: float | None
+    """Lower end of the 95 % interval; null where there are too few batches."""
+    other_layer: str
+
+
 class Alive(TypedDict):
     """The process answers."""
 
@@ -180,6 +192,21 @@ class CancelledJobs(TypedDict):
     """Ids of jobs that are cancelled."""
     stopping: list[str]
     """Ids of jobs that stop within two slices."""
+
+
+class ChannelFacts(TypedDict):
+    """How the images excite one channel: figures of its strongest unit in each image (of its mean, with by=mean)."""
+
+    active: float
+    """Share of the images on which it is above zero."""
+    best: list[float]
+    """The k strongest, strongest first."""
+    channel: int
+    dead: bool
+    """Not above zero on any image."""
+    mean: float
+    quantiles: dict[str, float]
+    """Of the images' values, by share; told to a part in sixteen, the largest exactly."""
 
 
 class ChannelObjective(TypedDict):
@@ -400,7 +427,7 @@ class CompareFacts(TypedDict):
 
     aliases: NotRequired[dict[str, list[str]]]
     """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
-    channels: list[convscope__protocol__operations__compare__ChannelFacts]
+    channels: list[SilentChannelFacts]
     cka_batches: int
     """Batches of images whose HSICs were summed."""
     figures: dict[str, float | None]
@@ -408,14 +435,14 @@ class CompareFacts(TypedDict):
     flips: list[FlipFacts]
     """The surest first, 100 at most; `figures.flips` counts all."""
     images: int
-    layers: list[convscope__protocol__operations__compare__LayerFacts]
+    layers: list[AlignedLayerFacts]
     measured: list[Literal["probability", "value"]]
     """What a confidence is, of either network."""
     notes: list[str]
     """How not to read the figures."""
     other_output: OutputFacts
     output: OutputFacts
-    shown: list[ShownFacts]
+    shown: list[MovedImageFacts]
 
 
 class CompareJob(TypedDict):
@@ -818,7 +845,7 @@ class FeatureMapsFacts(TypedDict):
 
     aliases: NotRequired[dict[str, list[str]]]
     """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
-    layers: list[convscope__protocol__operations__feature_maps__LayerFacts]
+    layers: list[LayerFacts]
     transforms: list[dict[str, Any]]
     """For each image, where the network's input lies in the upload."""
 
@@ -1179,6 +1206,24 @@ class LayerCard(TypedDict):
     """Shape of the output without the batch: (C, H, W) or (C,)."""
 
 
+class LayerFacts(TypedDict):
+    """Numbers of one layer's chosen maps, in the order of `channels`; per image where there are several (N×K lists)."""
+
+    channels: list[list[int]]
+    """For each image, the channel of each map."""
+    dead_channels: list[list[int]]
+    """For each image, channels of the layer that are nowhere larger than a millionth of its largest."""
+    layer: str
+    maximum: list[list[float]]
+    mean: list[list[float]]
+    minimum: list[list[float]]
+    shape: list[int]
+    """Of the whole layer: C, H, W."""
+    std: list[list[float]]
+    zeros: list[list[float]]
+    """Share of exact zeros in each map."""
+
+
 class LayerObjective(TypedDict):
     """A whole layer: the mean of its squared activations, as in DeepDream."""
 
@@ -1517,6 +1562,29 @@ class ModelSummary(TypedDict):
     upload: NotRequired[UploadFacts | None]
     """Of a network that a caller brought; null for the operator's."""
     weights: str
+
+
+MovedImageFacts = TypedDict(
+    "MovedImageFacts",
+    {
+        "class": "int",
+        "confidence": "float",
+        "flipped": "bool",
+        "image": "int",
+        "item": "int",
+        "mass_moved": "float | None",
+        "moved": "bool",
+        "name": "str | None",
+        "other_class": "int",
+        "other_confidence": "float",
+        "other_name": "str | None",
+        "rank_correlation": "float | None",
+        "target": "str",
+        "target_name": "str | None",
+        "transforms": "list[dict[str, Any]]",
+    },
+)
+"""An image whose maps are among the arrays."""
 
 
 class NetworkHead(TypedDict):
@@ -2104,27 +2172,16 @@ class SaliencyResult(TypedDict):
     provenance: ProvenanceView
 
 
-ShownFacts = TypedDict(
-    "ShownFacts",
-    {
-        "class": "int",
-        "confidence": "float",
-        "flipped": "bool",
-        "image": "int",
-        "item": "int",
-        "mass_moved": "float | None",
-        "moved": "bool",
-        "name": "str | None",
-        "other_class": "int",
-        "other_confidence": "float",
-        "other_name": "str | None",
-        "rank_correlation": "float | None",
-        "target": "str",
-        "target_name": "str | None",
-        "transforms": "list[dict[str, Any]]",
-    },
-)
-"""An image whose maps are among the arrays."""
+class SilentChannelFacts(TypedDict):
+    """Channels of one layer that never change over all images and positions."""
+
+    channels: int
+    died: list[int]
+    """Silent in `other_model` only."""
+    layer: str
+    silent_in_both: int
+    woke: list[int]
+    """Silent in `model` only."""
 
 
 class SumObjective(TypedDict):
@@ -2136,7 +2193,7 @@ class SumObjective(TypedDict):
 class SweptLayerFacts(TypedDict):
     """Facts of one layer, its channels in the order of the arrays."""
 
-    channels: list[convscope__protocol__operations__top_activations__ChannelFacts]
+    channels: list[ChannelFacts]
     dead_channels: list[int]
     dead_share: float
     images: int
@@ -2288,63 +2345,6 @@ class WeightedObjective(TypedDict):
 
     of: ClassObjective | UnitObjective | DirectionObjective | ChannelObjective | LayerObjective
     weight: NotRequired[float]
-
-
-class convscope__protocol__operations__compare__ChannelFacts(TypedDict):
-    """Channels of one layer that never change over all images and positions."""
-
-    channels: int
-    died: list[int]
-    """Silent in `other_model` only."""
-    layer: str
-    silent_in_both: int
-    woke: list[int]
-    """Silent in `model` only."""
-
-
-class convscope__protocol__operations__compare__LayerFacts(TypedDict):
-    """CKA of one pair of layers."""
-
-    cka: float | None
-    """Debiased; null where a side does not vary, or there are too few images."""
-    high: float | None
-    layer: str
-    low: float | None
-    """Lower end of the 95 % interval; null where there are too few batches."""
-    other_layer: str
-
-
-class convscope__protocol__operations__feature_maps__LayerFacts(TypedDict):
-    """Numbers of one layer's chosen maps, in the order of `channels`; per image where there are several (N×K lists)."""
-
-    channels: list[list[int]]
-    """For each image, the channel of each map."""
-    dead_channels: list[list[int]]
-    """For each image, channels of the layer that are nowhere larger than a millionth of its largest."""
-    layer: str
-    maximum: list[list[float]]
-    mean: list[list[float]]
-    minimum: list[list[float]]
-    shape: list[int]
-    """Of the whole layer: C, H, W."""
-    std: list[list[float]]
-    zeros: list[list[float]]
-    """Share of exact zeros in each map."""
-
-
-class convscope__protocol__operations__top_activations__ChannelFacts(TypedDict):
-    """How the images excite one channel: figures of its strongest unit in each image (of its mean, with by=mean)."""
-
-    active: float
-    """Share of the images on which it is above zero."""
-    best: list[float]
-    """The k strongest, strongest first."""
-    channel: int
-    dead: bool
-    """Not above zero on any image."""
-    mean: float
-    quantiles: dict[str, float]
-    """Of the images' values, by share; told to a part in sixteen, the largest exactly."""
 
 
 class Drawing(TypedDict, total=False):

@@ -72,7 +72,7 @@ class CompareRequest(ImagesRequest):
         return self
 
 
-class LayerFacts(BaseModel):
+class AlignedLayerFacts(BaseModel):
     """CKA of one pair of layers."""
 
     layer: str
@@ -94,7 +94,7 @@ class FlipFacts(BaseModel):
     other_confidence: float
 
 
-class ShownFacts(FlipFacts):
+class MovedImageFacts(FlipFacts):
     """An image whose maps are among the arrays."""
 
     item: int = Field(description="Place along the first axis of maps/model and maps/other.")
@@ -107,7 +107,7 @@ class ShownFacts(FlipFacts):
     transforms: list[dict[str, Any]] = Field(description="Where the input of either network lies in the upload.")
 
 
-class ChannelFacts(BaseModel):
+class SilentChannelFacts(BaseModel):
     """Channels of one layer that never change over all images and positions."""
 
     layer: str
@@ -127,11 +127,11 @@ class CompareFacts(NamedLayersFacts):
     figures: dict[str, float | None] = Field(
         description="All figures by name; null where there is none to give, which no requirement should pass."
     )
-    layers: list[LayerFacts]
+    layers: list[AlignedLayerFacts]
     cka_batches: int = Field(description="Batches of images whose HSICs were summed.")
     flips: list[FlipFacts] = Field(description="The surest first, 100 at most; `figures.flips` counts all.")
-    channels: list[ChannelFacts]
-    shown: list[ShownFacts]
+    channels: list[SilentChannelFacts]
+    shown: list[MovedImageFacts]
     notes: list[str] = Field(description="How not to read the figures.")
 
 
