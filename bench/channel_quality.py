@@ -29,7 +29,7 @@ SHOWN = tuple(range(0, CHANNELS, 8))
 """Channels whose pictures the other recipes make as well, for the contact sheet."""
 
 
-def finished(network: Any, row: Row, states: Any) -> Outcome:
+def finished(network: Any, row: Row[Any], states: Any) -> Outcome:
     """A job's outcome."""
     made = returned(METHOD.finish(network, row, states, Grant()))
     assert isinstance(made, Outcome)

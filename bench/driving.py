@@ -22,7 +22,7 @@ def returned(work: Generator[Any, None, T]) -> T:
             return value
 
 
-def outcome(method: OneShotMethod, network: Any, row: Row, grant: Grant | None = None) -> Outcome:
+def outcome(method: OneShotMethod[Any], network: Any, row: Row[Any], grant: Grant | None = None) -> Outcome:
     """One row's outcome.
 
     Raises:

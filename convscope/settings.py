@@ -10,6 +10,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError, field_validator
@@ -53,6 +54,12 @@ class Settings(BaseSettings):
         None,
         description="File with callers, SHA-256 of their keys and quotas; without it everyone is `anonymous`.",
     )
+    oidc_issuer: str | None = Field(
+        None,
+        description="Address of an OpenID Connect provider whose tokens callers may send instead of keys; needs "
+        "`oidc_audience`.",
+    )
+    oidc_audience: str | None = Field(None, description="What tokens must be meant for, their claim `aud`.")
 
     # The service.
     host: str = Field("127.0.0.1", description="Address the service listens on.")
@@ -229,12 +236,30 @@ class Settings(BaseSettings):
     @property
     def host_names(self) -> list[str]:
         """The names that the service answers to beside its machine's own; `*` where it answers to all."""
-        return _listed(self.hosts) or (["*"] if self.api_keys_file is not None else [])
+        return _listed(self.hosts) or (["*"] if self.knows_callers else [])
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether every caller needs a key or a token."""
+        return self.api_keys_file is not None or self.oidc_issuer is not None
+
+    @property
+    def identity_trouble(self) -> str | None:
+        """Why tokens cannot be checked: one of the two settings is missing, or keys would come over an open wire."""
+        issuer, audience = self.oidc_issuer, self.oidc_audience
+        if issuer is None and audience is None:
+            return None
+        if issuer is None or audience is None:
+            return "--oidc-issuer and --oidc-audience go together; without an audience any token of the issuer would do"
+        parts = urlsplit(issuer)
+        if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+            return f"--oidc-issuer or CONVSCOPE_OIDC_ISSUER: an https:// address is needed, not {issuer!r}"
+        return None
 
     @property
     def exposure_trouble(self) -> str | None:
         """Why the service may not listen where it is told to: others could reach it, and nobody needs a key."""
-        if self.api_keys_file is not None or self.allow_anonymous or _is_loopback(self.host):
+        if self.knows_callers or self.allow_anonymous or _is_loopback(self.host):
             return None
         return (
             f"--host or CONVSCOPE_HOST: other machines reach {self.host or 'every address'}, and whoever does may use "

@@ -80,8 +80,8 @@ def main() -> int:
     return_freed_memory()
     try:
         settings = Settings()
-        if settings.exposure_trouble is not None:
-            raise ValueError(settings.exposure_trouble)
+        if (trouble := settings.identity_trouble or settings.exposure_trouble) is not None:
+            raise ValueError(trouble)
         serving = server(settings)
     except ValidationError as error:
         print(f"convscope api: {said(error)}", file=sys.stderr)

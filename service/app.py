@@ -38,6 +38,7 @@ from service.http.methods import HeadAndOptions
 from service.http.metrics import Metrics
 from service.http.request_log import RequestLog
 from service.http.strangers import Strangers
+from service.http.tokens import Tokens
 from service.memory import Memory
 from service.openapi import document
 from service.results.arrays import Results
@@ -54,7 +55,7 @@ Short work is answered in the same request; long work is a job to be polled, fol
 
 READABLE = (
     "Accept-Ranges", "Allow", "Content-Location", "Content-Range", "ETag", "Link", "Location", "Preference-Applied",
-    "Retry-After", "Server-Timing", "X-Request-ID",
+    "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Request-ID",
 )  # fmt: skip
 """Headers that pages of other origins may read."""
 
@@ -76,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         ValueError, OSError: the key file cannot be used.
     """
     metrics = Metrics()
-    callers = Callers.read(settings.api_keys_file)
+    callers = Callers.read(settings.api_keys_file, _tokens(settings))
     app = FastAPI(
         title="Convscope",
         version=__version__,
@@ -106,6 +107,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestLog, metrics=metrics)  # the last one added is the outermost
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    return Tokens(settings.oidc_issuer, settings.oidc_audience)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from functools import cached_property
 from fastapi import Request
 
 from service.context import Context
+from service.http.auth import Identity, Scope
 from service.http.negotiation import Preference, accepted, etag_matches, idempotency_key, media_type, preference
 
 
@@ -22,12 +23,25 @@ class Call:
     Args:
         request: as the framework has it.
         context: the parts of the running service.
-        caller: the name of who calls.
+        identity: who calls, and what for.
     """
 
     request: Request
     context: Context
-    caller: str
+    identity: Identity
+
+    @property
+    def caller(self) -> str:
+        """The name of who calls."""
+        return self.identity.caller
+
+    def check_scope(self, scope: Scope) -> None:
+        """See that who calls may do that.
+
+        Raises:
+            ProblemError: `forbidden`.
+        """
+        self.context.callers.check(self.identity, scope)
 
     def accepted(self, possible: Sequence[str], wanted: str | None = None) -> str:
         """The media type to answer with: what `?format=` says, else the best of `possible`.

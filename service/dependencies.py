@@ -18,6 +18,9 @@ from convscope.protocol.problems import FieldError, invalid_request
 from service.call import Call
 from service.context import Context
 
+_READING = frozenset({"GET", "HEAD"})
+_NETWORKS = "/v1/models/"
+
 
 async def context(request: Request) -> Context:
     """The parts of the running service."""
@@ -30,10 +33,17 @@ ContextDependency = Annotated[Context, Depends(context)]
 async def call(request: Request, context: ContextDependency) -> Call:
     """The call of a request; its caller by the key in the Authorization header, `anonymous` where there are no keys.
 
+    To read needs the scope `read`, all else `submit`; to bring networks `models` instead, which those routes check.
+
     Raises:
         ProblemError: `unauthenticated`, `forbidden`.
     """
-    return Call(request, context, context.callers.identify(request.headers.get("authorization")))
+    made = Call(request, context, await context.callers.identify(request.headers.get("authorization")))
+    if request.method in _READING:
+        made.check_scope("read")
+    elif request.method == "POST" or not request.url.path.startswith(_NETWORKS):
+        made.check_scope("submit")
+    return made
 
 
 async def no_repeats(request: Request) -> None:

@@ -24,14 +24,16 @@ from service.answers.views import JobList, JobView, ResultView
 from service.http.negotiation import JSON
 from service.http.problems import MEDIA_TYPE, ProblemDocument, documented
 from service.intake.forms import MASK
+from service.intake.inference import ExplainRequest, InferRequest
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary"}
 EVERYWHERE = (
     "bad-host", "unauthenticated", "forbidden", "cross-site", "misdirected", "internal-error", "queue-unavailable",
-    "store-unavailable",
+    "identity-unavailable", "store-unavailable",
 )  # fmt: skip
-"""Problems that every address under /v1 may answer with."""
+"""Problems that every address which a key guards may answer with."""
+GUARDED = ("/v1", "/v2/models")
 
 
 @cache
@@ -57,7 +59,8 @@ def job_of(operation: Operation[Any]) -> type[BaseModel]:
 def _schemas() -> tuple[dict[tuple[type[BaseModel], str], dict[str, Any]], dict[str, Any]]:
     shown: list[type[BaseModel]] = [JobView, JobList, ProblemDocument, ModelCard, ModelSummary, LayerCard]
     shown += [job_of(operation) for operation in operations().values()]
-    asked: list[type[BaseModel]] = [*(operation.request for operation in operations().values()), NetworkRequest]
+    asked: list[type[BaseModel]] = [*(operation.request for operation in operations().values())]
+    asked += [NetworkRequest, InferRequest, ExplainRequest]
     inputs = [*((model, "serialization") for model in shown), *((model, "validation") for model in asked)]
     refs, definitions = models_json_schema(inputs, ref_template=_REF)  # type: ignore[arg-type]
     return refs, definitions["$defs"]  # type: ignore[return-value]
@@ -102,6 +105,8 @@ HEADERS = {
     "Link": "The next page, rel=next.",
     "Content-Range": "Which bytes these are, and of how many.",
     "Allow": "The methods that are possible.",
+    "RateLimit": "How many more quick and long jobs you may have unfinished now; where you have quotas.",
+    "RateLimit-Policy": "Your quotas of quick and long jobs.",
 }
 
 PENDING = answer("Not finished; the job.", json_content(shown(JobView)), ("Location", "Retry-After"))
@@ -148,6 +153,15 @@ def request_bodies(operation: Operation[Any]) -> dict[str, Any]:
             JSON: {"schema": asked(operation.request), "example": {**image, **operation.example}},
         },
     }
+
+
+def protocol_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """The body of an inference protocol's request: JSON alone, or with bytes of tensors behind it."""
+    schema = dict(_schemas()[0][(model, "validation")])
+    content: dict[str, Any] = {JSON: {"schema": schema, "example": example}}
+    if model is InferRequest:
+        content |= binary_content("application/octet-stream")
+    return {"required": True, "content": content}
 
 
 def network_bodies() -> dict[str, Any]:
@@ -202,7 +216,7 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
             responses = operation["responses"]
             if "HTTPValidationError" in json.dumps(responses.get("422", {})):
                 responses["422"] = documented("invalid-request")[422]
-            if path.startswith("/v1"):
+            if path.startswith(GUARDED):
                 for status, entry in documented(*EVERYWHERE).items():
                     _merge(responses.setdefault(str(status), entry), entry)
             operation["responses"] = dict(sorted(responses.items()))

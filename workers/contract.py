@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,37 @@ from torch import Tensor, nn
 from workers.geometry import Box, Transform
 from workers.normalization import Normalization
 
+if TYPE_CHECKING:
+    from convscope.protocol.requests import CommonRequest, Preprocess
+
+Request = TypeVar("Request", bound="CommonRequest")
+Request_co = TypeVar("Request_co", bound="CommonRequest", covariant=True)
+State = TypeVar("State")
+T = TypeVar("T")
+
 
 def params(value: Any) -> Any:
     """A validated request's JSON as attribute objects: dicts become namespaces, all the way down.
 
-    Methods see `request.layer`, `request.objective.channel`; the types are those of the operation's Request, which the
-    service has validated. Kept free of pydantic so that engine and methods run where only torch is installed.
+    Methods see `request.layer`, `request.objective.channel`. The type that they declare is the operation's own request,
+    which the service has validated; they import it for the type checker alone, as engine and methods run where only
+    torch is installed, and pydantic is not.
     """
     if isinstance(value, dict):
         return SimpleNamespace(**{key: params(item) for key, item in value.items()})
     if isinstance(value, list):
         return [params(item) for item in value]
+    return value
+
+
+def resolved(value: T | None) -> T:
+    """A property that callers may leave out, of a request in which the service has filled it in.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if value is None:
+        raise ValueError("the request is not resolved")
     return value
 
 
@@ -182,7 +202,7 @@ class Network(Protocol):
         """
         ...
 
-    def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
+    def prepare(self, images: Sequence[Tensor], preprocess: Preprocess | None = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, N×3×h×w, on the device) and transforms.
 
         `preprocess` overrides parts of the network's own (attributes size, crop, resize_mode, antialias, range, mean,
@@ -193,26 +213,27 @@ class Network(Protocol):
         """
         ...
 
-    def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
+    def normalize(self, images: Tensor, preprocess: Preprocess | None = None) -> Tensor:
         """Float images in [0, 1] (N×3×h×w) → normalised input; with a request's `preprocess` as it wants it."""
         ...
 
-    def normalization(self, preprocess: Any = None) -> Normalization:
+    def normalization(self, preprocess: Preprocess | None = None) -> Normalization:
         """How pixels become input, with what a request's `preprocess` overrides."""
         ...
 
 
 @dataclass
-class Row:
+class Row(Generic[Request_co]):
     """One job's share of a batch: its parameters (see `params`) and its uploads on the CPU.
 
     An upload is uint8 H×W×3, RGB, or float32 H×W×C in [0, 1] where it came as an array. `first` is the place of the
-    first of them in the job's images, of which a row may have a part.
+    first of them in the job's images, of which a row may have a part: then it is not `whole`.
     """
 
-    request: Any
+    request: Request_co
     images: Sequence[Tensor] = ()
     first: int = 0
+    whole: bool = True
 
 
 @dataclass
@@ -247,14 +268,14 @@ class Grant:
     slice_s: float = 0.25
     networks: Mapping[str, Network] = field(default_factory=dict)
     """Further networks a request names, by catalogue id."""
-    methods: Mapping[str, OneShotMethod] = field(default_factory=dict)
+    methods: Mapping[str, OneShotMethod[Any]] = field(default_factory=dict)
     """The worker's one-shot methods by operation, for work that judges what another method finds (`evaluate`)."""
 
 
 Result = Outcome | MethodError
 
 
-class OneShotMethod(ABC):
+class OneShotMethod(ABC, Generic[Request]):
     """Work that runs once, in slices.
 
     `run` is a generator: it yields Progress after each slice (one forward and backward, about `grant.slice_s`), so
@@ -264,14 +285,16 @@ class OneShotMethod(ABC):
     """
 
     @abstractmethod
-    def group_key(self, request: Any) -> Hashable | None:
+    def group_key(self, request: Request) -> Hashable | None:
         """Rows with equal keys (and equal network and precision) share one `run`; None runs alone."""
 
     @abstractmethod
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[Request]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         """Compute all rows. A row that cannot be computed gets a MethodError in its place."""
 
-    def models(self, request: Any) -> Sequence[str]:
+    def models(self, request: Request) -> Sequence[str]:
         """Catalogue ids of further networks the request needs (they arrive in `grant.networks`)."""
         return ()
 
@@ -280,21 +303,23 @@ class OneShotMethod(ABC):
         return self
 
 
-class SingleMethod(OneShotMethod):
+class SingleMethod(OneShotMethod[Request]):
     """One-shot work whose rows have nothing to share: each has its own images and fills batches by itself."""
 
     @abstractmethod
-    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
+    def compute(self, network: Network, row: Row[Request], grant: Grant) -> Generator[Progress, None, Outcome]:
         """Compute one row, in slices.
 
         Raises:
             MethodError: the row cannot be computed.
         """
 
-    def group_key(self, request: Any) -> None:
+    def group_key(self, request: Request) -> None:
         """None: every row runs alone."""
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[Request]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         """Compute the rows one after the other; a row that fails has its error in its place."""
         results: list[Result] = []
         for row in rows:
@@ -305,7 +330,7 @@ class SingleMethod(OneShotMethod):
         return results
 
 
-class IterativeMethod(ABC):
+class IterativeMethod(ABC, Generic[Request, State]):
     """Work in many steps whose rows join, leave, are checkpointed and resumed between steps.
 
     A state belongs to one job and may hold several rows (pictures). `step` advances one tile of states by one step.
@@ -316,23 +341,23 @@ class IterativeMethod(ABC):
     """
 
     @abstractmethod
-    def group_key(self, network: Network, request: Any) -> Hashable:
+    def group_key(self, network: Network, request: Request) -> Hashable:
         """States with equal keys may be stepped in one tile."""
 
-    def models(self, request: Any) -> Sequence[str]:
+    def models(self, request: Request) -> Sequence[str]:
         """Catalogue ids of further networks the request needs (they arrive in `grant.networks`)."""
         return ()
 
-    def room(self, network: Network, request: Any) -> tuple[int, int]:
+    def room(self, network: Network, request: Request) -> tuple[int, int]:
         """How many states a job will have, at most, and the bytes that each holds while it is saved."""
         return 1, 0
 
     @abstractmethod
-    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row[Request], grant: Grant) -> Generator[Progress, None, list[State]]:
         """The states of one job, one for each picture, before their first step."""
 
     @abstractmethod
-    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[State], grant: Grant) -> list[MethodError | None]:
         """Advance every state by one step, in place; a state that failed gets its error.
 
         When it raises (out of memory), the states are as they were before: the engine tries a smaller tile, then each
@@ -340,26 +365,27 @@ class IterativeMethod(ABC):
         """
 
     @abstractmethod
-    def done(self, state: Any) -> bool:
+    def done(self, state: State) -> bool:
         """Whether the state needs no further step."""
 
     @abstractmethod
-    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+    def progress(self, states: Sequence[State], preview: bool) -> Progress:
         """Progress of one job from its states; with `preview`, a picture of where they stand."""
 
     @abstractmethod
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
+        self, network: Network, row: Row[Request], states: Sequence[State], grant: Grant
     ) -> Generator[Progress, None, Result]:
         """The job's result, from its finished states."""
 
     @abstractmethod
-    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+    def save(self, states: Sequence[State]) -> dict[str, Tensor]:
         """Everything needed to go on, as named CPU tensors (numbers as 0-d tensors)."""
 
     @abstractmethod
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
+    def load(self, network: Network, row: Row[Request], saved: Mapping[str, Tensor], grant: Grant) -> list[State]:
         """The states of a job from what `save` gave."""
 
 
-Method = OneShotMethod | IterativeMethod
+Method = OneShotMethod[Any] | IterativeMethod[Any, Any]
+"""Of any operation."""

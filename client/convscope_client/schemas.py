@@ -66,6 +66,31 @@ class BehaviourCard(TypedDict):
     """Whether two runs on one image differ: each job has a seed of its own, and none is cached."""
 
 
+class Calibration(TypedDict):
+    """Whether probabilities mean what they say: Guo et al. 2017, over 15 bins."""
+
+    bins: list[CalibrationBin]
+    brier: float
+    """Mean squared distance to the right answer, summed over classes."""
+    expected_error: float
+    """ECE: mean of |confidence − accuracy|, weighted by images."""
+    largest_error: float
+    """MCE."""
+    log_loss: float
+    """Mean of −log of the right class's probability."""
+
+
+class CalibrationBin(TypedDict):
+    """Images whose predicted class has a probability between two ends, the upper one included."""
+
+    accuracy: float | None
+    confidence: float | None
+    """Mean probability of the predicted class; null where no image is."""
+    high: float
+    images: int
+    low: float
+
+
 class CamFacts(TypedDict):
     """Facts of cam."""
 
@@ -156,9 +181,9 @@ class CamRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided-gradcam: treat SiLU, GELU, Hardswish and their like as ReLUs; not in any paper."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -302,9 +327,9 @@ class CkaRequest(TypedDict):
     permutations: NotRequired[int]
     """Random pairings for the spread of the baseline."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     samples: NotRequired[Literal["rows", "positions", "images"] | None]
@@ -337,6 +362,8 @@ class ClassifyFacts(TypedDict):
 
     classes_shown: NotRequired[dict[str, str]]
     """Names of the numbers in `class_map`; −1 is no class."""
+    judgement: NotRequired[Judgement | None]
+    """How often the network is right, where `truth` says what is."""
     notes: NotRequired[list[str]]
     """How not to read the numbers."""
     output: OutputFacts
@@ -378,7 +405,7 @@ class ClassifyJob(TypedDict):
 
 
 class ClassifyRequest(TypedDict):
-    """How many classes to name."""
+    """How many classes to name, and which are right."""
 
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
@@ -397,9 +424,9 @@ class ClassifyRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -410,6 +437,10 @@ class ClassifyRequest(TypedDict):
     """Of everything random in the computation."""
     top: NotRequired[int]
     """How many of the strongest classes to name for each image."""
+    truth: NotRequired[Literal["folders"] | Sequence[int | str] | None]
+    """The right class of each image, by index or name, in the images' order; `folders`: that of the folder in which each
+    image of the set lies. Then the facts say how often the network is right.
+    """
 
 
 class ClassifyResult(TypedDict):
@@ -527,9 +558,9 @@ class CompareRequest(TypedDict):
     other_model: str
     """Catalogue id of the network that `model` is compared with."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     seed: NotRequired[int]
@@ -644,9 +675,9 @@ class DeconvRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     rule: NotRequired[Literal["deconvnet", "guided", "gradient"] | None]
@@ -813,9 +844,9 @@ class EvaluateRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided, guided-gradcam: as in their operations."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     radius: NotRequired[float]
@@ -836,6 +867,32 @@ class EvaluateResult(TypedDict):
     arrays: dict[str, ArrayView]
     facts: EvaluateFacts
     """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class ExplainAnswer(TypedDict):
+    """An explanation for each instance, in their order."""
+
+    explanations: list[Explanation]
+
+
+class ExplainRequest(TypedDict):
+    """A request of KServe's version 1 to an explainer."""
+
+    instances: Sequence[Any]
+    """Images: {"b64": FILE}, {"image_bytes": {"b64": FILE}}, or rows of pixels, H×W×C, 0 to 255."""
+    parameters: NotRequired[Mapping[str, Any]]
+    """`operation` (`cam` unless given, `saliency`, `occlusion`, `deconv`) and its own properties."""
+
+
+class Explanation(TypedDict):
+    """What one instance's explanation is: a result, and the job that computed it."""
+
+    arrays: dict[str, ArrayView]
+    facts: dict[str, Any]
+    """Numbers that matter without opening an array; by operation."""
+    job: str
     pictures: list[PictureView]
     provenance: ProvenanceView
 
@@ -905,9 +962,9 @@ class FeatureMapsRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     seed: NotRequired[int]
@@ -1044,6 +1101,57 @@ class ImageView(TypedDict):
     """Pixels, after turning by EXIF."""
 
 
+class InferAnswer(TypedDict):
+    """What the protocol answers to an inference request."""
+
+    id: NotRequired[str | None]
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    parameters: dict[str, str]
+    """`jobs`: ids of the jobs that computed it, separated by commas."""
+
+
+class InferParameters(TypedDict):
+    """What may be said of a request as a whole."""
+
+    binary_data_output: NotRequired[bool]
+    """Answer all outputs as bytes behind the JSON."""
+    precision: NotRequired[Literal["exact", "fast"]]
+
+
+class InferRequest(TypedDict):
+    """An inference request of the Open Inference Protocol."""
+
+    id: NotRequired[str | None]
+    inputs: Sequence[InputTensor]
+    model_name: NotRequired[str | None]
+    """Not read; the address names the network."""
+    outputs: NotRequired[Sequence[OutputWish]]
+    """Without any, the network's answer."""
+    parameters: NotRequired[InferParameters]
+
+
+class InputParameters(TypedDict):
+    """What may be said of an input."""
+
+    binary_data_size: NotRequired[int | None]
+    """Bytes of the tensor behind the JSON."""
+
+
+class InputTensor(TypedDict):
+    """Images as one tensor: files (BYTES) or pixels (UINT8, FP32)."""
+
+    data: NotRequired[Sequence[Any] | None]
+    """The values, flat or nested; not with `binary_data_size`."""
+    datatype: Literal["BYTES", "UINT8", "FP32"]
+    """BYTES: image files, in JSON as base64; UINT8: pixels, three of them sRGB; FP32: planes in [0, 1]."""
+    name: Literal["image"]
+    parameters: NotRequired[InputParameters]
+    shape: Sequence[int]
+    """[N] of BYTES, [N, H, W, C] of numbers."""
+
+
 class JobList(TypedDict):
     """Some jobs, newest first, without their results; Link: rel=next leads on."""
 
@@ -1083,6 +1191,22 @@ class JobView(TypedDict):
     """Live workers; without one, queued jobs wait."""
 
 
+class JudgedClass(TypedDict):
+    """How one class is answered."""
+
+    images: int
+    """That are of it."""
+    index: int
+    name: str
+    precision: float | None
+    """right / predicted; null where none is said to be of it."""
+    predicted: int
+    """That are said to be of it."""
+    recall: float | None
+    """right / images; null where there is none of it."""
+    right: int
+
+
 class JudgedFacts(TypedDict):
     """One method's figures."""
 
@@ -1093,6 +1217,25 @@ class JudgedFacts(TypedDict):
     method: str
     random: str
     """Which of the random maps stands beside it, as the arrays name it."""
+
+
+class Judgement(TypedDict):
+    """How often the network is right."""
+
+    accuracy: float
+    accuracy_balanced: float
+    """Mean recall of the classes that there are images of."""
+    accuracy_top5: float | None
+    """The right class is among the strongest five; null for few."""
+    calibration: Calibration | None
+    """Null where the outputs are no softmax."""
+    classes: list[JudgedClass]
+    confusion_classes: list[int]
+    """Rows (right) and columns (predicted) of the array `confusion`."""
+    images: int
+    right: int
+    wrong: list[WrongAnswer]
+    """The surest first, 100 at most."""
 
 
 class KernelsFacts(TypedDict):
@@ -1160,9 +1303,9 @@ class KernelsRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     seed: NotRequired[int]
@@ -1449,9 +1592,9 @@ class MaximizeRequest(TypedDict):
     pixel_space: NotRequired[Literal["byte", "unit", "normalized"] | None]
     """pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     preset: NotRequired[Literal["pixel", "flashtorch", "yosinski", "lucid", "smooth", "maco"]]
@@ -1542,6 +1685,32 @@ class ModelList(TypedDict):
     default: str
     """The network used where a request names none."""
     models: list[ModelSummary]
+
+
+class ModelMetadata(TypedDict):
+    """A network as the protocol describes it."""
+
+    inputs: list[TensorView]
+    """Image files; pixels N×H×W×C as UINT8 or FP32 are taken as well."""
+    name: str
+    outputs: list[TensorView]
+    """The network's answer, then every layer that has maps."""
+    platform: NotRequired[Literal["pytorch_convscope"]]
+    versions: list[str]
+    """Of its weights and preprocessing; there is always one."""
+
+
+class ModelNames(TypedDict):
+    """The networks that there are."""
+
+    models: list[str]
+
+
+class ModelReady(TypedDict):
+    """Whether a network can be asked."""
+
+    name: str
+    ready: NotRequired[bool]
 
 
 class ModelSummary(TypedDict):
@@ -1738,9 +1907,9 @@ class OcclusionRequest(TypedDict):
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -1805,6 +1974,39 @@ class OutputFacts(TypedDict):
     """What makes a probability of a logit; value: the numbers are no logits."""
     read: NotRequired[str]
     """Which tensor of what the network returns is read."""
+
+
+class OutputParameters(TypedDict):
+    """What may be said of an output."""
+
+    binary_data: NotRequired[bool | None]
+    """Answer it as bytes behind the JSON."""
+
+
+class OutputParametersView(TypedDict):
+    """What is said of an output."""
+
+    binary_data_size: int
+    """Bytes of the tensor behind the JSON."""
+
+
+class OutputTensor(TypedDict):
+    """A tensor that was computed."""
+
+    data: NotRequired[list[Any] | None]
+    """Flat, in row-major order, null for what is not finite."""
+    datatype: str
+    name: str
+    parameters: NotRequired[OutputParametersView | None]
+    shape: list[int]
+
+
+class OutputWish(TypedDict):
+    """An output that is asked for."""
+
+    name: str
+    """`logits`, or a layer."""
+    parameters: NotRequired[OutputParameters]
 
 
 class OutputsCard(TypedDict):
@@ -2139,9 +2341,9 @@ class SaliencyRequest(TypedDict):
     nonstandard_gate: NotRequired[bool]
     """guided: treat SiLU, GELU and their like as ReLUs."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     region: NotRequired[Literal["all", "predicted", "mask"] | Sequence[int] | None]
@@ -2172,6 +2374,26 @@ class SaliencyResult(TypedDict):
     provenance: ProvenanceView
 
 
+class ServerLive(TypedDict):
+    """Whether the process answers."""
+
+    live: NotRequired[bool]
+
+
+class ServerMetadata(TypedDict):
+    """The server as the protocol describes it."""
+
+    extensions: NotRequired[list[str]]
+    name: NotRequired[str]
+    version: NotRequired[str]
+
+
+class ServerReady(TypedDict):
+    """Whether an inference request would be computed."""
+
+    ready: NotRequired[bool]
+
+
 class SilentChannelFacts(TypedDict):
     """Channels of one layer that never change over all images and positions."""
 
@@ -2199,6 +2421,14 @@ class SweptLayerFacts(TypedDict):
     images: int
     layer: str
     projection: str
+    shape: list[int]
+
+
+class TensorView(TypedDict):
+    """A tensor that a network takes or gives; −1 in its shape is any number."""
+
+    datatype: str
+    name: str
     shape: list[int]
 
 
@@ -2276,9 +2506,9 @@ class TopActivationsRequest(TypedDict):
     per_image: NotRequired[int]
     """Units of one image at most, for each channel."""
     precision: NotRequired[Literal["exact", "fast"]]
-    """exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other devices ascents
-    have the same bits and other operations the same numbers to the last digits. fast: the device's quicker arithmetic,
-    as good, not the same bits.
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
     """
     preprocess: NotRequired[Preprocess | None]
     projection: NotRequired[Literal["deconvnet", "guided", "none"] | None]
@@ -2345,6 +2575,19 @@ class WeightedObjective(TypedDict):
 
     of: ClassObjective | UnitObjective | DirectionObjective | ChannelObjective | LayerObjective
     weight: NotRequired[float]
+
+
+class WrongAnswer(TypedDict):
+    """An image that is answered wrongly."""
+
+    image: int
+    """Which image of the request, or of the range of the set."""
+    predicted: int
+    predicted_name: str
+    probability: float | None
+    """Of the predicted class."""
+    truth: int
+    truth_name: str
 
 
 class Drawing(TypedDict, total=False):

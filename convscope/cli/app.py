@@ -55,8 +55,8 @@ def _print_version(wanted: bool) -> None:
 _VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
 
 
-def _main(version: Annotated[bool, _VERSION] = False) -> None:
-    del version
+def _main(_version: Annotated[bool, _VERSION] = False) -> None:
+    pass
 
 
 @with_settings("serve")

@@ -53,7 +53,7 @@ def serve(chosen: Chosen) -> int:
     console = Console(file=cast(IO[str], LineWriter(STANDARD_OUTPUT, _lines_dropped)))
     try:
         _check_installed(embedded=settings.redis_url is None)
-        for trouble in (settings.catalogue_trouble, settings.exposure_trouble):
+        for trouble in (settings.catalogue_trouble, settings.identity_trouble, settings.exposure_trouble):
             if trouble is not None:
                 raise StartError(trouble)
         with DataFolder(settings.data) as folder:

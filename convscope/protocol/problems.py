@@ -65,6 +65,7 @@ _TABLE: tuple[tuple[int, str, str, str], ...] = (
     (500, "internal-error", "An error of ours", "Report the request id."),
     (503, "queue-full", "The service has too much work queued", "Try again after Retry-After."),
     (503, "queue-unavailable", "The queue cannot be reached", "Try again after Retry-After."),
+    (503, "identity-unavailable", "The identity provider cannot be reached", "Try again after Retry-After, or send a key of the operator's key file."),
     (503, "store-unavailable", "The artifact store cannot be reached", "Try again after Retry-After."),
     (507, "store-full", "There is no room for this in the artifact store", "Send fewer or smaller images, wait until older ones expire, or ask the operator for more room."),
     (504, "deadline-exceeded", "The deadline passed before the job finished", "Allow more time with deadline_s."),
@@ -72,7 +73,7 @@ _TABLE: tuple[tuple[int, str, str, str], ...] = (
 
 _PASSING = frozenset({
     "gone", "request-timeout", "weights-unavailable", "quota-exceeded", "worker-crashed", "internal-error", "queue-full",
-    "queue-unavailable", "store-unavailable", "store-full", "deadline-exceeded",
+    "queue-unavailable", "identity-unavailable", "store-unavailable", "store-full", "deadline-exceeded",
 })  # fmt: skip
 """Those that lie in the moment: the machine, the load, what is at hand now. All others lie in the request, and last."""
 

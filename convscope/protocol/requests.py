@@ -150,9 +150,9 @@ class CommonRequest(StrictModel):
     model: str | None = Field(None, description="Catalogue id; without it the default network.", max_length=200)
     precision: Literal["exact", "fast"] = Field(
         "exact",
-        description="exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other "
-        "devices ascents have the same bits and other operations the same numbers to the last digits. "
-        "fast: the device's quicker arithmetic, as good, not the same bits.",
+        description="exact: float32; on a CPU the same bits alone, beside other requests and under any load, of "
+        "workers with the same settings; on other devices ascents have the same bits, other operations the same "
+        "numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits.",
     )
     seed: int = Field(0, ge=0, le=2**53 - 1, description="Of everything random in the computation.")
     labels: Labels = Field(default_factory=dict)

@@ -40,7 +40,7 @@ from convscope.queue.records import (
 )
 from convscope.queue.requests import compact, refusal, submission
 from convscope.queue.server_version import refuse_old_server
-from convscope.queue.stats import read_beats, read_stats, read_workers
+from convscope.queue.stats import read_beats, read_stats, read_unfinished, read_workers
 
 __all__ = [
     "ACTIVE",
@@ -367,6 +367,12 @@ class Jobs:
     async def workers(self) -> list[WorkerInfo]:
         """The workers that live."""
         return await read_workers(self._redis)
+
+    async def room(self, caller: str, caller_jobs: int | None) -> dict[str, tuple[int, int]]:
+        """A caller's quota (`caller_jobs`, else the setting's) of `quick` and `long` jobs, and how many more may be."""
+        quota = self._limits.caller_jobs if caller_jobs is None else caller_jobs
+        taken = await read_unfinished(self._redis, caller)
+        return {kind: (quota, max(0, quota - count)) for kind, count in taken.items()}
 
     async def workers_online(self) -> int:
         """How many workers live."""

@@ -10,6 +10,9 @@ from convscope.queue.connection import guarded
 from convscope.queue.keys import LANES, WORKER_KEPT_MS, key
 from convscope.queue.records import QueueStats, WorkerInfo
 
+KINDS = ("quick", "long")
+"""Of jobs, each with a quota of its own."""
+
 
 def _ms(clock: tuple[int, int]) -> int:
     """The server's TIME reply as Unix milliseconds."""
@@ -38,6 +41,15 @@ async def read_workers(redis: Redis) -> list[WorkerInfo]:
         for beat, text in zip(beats.values(), texts, strict=True)
         if text
     ]
+
+
+async def read_unfinished(redis: Redis, caller: str) -> dict[str, int]:
+    """How many unfinished jobs of each kind, `quick` and `long`, count in a caller's quota."""
+    async with guarded():
+        pipe = redis.pipeline(transaction=False)
+        for kind in KINDS:
+            pipe.zcount(key("unfinished", kind, caller), "-inf", "(0")
+        return dict(zip(KINDS, await pipe.execute(), strict=True))
 
 
 async def read_stats(redis: Redis) -> QueueStats:

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from convscope.protocol.cards import ModelSummary
 from convscope.protocol.networks import UploadFacts
+from convscope.protocol.problems import ProblemError
 from convscope.store.uploaded_networks import NetworkHead
 from service.answers.views import iso
 from service.call import Call
+from service.intake.networks import FoundNetwork, find_network
+
+
+async def network_at(call: Call, model_id: str) -> FoundNetwork:
+    """The network of an address.
+
+    Raises:
+        ProblemError: `not-found`; why it cannot be used; `queue-unavailable`.
+    """
+    try:
+        return await find_network(call, model_id, call.context.settings.card_wait_s)
+    except ProblemError as error:
+        if error.name == "unknown-model":  # here the name is an address
+            raise ProblemError("not-found", error.detail, **error.extra) from error
+        raise
 
 
 def upload_facts(call: Call, head: NetworkHead) -> UploadFacts:

@@ -212,7 +212,7 @@ async def job_view(
     """A job as JSON values; `result` says whether to read its result."""
     shown = None
     if result and job.state == JobState.SUCCEEDED and job.manifest is not None:
-        shown = await _result_view(context, job.id, await context.results.manifest(job.manifest), detail)
+        shown = await result_view(context, job.id, await context.results.manifest(job.manifest), detail)
     timings = {"queued": job.queued_ms, "computed": job.computed_ms}
     rendered = _rendered_ms(context, job)
     if rendered is not None:
@@ -272,7 +272,8 @@ def _links(job: Job) -> dict[str, str]:
     return links
 
 
-async def _result_view(context: Context, job_id: str, manifest: Manifest, detail: Detail) -> dict[str, Any]:
+async def result_view(context: Context, job_id: str, manifest: Manifest, detail: Detail) -> dict[str, Any]:
+    """A result as JSON values."""
     wanted = _inline_names(manifest, detail)
     data = await context.results.inline(manifest, context.settings.inline_numbers, wanted)
     arrays: dict[str, dict[str, Any]] = {}

@@ -92,6 +92,8 @@ def problem_response(request: Request, error: ProblemError, headers: Mapping[str
         request_id=getattr(request.state, "request_id", ""),
         job_id=str(job_id) if job_id else "",
     )
+    if request.url.path.startswith("/v2/"):
+        document["error"] = error.detail  # where clients of the Open Inference Protocol look
     sent = dict(headers or {})
     if error.retry_after_s is not None:
         sent["Retry-After"] = str(max(1, round(error.retry_after_s)))

@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 class RequestLog:
     """Gives a request its id, logs and measures it, and answers 500 where something of ours went wrong.
 
-    The id is the client's X-Request-ID where that is short and plain, else a new one; the answer carries it.
+    The id is the client's X-Request-ID where that is short and plain, else a new one; the answer carries it, and what
+    stands in the request's state as `answer_headers`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -53,6 +54,8 @@ class RequestLog:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                for name, value in scope["state"].get("answer_headers", {}).items():
+                    headers[name] = value
             await send(message)
 
         try:

@@ -45,7 +45,6 @@ class PieceResponse(Response):
         Raises:
             ReaderGoneError: the connection ends before the announced length.
         """
-        del scope
         gone = asyncio.create_task(disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -43,7 +43,7 @@ async def keep_network(call: Call, model_id: str, conditions: Conditions) -> tup
         ProblemError: `forbidden`, of the body, of the file, of the quota, `precondition-failed`, `store-full`, ….
     """
     context = call.context
-    context.callers.check_may_bring(call.caller)
+    call.check_scope("models")
     await _check_id(call, model_id)
     kind = call.body_type
     if kind == "multipart/form-data":

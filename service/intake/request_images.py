@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Operation
+from convscope.protocol.operations.classify import FOLDERS
 from convscope.protocol.problems import FieldError, ProblemError, invalid_field
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import JobImage
@@ -50,26 +52,41 @@ async def named_images(
 
 async def set_images(
     asked: CommonRequest, call: Call, image_set: str, operation: Operation[Any]
-) -> tuple[list[JobImage], str | None]:
-    """The images of a stored set that a request is about, and where these are listed.
+) -> tuple[CommonRequest, list[JobImage], str | None]:
+    """The images of a stored set that a request is about, and where these are listed; the request with their classes.
 
     A few for an operation that answers at once are listed nowhere: they travel as images do that are named one by one.
     """
     sets, settings = call.context.image_sets, call.context.settings
     record = await sets.get(call.caller, image_set)
     contents = await sets.contents(record)
-    part = _partset_images(asked, len(contents.members))
+    part = _part_of(asked, len(contents.members))
     images = [_of_job(member) for member in contents.members[part]]
+    if getattr(asked, "truth", None) == FOLDERS:
+        asked = asked.model_copy(update={"truth": _folders(contents.members[part])})
     few = min(operation.max_images, settings.images_per_request)
     if operation.lane == "interactive" and len(images) <= few:
         check_pixels(images, settings)
-        return images, None
+        return asked, images, None
     _check_count(images, part, operation, few)
     whole = len(images) == len(contents.members)
-    return images, record.contents if whole else await sets.list_part(contents, part)
+    return asked, images, record.contents if whole else await sets.list_part(contents, part)
 
 
-def _partset_images(asked: CommonRequest, there: int) -> slice:
+def _folders(members: Sequence[ImageSetMember]) -> list[str]:
+    """The folder of each image, as data sets of classes have them.
+
+    Raises:
+        ProblemError: `invalid-request` where one lies in none.
+    """
+    folders = [PurePosixPath(member.name.replace("\\", "/")).parent.name for member in members]
+    bare = [member.name for member, folder in zip(members, folders, strict=True) if not folder]
+    if bare:
+        raise invalid_field("/truth", f"{len(bare)} images of the set lie in no folder, as {bare[0][:80]!r}")
+    return folders
+
+
+def _part_of(asked: CommonRequest, there: int) -> slice:
     """The places of a set that a request asks for.
 
     Raises:

@@ -16,7 +16,7 @@ from convscope.protocol.networks import VERSION_MARK
 from convscope.protocol.operations.base import Operation, check_normalization
 from convscope.protocol.problems import FieldError, ProblemError, invalid_request
 from convscope.protocol.requests import CommonRequest
-from convscope.queue.jobs import Job, JobImage, JobSpec, JobState
+from convscope.queue.jobs import NO_QUOTA, Job, JobImage, JobSpec, JobState
 from service.call import Call
 from service.context import Context
 from service.http.problems import from_validation
@@ -97,6 +97,15 @@ async def receive(call: Call, operation: Operation[Any]) -> Received:
             return await _looked_up(await checked(len(body), read), call, operation)
 
 
+async def receive_properties(call: Call, operation: Operation[Any], data: dict[str, Any]) -> Received:
+    """A request to an operation that came in another form than the operation's own; its images are stored already.
+
+    Raises:
+        ProblemError: of the schema, the network and the images.
+    """
+    return await _looked_up(_validated(data, operation, call.context), call, operation)
+
+
 def _unsupported(kind: str) -> ProblemError:
     return ProblemError(
         "unsupported-media-type",
@@ -173,7 +182,7 @@ async def _looked_up(
     try:
         image_set: str | None = getattr(asked, "image_set", None)
         if image_set is not None:
-            images, image_list = await set_images(asked, call, image_set, operation)
+            asked, images, image_list = await set_images(asked, call, image_set, operation)
         else:
             asked, images = await named_images(asked, call, form, files)
             image_list = None
@@ -202,8 +211,11 @@ def _card_wait_s(call: Call) -> float:
     return max(call.context.settings.card_wait_s, call.preference.wait_s or 0.0)
 
 
-async def submit(call: Call, operation: Operation[Any], received: Received) -> tuple[Job, bool]:
+async def submit(call: Call, operation: Operation[Any], received: Received, *, keyed: bool = True) -> tuple[Job, bool]:
     """Resolve a request and make it a job; says whether it is a new one.
+
+    Args:
+        keyed: whether the call's Idempotency-Key is this job's.
 
     Raises:
         ProblemError: of the network, the layers and channels, the cost and length, the queue.
@@ -213,6 +225,7 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
     resolved, further = await _resolve(received.request, operation, card, call)
     others = [found.card for found in further]
     check_planes(received.images, [card, *others])
+    operation.check_count(resolved, len(received.images) - (getattr(resolved, MASK, None) is not None))
     lane = "batch" if received.image_list else operation.lane  # a sweep is long, whatever it asks of each image
     cost = check_cost(resolved, operation, card, len(received.images), context.settings, lane)
     plain = resolved.model_dump(mode="json", exclude={"labels", "deadline_s"})
@@ -242,13 +255,16 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
             found.head.id: found.head.version for found in (received.network.found, *further) if found.head is not None
         },
         deadline_s=received.request.deadline_s,
-        idempotency_key=call.idempotency_key or None,
+        idempotency_key=(call.idempotency_key or None) if keyed else None,
         fingerprint=_fingerprint(received, operation.name),
         request_id=call.request.state.request_id,
         no_cache=call.no_cache,
         caller_jobs=context.callers.quota(call.caller),
     )
-    job, new = await context.jobs.enqueue(spec)
+    try:
+        job, new = await context.jobs.enqueue(spec)
+    finally:
+        await _tell_room(call)
     if job.state == JobState.SUCCEEDED and not await _result_is_there(context, job):
         # The store lost what the queue remembers, for an identical request or under this key.
         await context.jobs.forget_result(job)
@@ -256,6 +272,26 @@ async def submit(call: Call, operation: Operation[Any], received: Received) -> t
     if new and job.state == JobState.SUCCEEDED:
         await grant_pictures(call, job)
     return job, new
+
+
+async def _tell_room(call: Call) -> None:
+    """Let the answer say how many more jobs there may be, to callers who have a quota.
+
+    The fields are those of draft-ietf-httpapi-ratelimit-headers-10; a quota is of jobs that are unfinished at once.
+    """
+    own = call.context.callers.quota(call.caller)
+    if own == NO_QUOTA:
+        return
+    try:
+        room = await call.context.jobs.room(call.caller, own)
+    except ProblemError:  # the job is submitted, and its answer worth more than this
+        return
+    call.request.state.answer_headers = {
+        "RateLimit-Policy": ", ".join(
+            f'"{kind}";q={quota};qu="concurrent-requests"' for kind, (quota, _) in room.items()
+        ),
+        "RateLimit": ", ".join(f'"{kind}";r={left}' for kind, (_, left) in room.items()),
+    }
 
 
 async def _resolve(

@@ -9,17 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from convscope.protocol.cards import LayerCard, ModelCard, ModelSummary
-from convscope.protocol.problems import ProblemError, invalid_field
+from convscope.protocol.problems import invalid_field
 from convscope.store.uploaded_networks import Conditions
 from service import openapi
-from service.answers.networks import summaries, summaries_of, upload_facts
+from service.answers.networks import network_at, summaries, summaries_of, upload_facts
 from service.answers.responses import known_operation
 from service.call import Call
 from service.dependencies import CallDependency
 from service.http.negotiation import JSON
 from service.http.problems import documented
 from service.intake.network_uploads import keep_network
-from service.intake.networks import FoundNetwork, find_network
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -53,15 +52,6 @@ class LayerTable(BaseModel):
     layers: list[LayerCard]
 
 
-async def _found(call: Call, model_id: str) -> FoundNetwork:
-    try:
-        return await find_network(call, model_id, call.context.settings.card_wait_s)
-    except ProblemError as error:
-        if error.name == "unknown-model":  # here the name is an address
-            raise ProblemError("not-found", error.detail, **error.extra) from error
-        raise
-
-
 @router.get("", operation_id="list-models")
 async def list_models(call: CallDependency) -> ModelList:
     """Every network of the catalogue, as far as workers have published it, and those that callers brought for you."""
@@ -81,7 +71,7 @@ async def list_models(call: CallDependency) -> ModelList:
 )
 async def read_model(model_id: str, call: CallDependency) -> Response:
     """A network's card: weights, preprocessing, classes, layers, defaults. One that a caller brought has an ETag."""
-    found = await _found(call, model_id)
+    found = await network_at(call, model_id)
     headers = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
     card = found.card
     if found.head is not None:
@@ -139,7 +129,7 @@ async def delete_model(model_id: str, call: CallDependency) -> Response:
 
     Jobs that compute with it come to their end; those that wait still fail with `gone`. Results stay as long as any.
     """
-    call.context.callers.check_may_bring(call.caller)
+    call.check_scope("models")
     await call.context.networks.delete(call.caller, model_id, _conditions(call))
     return Response(status_code=204)
 
@@ -165,7 +155,7 @@ async def list_layers(model_id: str, call: CallDependency, query: Annotated[Laye
     """A network's layers in execution order; with `method`, those where that operation applies."""
     if query.method is not None:
         known_operation(query.method, "/query/method")
-    card = (await _found(call, model_id)).card
+    card = (await network_at(call, model_id)).card
     layers = [
         layer for layer in card.layers if query.method is None or layer.methods.get(query.method, "unknown") is None
     ]

@@ -154,7 +154,7 @@ def _endpoint(operation: Operation[Any]) -> Callable[..., Awaitable[Response]]:
 def _responses(operation: Operation[Any]) -> dict[int | str, dict[str, Any]]:
     content = openapi.json_content(openapi.shown(openapi.job_of(operation)))
     content |= openapi.binary_content(*representations(operation)[1:])
-    headers = ("Location", "Content-Location", "ETag", "Preference-Applied")
+    headers = ("Location", "Content-Location", "ETag", "Preference-Applied", "RateLimit", "RateLimit-Policy")
     return {
         200: openapi.answer("The result, in the accepted representation.", content, headers),
         202: openapi.PENDING,

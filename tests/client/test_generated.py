@@ -20,6 +20,11 @@ from tests.contract.trees import CLIENT, ROOT
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "openapi" / "openapi.json").read_text(encoding="utf-8"))
 PAGES = {"docs", "front", "read-problem"}
 """Operations of the document that answer people with pages."""
+PROTOCOLS = {
+    "server-live", "server-ready", "server-metadata", "list-model-names", "model-metadata", "model-ready", "infer",
+    "explain",
+}  # fmt: skip
+"""Operations of protocols that have clients of their own; here `classify`, `feature_maps` and `cam` do the same."""
 OTHERWISE = {"cursor", "data", "fields", "format", "wait"}
 """Query parameters that the client minds itself: it turns the pages, says in Accept what it wants, and reads arrays by
 themselves; `wait` is `wait_s` of `read_job`."""
@@ -30,9 +35,9 @@ import generate  # noqa: E402 — it lies beside the package, not in it
 
 
 def described() -> dict[str, dict[str, Any]]:
-    """Every operation of the document by its id, but pages."""
+    """Every operation of the document by its id, but pages and other clients' protocols."""
     found = {one["operationId"]: one for methods in DOCUMENT["paths"].values() for one in methods.values()}
-    return {name: one for name, one in found.items() if name not in PAGES}
+    return {name: one for name, one in found.items() if name not in PAGES | PROTOCOLS}
 
 
 def copied(to: Path) -> Path:

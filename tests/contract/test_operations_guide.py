@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from pathlib import Path
 
-from service.http.auth import Callers
+from service.http.auth import Callers, Identity
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -32,5 +33,5 @@ def test_the_key_file_of_the_guide_is_one(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(example.replace("<64 hexadecimal digits>", digest, 1).replace("<64 hexadecimal digits>", "0" * 64))
     callers = Callers.read(path)
-    first = callers.identify(f"Bearer {key}")
-    assert first == "alice" and callers.quota(first) == 20
+    first = asyncio.run(callers.identify(f"Bearer {key}"))
+    assert first == Identity("alice", frozenset({"read", "submit", "models"})) and callers.quota("alice") == 20

@@ -99,7 +99,27 @@ def missing_docstring(tree: ast.AST) -> Iterator[str]:
         yield "1: the module has no docstring"
 
 
-SOURCE_RULES: tuple[Rule, ...] = (swallowed_errors, pickles, unused_comparisons, suspended_modes, missing_docstring)
+def untyped_requests(tree: ast.AST) -> Iterator[str]:
+    """A request, or its images' preprocessing, that may be of any type: each operation has its own."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            name, annotation = node.arg, node.annotation
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name, annotation = node.target.id, node.annotation
+        else:
+            continue
+        if name in {"request", "preprocess"} and annotation is not None and ast.unparse(annotation) == "Any":
+            yield f"{node.lineno}: {name} may be of any type"
+
+
+SOURCE_RULES: tuple[Rule, ...] = (
+    swallowed_errors,
+    pickles,
+    unused_comparisons,
+    suspended_modes,
+    missing_docstring,
+    untyped_requests,
+)
 TEST_RULES: tuple[Rule, ...] = (swallowed_errors, unused_comparisons)
 
 CASES: list[tuple[Rule, str, int]] = [
@@ -134,6 +154,9 @@ CASES: list[tuple[Rule, str, int]] = [
     (missing_docstring, "x = 1", 1),
     (missing_docstring, '"""What it is."""\nx = 1', 0),
     (missing_docstring, "", 0),
+    (untyped_requests, "def f(request: Any): ...", 1),
+    (untyped_requests, "class A:\n  request: Any", 1),
+    (untyped_requests, "def f(request: CamRequest, facts: Any): ...", 0),
 ]
 
 

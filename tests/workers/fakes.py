@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from workers.contract import Grant, Layer, MethodError, OneShotMethod, Outcome, Outputs, Progress, Result, Row
 from workers.geometry import Box, Transform
 from workers.networks.outputs import find_outputs
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.normalization import Normalization
 from workers.passes.calls import CallObserver
 
@@ -109,7 +109,6 @@ class FakeNetwork:
 
     def lean_module(self, fast: bool) -> nn.Module:
         """The same module: nothing here is large enough to be made leaner."""
-        del fast
         return self.module
 
     def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
@@ -118,7 +117,7 @@ class FakeNetwork:
 
     def normalization(self, preprocess: Any = None) -> Normalization:
         """As of a loaded network of that mean and deviation."""
-        own = Preprocess(self.input_size, min(self.input_size), mean=self.mean, std=self.std)
+        own = Preprocessing(self.input_size, min(self.input_size), mean=self.mean, std=self.std)
         return own.overridden(preprocess).normalization
 
     def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:

@@ -309,6 +309,6 @@ class Iteratives:
         self._leave(run)
 
 
-def _method(run: Run) -> IterativeMethod:
+def _method(run: Run) -> IterativeMethod[Any, Any]:
     assert isinstance(run.method, IterativeMethod)
     return run.method

@@ -36,7 +36,7 @@ class Run:
     request: dict[str, Any]
     lane: Lane
     method: Method
-    row: Row
+    row: Row[Any]
     deadline: float | None = None
     alone: bool = False
     checkpoint: memoryview | None = None

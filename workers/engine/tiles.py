@@ -80,7 +80,7 @@ class Tiles:
         self._write()
         return best
 
-    def _seconds(self, method: IterativeMethod, run: Run, states: list[Any], grant: Grant) -> float:
+    def _seconds(self, method: IterativeMethod[Any, Any], run: Run, states: list[Any], grant: Grant) -> float:
         """The quicker of two steps after one to warm up."""
         taken = []
         for _ in range(3):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
+from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod, resolved
+from workers.geometry import Transform
 from workers.passes.batches import module_for
 from workers.passes.calls import capture
 from workers.passes.projection import (
@@ -25,8 +26,11 @@ from workers.passes.projection import (
 from workers.passes.rules import PathReport, RuleMode
 from workers.passes.units import choose_channels, how_many, strongest_units
 
+if TYPE_CHECKING:
+    from convscope.protocol.operations.deconv import DeconvRequest
 
-class Deconv(SingleMethod):
+
+class Deconv(SingleMethod["DeconvRequest"]):
     """Projections of units to pixels by the deconvnet, guided or gradient rule.
 
     Zeiler & Fergus 2013, section 2.1: every other activation of the layer is set to zero, then unpooling by switches,
@@ -44,7 +48,7 @@ class Deconv(SingleMethod):
     is faster than a batch of cotangents, and a projection does not depend on which others were asked for.
     """
 
-    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
+    def compute(self, network: Network, row: Row[DeconvRequest], grant: Grant) -> Generator[Progress, None, Outcome]:
         """See the class.
 
         Row: one image; request `layers`, `channels`, `by`, `seed_unit`, `rule`, `switches`, `nonstandard_gate`.
@@ -57,25 +61,26 @@ class Deconv(SingleMethod):
         return (yield from _project(network, row))
 
 
-def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
+def _project(network: Network, row: Row[DeconvRequest]) -> Generator[Progress, None, Outcome]:
     request = row.request
-    layers = [network.layers[name] for name in request.layers]
+    layers = [network.layers[name] for name in resolved(request.layers)]
+    rule = resolved(request.rule)
     inputs, transforms = network.prepare(row.images[:1], request.preprocess)
     inputs.requires_grad_(True)
     module = module_for(network, request)
-    mode = RuleMode(request.rule, switches=request.switches, nonstandard_gate=request.nonstandard_gate)
+    mode = RuleMode(rule, switches=request.switches, nonstandard_gate=request.nonstandard_gate)
     with torch.enable_grad(), mode:
         seen, _ = capture(module, inputs, [layer.name for layer in layers])
 
     plan: list[tuple[Layer, PathReport, list[Seed]]] = []
     for layer in layers:
         report = mode.report(seen[layer.name])
-        check_path(layer, report, request.rule)
+        check_path(layer, report, rule)
         if not bool(seen[layer.name].isfinite().all()):
             raise MethodError("numerical-error", f"the activation of {layer.name} left the finite numbers")
         plan.append((layer, report, _seeds(as_maps(seen[layer.name].detach()), request)))
     total = sum(len(seeds) for _, _, seeds in plan)
-    outcome = Outcome(facts={"layers": [], "transform": transforms[0].facts(), "caution": caution_of(request.rule)})
+    outcome = Outcome(facts={"layers": [], "transform": transforms[0].facts(), "caution": caution_of(rule)})
     done = 0
     for layer, report, seeds in plan:
         activation = seen[layer.name]
@@ -101,7 +106,7 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
             {
                 "layer": layer.name,
                 "shape": list(layer.shape),
-                "rule": request.rule,
+                "rule": rule,
                 "projections": [
                     _facts(seed, maps, layer, report, one, transforms[0], window)
                     for seed, one, window in zip(seeds, stack, windows, strict=True)
@@ -111,7 +116,7 @@ def _project(network: Network, row: Row) -> Generator[Progress, None, Outcome]:
     return outcome
 
 
-def _seeds(maps: Tensor, request: Any) -> list[Seed]:
+def _seeds(maps: Tensor, request: DeconvRequest) -> list[Seed]:
     """What to project, channel by channel, the strongest unit of a channel first."""
     if request.seed_unit == "layer":
         return [Seed(None, None, None)]
@@ -131,7 +136,7 @@ def _facts(
     layer: Layer,
     report: PathReport,
     projection: Tensor,
-    transform: Any,
+    transform: Transform,
     window: tuple[int, int, int, int],
 ) -> dict[str, Any]:
     height, width = int(projection.shape[1]), int(projection.shape[2])

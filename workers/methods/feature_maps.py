@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import (
+    Grant,
+    Method,
+    MethodError,
+    Network,
+    OneShotMethod,
+    Outcome,
+    Progress,
+    Result,
+    Row,
+    resolved,
+)
 from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.calls import capture
 from workers.passes.sweep import ImageSweep, joined_arrays, joined_lists
 from workers.passes.units import choose_channels
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.feature_maps import FeatureMapsRequest
 
 ROUNDING = 1e-6
 """Share of a layer's largest magnitude: some ten roundings of float32, beside which a map is as good as zero."""
 _STATISTICS = ("minimum", "mean", "maximum", "std", "zeros")
 
 
-class FeatureMaps(OneShotMethod):
+class FeatureMaps(OneShotMethod["FeatureMapsRequest"]):
     """Activations of chosen channels, as each call gave them before anything overwrote them.
 
     One forward serves all layers and all rows with the same layers and input size, and stops after the deepest one. The
@@ -31,13 +45,15 @@ class FeatureMaps(OneShotMethod):
     `layers` with `channels`, statistics and `dead_channels` for each image, and `transforms`.
     """
 
-    def group_key(self, request: Any) -> Hashable:
+    def group_key(self, request: FeatureMapsRequest) -> Hashable:
         """Rows with the same layers and input size share a batch."""
-        return tuple(request.layers), preprocess_key(request)
+        return tuple(resolved(request.layers)), preprocess_key(request)
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[FeatureMapsRequest]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row whose maps are not finite gets `numerical-error`."""
-        names = list(rows[0].request.layers)
+        names = list(resolved(rows[0].request.layers))
         batch = gather(network, rows)
         module = module_for(network, rows[0].request)
         owners = [row for row in range(len(rows)) for _ in batch.of(row)]
@@ -109,11 +125,12 @@ class _Chosen:
         self.maps = maps.cpu()
 
 
-def _look(output: Tensor, request: Any) -> _Chosen:
+def _look(output: Tensor, request: FeatureMapsRequest) -> _Chosen:
     """One image's output of a layer (C×H×W or C) as its chosen maps."""
     output = output.float()
     if output.dim() == 1:
         output = output[:, None, None]
+    assert request.channels is not None
     return _Chosen(output, choose_channels(output, request.channels, request.by))
 
 

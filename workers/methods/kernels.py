@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, resolved
 from workers.passes.units import choose
 
+if TYPE_CHECKING:
+    from convscope.protocol.operations.kernels import KernelsRequest
 
-class Kernels(OneShotMethod):
+
+class Kernels(OneShotMethod["KernelsRequest"]):
     """The weights of chosen filters and inputs of a convolution, raw, in float32 whatever the precision asked for.
 
     `top:K` filters are those with the largest L2 norm over all inputs, `top:K` inputs those with the largest norm over
@@ -23,30 +26,33 @@ class Kernels(OneShotMethod):
     layer, norms of the chosen filters.
     """
 
-    def group_key(self, request: Any) -> Hashable:
+    def group_key(self, request: KernelsRequest) -> Hashable:
         """Rows have nothing to share, and cost nothing: any may run together."""
         return "kernels"
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[KernelsRequest]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row at no convolution gets `not-applicable`."""
         yield from ()
         return [_look(network, row.request) for row in rows]
 
 
-def _look(network: Network, request: Any) -> Result:
-    module = dict(network.module.named_modules()).get(request.layer.partition("#")[0])
+def _look(network: Network, request: KernelsRequest) -> Result:
+    name = resolved(request.layer)
+    module = dict(network.module.named_modules()).get(name.partition("#")[0])
     if not isinstance(module, nn.Conv2d):
-        return MethodError("not-applicable", f"{request.layer} is no convolution, so it has no kernels")
+        return MethodError("not-applicable", f"{name} is no convolution, so it has no kernels")
     weight = module.weight.detach().float()
     if not bool(weight.isfinite().all()):
-        return MethodError("numerical-error", f"the weights of {request.layer} are not all finite")
+        return MethodError("numerical-error", f"the weights of {name} are not all finite")
     filters = choose(request.filters, len(weight), lambda: _norms(weight))
     inputs = choose(request.inputs, weight.shape[1], lambda: _norms(weight.transpose(0, 1)))
     chosen = weight[filters][:, inputs]
     return Outcome(
         {"weights": chosen.cpu().contiguous()},
         {
-            "layer": request.layer,
+            "layer": name,
             "shape": list(weight.shape),
             "filters": filters,
             "inputs": inputs,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,15 @@ from workers.networks.fast import make_fast
 from workers.networks.layers import Table, without_values
 from workers.networks.lean import factor_bytes, make_lean
 from workers.networks.outputs import assumption
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.skeletons import outputs_of, parameter_count, size_refusal, skeleton, table_of
 from workers.networks.sources import Source, SourceError
 from workers.networks.trials import Behaviour, keep_contiguous, try_out
 from workers.normalization import Normalization
 from workers.passes.replay import replay_bytes
+
+if TYPE_CHECKING:
+    from convscope.protocol.requests import Preprocess
 
 __all__ = [
     "LoadedNetwork",
@@ -59,7 +62,7 @@ class LoadedNetwork:
         entry: Entry,
         module: nn.Module,
         table: Table,
-        preprocess: Preprocess,
+        preprocess: Preprocessing,
         device: torch.device,
         behaviour: Behaviour,
     ) -> None:
@@ -114,7 +117,7 @@ class LoadedNetwork:
         assumed = assumption(self.outputs, self.id) if answered and self.entry.is_own else None
         return notes if assumed is None else [*notes, assumed]
 
-    def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
+    def prepare(self, images: Sequence[Tensor], preprocess: Preprocess | None = None) -> tuple[Tensor, list[Transform]]:
         """Uploads (uint8, H×W×3, RGB) → the normalised input batch (float32, on the device) and where each lies.
 
         Raises:
@@ -129,11 +132,11 @@ class LoadedNetwork:
         batch = torch.stack([pixels for pixels, _ in pairs]).to(self.device)
         return how.normalize(batch), [where for _, where in pairs]
 
-    def normalize(self, images: Tensor, preprocess: Any = None) -> Tensor:
+    def normalize(self, images: Tensor, preprocess: Preprocess | None = None) -> Tensor:
         """Float images in [0, 1] (N×3×h×w) → normalised input; differentiable."""
         return self.preprocess.overridden(preprocess).normalize(images)
 
-    def normalization(self, preprocess: Any = None) -> Normalization:
+    def normalization(self, preprocess: Preprocess | None = None) -> Normalization:
         """How pixels become input, with what a request overrides."""
         return self.preprocess.overridden(preprocess).normalization
 

@@ -56,7 +56,6 @@ class Edges(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operator and note what its outputs were computed from."""
-        del types
         output = func(*args, **(kwargs or {}))
         origins: dict[str, None] = {}
         for leaf in tree_leaves((args, kwargs or {})):

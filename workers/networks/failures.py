@@ -35,8 +35,7 @@ def where_it_fails(network: nn.Module, inputs: Tensor) -> str:
         def enter(module: nn.Module, given: Any, path: str = path) -> None:
             stack.append((path, module, given))
 
-        def leave(module: nn.Module, given: Any, output: Any) -> None:
-            del module, given, output
+        def leave(_module: nn.Module, _given: Any, _output: Any) -> None:
             stack.pop()
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]

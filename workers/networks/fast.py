@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from workers.passes.calls import observed_class
+
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively: AVX512-BF16 or AMX on a CPU, Ampere or later on a GPU."""
@@ -48,8 +50,7 @@ def make_fast(network: nn.Module, dtype: torch.dtype, *, channels_last: bool = T
     def forward(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         return _in_float32(kind.forward(self, inputs.to(dtype).contiguous(memory_format=layout), *args, **kwargs))
 
-    # The class keeps its module's name, by which an observer tells torch's own classes from others.
-    fast.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    fast.__class__ = type(kind.__name__, (kind,), {"forward": forward, "observed_as": observed_class(network)})
     return fast.eval().requires_grad_(False)
 
 

@@ -127,7 +127,6 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         output = func(*args, **(kwargs or {}))
         if func in (F.linear, F.local_response_norm) and self._fields.knows(args[0]):
             before = self._fields.field(args[0])
@@ -146,7 +145,6 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         output = func(*args, **(kwargs or {}))
         sources = [
             leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor) and self._fields.knows(leaf)
@@ -355,13 +353,11 @@ def _mean(before: Field, args: tuple[Any, ...]) -> Field | None:
     return replace(before, dims=(vertical, horizontal))
 
 
-def _same(before: Field, args: tuple[Any, ...]) -> Field | None:
-    del args
+def _same(before: Field, _args: tuple[Any, ...]) -> Field | None:
     return before
 
 
-def _everywhere(before: Field, args: tuple[Any, ...]) -> Field | None:
-    del args
+def _everywhere(before: Field, _args: tuple[Any, ...]) -> Field | None:
     return replace(before, everywhere=True)
 
 

@@ -77,9 +77,8 @@ def with_values() -> Iterator[None]:
 _discarding = threading.local()
 
 
-def _discard(module: nn.Module, name: str, parameter: nn.Parameter | None) -> Any:
+def _discard(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> Any:
     """The parameter on the meta device, where this thread wants it so."""
-    del module, name
     if parameter is None or parameter.is_meta or not getattr(_discarding, "on", False):
         return parameter
     return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)

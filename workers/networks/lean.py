@@ -133,7 +133,7 @@ def _pays(convolution: nn.Conv2d, height: int, width: int) -> bool:
 class _LeanConv2d(nn.Conv2d):
     """A 3×3 convolution of stride 1 that filters minimally where the maps are large."""
 
-    is_plain_convolution = True
+    observed_as = nn.Conv2d
     gives_contiguous = False
     kernels: TransformedKernels | None = None
 
@@ -153,6 +153,8 @@ class _LeanConv2d(nn.Conv2d):
 
 class _LeanSequential(nn.Sequential):
     """Modules one after the other; a convolution does what follows it as well, where it can."""
+
+    observed_as = nn.Sequential
 
     def forward(self, inputs: Any) -> Any:
         """What its last module makes of them."""
@@ -183,7 +185,7 @@ def _is_watched(*modules: nn.Module) -> bool:
 class _ThinConv2d(nn.Conv2d):
     """A convolution that reads few channels, with a quicker gradient."""
 
-    is_plain_convolution = True
+    observed_as = nn.Conv2d
     gives_contiguous = False
 
     def forward(self, inputs: Tensor, rectified: bool = False) -> Tensor:
@@ -198,21 +200,11 @@ class _ThinConv2d(nn.Conv2d):
 class _LeanMaxPool2d(nn.MaxPool2d):
     """Max-pooling of 2×2 pixels by one pass through memory."""
 
+    observed_as = nn.MaxPool2d
+
     def forward(self, inputs: Tensor) -> Any:
         """N×C×H×W → N×C×h×w."""
         last = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
         if not last or inputs.shape[1] == 1 or min(inputs.shape[2:]) < 2 or inputs.device.type != "cpu":
             return super().forward(inputs)
         return pool(inputs) if inputs.dtype in (torch.float32, torch.bfloat16) else super().forward(inputs)
-
-
-_DISGUISED = (
-    (_LeanConv2d, nn.Conv2d),
-    (_ThinConv2d, nn.Conv2d),
-    (_LeanMaxPool2d, nn.MaxPool2d),
-    (_LeanSequential, nn.Sequential),
-)
-# An observer tells torch's own classes, whose inner operations are no layers, by name and module.
-for _kind, _own in _DISGUISED:
-    _kind.__name__ = _kind.__qualname__ = _own.__name__
-    _kind.__module__ = _own.__module__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from workers.contract import MethodError
 from workers.geometry import Transform
 from workers.normalization import Normalization
 from workers.passes.planes import as_grey
+
+if TYPE_CHECKING:
+    from convscope.protocol.requests import Preprocess
 
 _MODES = {
     "nearest": Image.Resampling.NEAREST,
@@ -33,7 +36,7 @@ _LARGEST_RESIZE = 16_000_000
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocessing:
     """A network's evaluation transform: resize, crop, scale to [0, 1], normalise.
 
     Attributes:
@@ -68,7 +71,7 @@ class Preprocess:
         """The last step by itself."""
         return Normalization(self.mean[: self.channels], self.std[: self.channels], self.level)
 
-    def overridden(self, wish: Any) -> Preprocess:
+    def overridden(self, wish: Preprocess | None) -> Preprocessing:
         """With a request's `size`, `crop`, `resize_mode`, `antialias`, `range`, `mean` and `std`; None keeps our own.
 
         With a `range` the network's own mean and deviation mean nothing any more: they are 0 and 1 unless given.
@@ -80,19 +83,15 @@ class Preprocess:
             shorter = min(self.size)
             resize = self.resize if isinstance(self.resize, int) else min(self.resize)
             changed = replace(changed, size=(height, width), resize=math.floor(min(height, width) * resize / shorter))
-        if getattr(wish, "crop", None) is not None:
-            changed = replace(changed, crop=wish.crop)
-        if getattr(wish, "resize_mode", None) is not None:
-            changed = replace(changed, resize_mode=wish.resize_mode)
-        if getattr(wish, "antialias", None) is not None:
-            changed = replace(changed, antialias=wish.antialias)
-        mean, std = self.mean, self.std
-        if getattr(wish, "range", None) is not None:
-            changed = replace(changed, level=255.0 if wish.range == "byte" else 1.0)
+        plain = {name: getattr(wish, name, None) for name in ("crop", "resize_mode", "antialias")}
+        changed = replace(changed, **{name: value for name, value in plain.items() if value is not None})
+        mean, std, white = self.mean, self.std, getattr(wish, "range", None)
+        if white is not None:
+            changed = replace(changed, level=255.0 if white == "byte" else 1.0)
             mean, std = (0.0,) * self.channels, (1.0,) * self.channels
         return replace(changed, mean=self._asked(wish, "mean", mean), std=self._asked(wish, "std", std))
 
-    def _asked(self, wish: Any, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    def _asked(self, wish: Preprocess | None, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
         """A request's numbers, one for each plane."""
         given = getattr(wish, name, None)
         if given is None:
@@ -170,7 +169,7 @@ class Preprocess:
         return self.normalization.apply(images)
 
 
-def from_mapping(values: Mapping[str, Any], base: Preprocess) -> Preprocess:
+def from_mapping(values: Mapping[str, Any], base: Preprocessing) -> Preprocessing:
     """`base` with what a catalogue entry says in its place: size, resize, resize_mode, crop, mean, std, channels.
 
     Without `resize` a new size keeps the base's proportion of resize to size.
@@ -253,7 +252,7 @@ def _margin(resized: int, size: int) -> int:
 
 
 def _resize_visible(
-    picture: Image.Image, target: tuple[int, int], how: Preprocess, corner: tuple[int, int]
+    picture: Image.Image, target: tuple[int, int], how: Preprocessing, corner: tuple[int, int]
 ) -> tuple[Image.Image, slice, slice]:
     """The picture resized to (height, width), and the slices of it that the crop keeps."""
     tall, wide = target
@@ -277,7 +276,7 @@ def _planes_of(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(stack.transpose(2, 0, 1).copy()).to(torch.float32).div(255.0)
 
 
-def _interpolated(planes: Tensor, target: tuple[int, int], how: Preprocess, corner: tuple[int, int]) -> Tensor:
+def _interpolated(planes: Tensor, target: tuple[int, int], how: Preprocessing, corner: tuple[int, int]) -> Tensor:
     """C×H×W planes interpolated to (height, width) as torch does with tensors, and the part that the crop keeps.
 
     Raises:

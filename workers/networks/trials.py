@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from workers.contract import MethodError
 from workers.networks.failures import RAISED, outputs_of, reason_of, rows_refusal, where_it_fails
 from workers.networks.fast import has_bfloat16, make_fast
+from workers.passes.calls import observed_class
 
 _SAME = 1e-4
 """Share of an output's largest value by which roundings may differ: another layout or batch sums in another order."""
@@ -218,11 +219,11 @@ def _near(own: Tensor, other: Tensor, share: float) -> bool:
 def keep_contiguous(network: nn.Module) -> None:
     """Make a network, in place, lay its inputs out contiguously whatever it is given.
 
-    The class keeps its name and module, by which an observer tells torch's own classes from others.
+    Its calls are observed as those of the class that it was.
     """
     kind = type(network)
 
     def forward(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         return kind.forward(self, inputs.contiguous(), *args, **kwargs)
 
-    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, "observed_as": observed_class(network)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from workers.contract import Grant, MethodError, Network, Row
 from workers.geometry import Transform
 from workers.passes.pace import Pace
+
+if TYPE_CHECKING:
+    from convscope.protocol.requests import CommonRequest
 
 MOST_IMAGES = 32
 """Images of one slice, where memory and time allow so many."""
@@ -47,7 +50,7 @@ class Batch:
         return [transform.facts() for transform in self._transforms[row]]
 
 
-def gather(network: Network, rows: Sequence[Row]) -> Batch:
+def gather(network: Network, rows: Sequence[Row[CommonRequest]]) -> Batch:
     """Prepare the images of all rows; a row whose images cannot be prepared gets its error and no share."""
     inputs: list[Tensor] = []
     errors: list[MethodError | None] = []
@@ -71,24 +74,24 @@ def gather(network: Network, rows: Sequence[Row]) -> Batch:
     return Batch(joined, errors, ranges, transforms)
 
 
-def preprocess_key(request: Any) -> Hashable:
+def preprocess_key(request: CommonRequest) -> Hashable:
     """What rows must agree in to be one batch of inputs."""
     wish = getattr(request, "preprocess", None)
     size = getattr(wish, "size", None)
     return tuple(size) if size is not None else None
 
 
-def module_for(network: Network, request: Any) -> nn.Module:
+def module_for(network: Network, request: CommonRequest) -> nn.Module:
     """The network's module for the request's precision."""
     return network.fast_module() if is_fast(request) else network.module
 
 
-def repeated_module_for(network: Network, request: Any) -> nn.Module:
+def repeated_module_for(network: Network, request: CommonRequest) -> nn.Module:
     """The network's module for the request's precision where the method runs it hundreds of times."""
     return network.lean_module(fast=is_fast(request))
 
 
-def one_by_one(network: Network, request: Any) -> bool:
+def one_by_one(network: Network, request: CommonRequest) -> bool:
     """Whether no pass has rows of two images, so that an image's bits do not depend on its company: `exact` on a CPU.
 
     A pass over several images takes hardly less time an image there (docs/decisions/0016); on other devices it does.
@@ -96,12 +99,14 @@ def one_by_one(network: Network, request: Any) -> bool:
     return not is_fast(request) and network.device.type == "cpu"
 
 
-def is_fast(request: Any) -> bool:
+def is_fast(request: CommonRequest) -> bool:
     """Whether the request's precision is `fast`."""
     return getattr(request, "precision", "exact") == "fast"
 
 
-def slices(network: Network, inputs: Tensor, request: Any, grant: Grant, kept: Sequence[str] = ()) -> Iterator[Tensor]:
+def slices(
+    network: Network, inputs: Tensor, request: CommonRequest, grant: Grant, kept: Sequence[str] = ()
+) -> Iterator[Tensor]:
     """The batch in parts for one forward pass each.
 
     Under `exact` on a CPU a part is one image. Else parts fit the memory granted and take about the time granted, the

@@ -62,7 +62,8 @@ class CallObserver(TorchFunctionMode):
 
     Use as a context manager around a forward pass. Module hooks are put on entering and removed on leaving, whatever
     happens in between; functional calls are seen through the mode. Calls inside `torch.nn` leaf modules are the
-    module's own business and are not reported twice.
+    module's own business and are not reported twice. A class of ours that computes as another does, only quicker, names
+    that one in a class attribute `observed_as`, and its calls are reported as that one's.
 
     Args:
         root: the network.
@@ -132,7 +133,7 @@ class CallObserver(TorchFunctionMode):
                 self._stack.pop()
             if not path or output is None:
                 return None
-            kind = type(module).__name__.removeprefix("Parametrized")
+            kind = observed_class(module).__name__.removeprefix("Parametrized")
             if isinstance(module, _POOLS) and isinstance(output, tuple):
                 return self._report(path, kind, module, output[0]), *output[1:]
             return self._member(path, kind, module, output)
@@ -192,9 +193,15 @@ def _kind_of(func: Any, args: tuple[Any, ...], output: Any) -> str | None:
     return None
 
 
+def observed_class(module: nn.Module) -> type[nn.Module]:
+    """The class as which a module's calls are reported: its own, or that which it stands for."""
+    kind: type[nn.Module] = getattr(type(module), "observed_as", type(module))
+    return kind
+
+
 def _keeps_to_itself(module: nn.Module) -> bool:
     """Whether functional calls inside the module are its own business: torch's own leaves, and activation classes."""
-    kind = type(module)
+    kind = observed_class(module)
     if kind.__module__.startswith("torch.nn.modules"):
         return not isinstance(module, nn.Sequential)
     return kind.__name__.lower() in ACTIVATIONS and next(module.children(), None) is None

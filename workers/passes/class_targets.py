@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import MethodError, Outputs, Row
+from workers.contract import MethodError, Outputs, Request, Row
 from workers.geometry import Transform
 from workers.passes.scores import probabilities
 from workers.passes.units import how_many
@@ -95,14 +94,23 @@ def _over(own: Tensor, weights: Tensor | None) -> Tensor:
     return own.mean(dim=(1, 2)) if weights is None else (own * weights.to(own.dtype)).sum(dim=(1, 2))
 
 
-def read_region(value: Any) -> Region:
+WishedRegion = str | Sequence[int]
+"""As a request names one: a word, `y, x` or `top, left, bottom, right`."""
+
+
+def read_region(value: WishedRegion | None) -> Region:
     """A resolved request's region."""
     if value is None or isinstance(value, str):
         return Region(value or "all")
     return Region("point" if len(value) == 2 else "box", tuple(int(edge) for edge in value))
 
 
-def without_mask(row: Row) -> tuple[Row, Tensor | None]:
+def class_wish(target: object) -> int | str:
+    """A resolved request's class: an index, or what else names one."""
+    return target if isinstance(target, int) else str(target)
+
+
+def without_mask(row: Row[Request]) -> tuple[Row[Request], Tensor | None]:
     """The row without the mask that its request sends as the last image, and that mask, uint8 H×W×3."""
     if getattr(row.request, "mask", None) is None or not row.images:
         return row, None

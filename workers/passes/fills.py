@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,14 @@ from torch import Tensor
 
 from workers.contract import Network
 
+if TYPE_CHECKING:
+    from convscope.protocol.requests import Preprocess
+
 BLUR_SHARE = 0.1
 """Standard deviation of the blur over the image's shorter side."""
 
 
-def fill_of(kind: str, x: Tensor, network: Network, preprocess: Any) -> Tensor:
+def fill_of(kind: str, x: Tensor, network: Network, preprocess: Preprocess | None) -> Tensor:
     """The whole fill of one prepared image, normalised as the request's `preprocess` says, 1×C×H×W.
 
     Args:

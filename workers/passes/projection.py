@@ -7,7 +7,7 @@ images of a channel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from workers.contract import Layer, MethodError, Network
 from workers.geometry import Box
 from workers.passes.planes import as_colours
 from workers.passes.rules import PathReport
+
+if TYPE_CHECKING:
+    from convscope.protocol.requests import Preprocess
 
 OUTSIDE = 128
 """Level of a patch where its receptive field reaches beyond the image."""
@@ -94,7 +97,7 @@ def cut(picture: Tensor, window: tuple[int, int, int, int], outside: int) -> Ten
     return cut
 
 
-def pixels_of(normalized: Tensor, network: Network, preprocess: Any = None) -> Tensor:
+def pixels_of(normalized: Tensor, network: Network, preprocess: Preprocess | None = None) -> Tensor:
     """A network's input (C×H×W, normalised as `preprocess` says) as a picture, 3×H×W uint8."""
     pixels = network.normalization(preprocess).undo(normalized[None])[0]
     levels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)

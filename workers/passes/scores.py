@@ -57,7 +57,6 @@ class Endings(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        del types
         named = dict(kwargs or {})
         kind = ENDINGS.get(func)
         if kind is None:

@@ -8,15 +8,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, IterativeMethod, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import (
+    Grant,
+    IterativeMethod,
+    MethodError,
+    Network,
+    OneShotMethod,
+    Outcome,
+    Progress,
+    Request,
+    Result,
+    Row,
+)
 from workers.passes.batches import is_fast, one_by_one
 from workers.passes.pace import SliceClock, most_together
 
+if TYPE_CHECKING:
+    from convscope.protocol.requests import CommonRequest
+
+End = Callable[[Network, Any, Outcome], Result]
+"""What is found only from all images together: takes the row, and takes and gives its outcome."""
 Join = Callable[[Sequence[Outcome]], Outcome]
 """What consecutive parts of the images gave, as one outcome. Associative: parts that were joined join further ones."""
 
@@ -26,7 +42,7 @@ _FACTS, _PLACE, _IMAGES = "facts", "place", "images"
 
 
 @dataclass
-class SetSweep:
+class SetSweep(Generic[Request]):
     """A job's way through its images.
 
     Attributes:
@@ -36,7 +52,7 @@ class SetSweep:
         work: of the part that is under way.
     """
 
-    row: Row
+    row: Row[Request]
     parts: list[Outcome] = field(default_factory=list)
     place: int = 0
     work: Generator[Progress, None, list[Result]] | None = field(default=None, repr=False)
@@ -47,7 +63,7 @@ class SetSweep:
         """Images of the request."""
         return len(self.row.images)
 
-    def advance(self, method: OneShotMethod, network: Network, grant: Grant) -> None:
+    def advance(self, method: OneShotMethod[Request], network: Network, grant: Grant) -> None:
         """Work for a slice.
 
         Raises:
@@ -58,7 +74,7 @@ class SetSweep:
             while self.place < self.total:
                 images = self.row.images[self.place : self.place + _together(network, self.row.request)]
                 if self.work is None:
-                    part = Row(self.row.request, images, first=self.row.first + self.place)
+                    part = Row(self.row.request, images, first=self.row.first + self.place, whole=False)
                     self.work = method.run(network, [part], grant)
                 try:
                     self.said = next(self.work)
@@ -79,26 +95,30 @@ class SetSweep:
         self.work, self.said = None, Progress(0, 1)
 
 
-class ImageSweep(IterativeMethod):
+class ImageSweep(IterativeMethod[Request, "SetSweep[Request]"]):
     """A one-shot method over an image set of any size.
 
     Args:
         method: what each part goes through; its rows must not depend on each other.
         join: makes one outcome of those of consecutive parts.
+        end: adds to the outcome of the whole.
     """
 
-    def __init__(self, method: OneShotMethod, join: Join) -> None:
+    def __init__(self, method: OneShotMethod[Request], join: Join, end: End | None = None) -> None:
         self._method = method
         self._join = join
+        self._end = end
 
-    def group_key(self, network: Network, request: Any) -> Hashable:
+    def group_key(self, network: Network, request: Request) -> Hashable:
         return repr(request)
 
-    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+    def start(
+        self, network: Network, row: Row[Request], grant: Grant
+    ) -> Generator[Progress, None, list[SetSweep[Request]]]:
         yield from ()
         return [SetSweep(row)]
 
-    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[SetSweep[Request]], grant: Grant) -> list[MethodError | None]:
         errors: list[MethodError | None] = []
         for state in states:
             try:
@@ -108,22 +128,23 @@ class ImageSweep(IterativeMethod):
                 errors.append(error)
         return errors
 
-    def done(self, state: Any) -> bool:
-        return bool(state.place >= state.total)
+    def done(self, state: SetSweep[Request]) -> bool:
+        return state.place >= state.total
 
-    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+    def progress(self, states: Sequence[SetSweep[Request]], preview: bool) -> Progress:
         (state,) = states
         share = min(state.said.done / max(state.said.total, 1), 1.0)
         return Progress(state.place + 0.9 * share, state.total, f"{state.place} of {state.total} images")
 
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
+        self, network: Network, row: Row[Request], states: Sequence[SetSweep[Request]], grant: Grant
     ) -> Generator[Progress, None, Result]:
         yield from ()
         (state,) = states
-        return self._join(state.parts)
+        whole = self._join(state.parts)
+        return whole if self._end is None else self._end(network, row, whole)
 
-    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+    def save(self, states: Sequence[SetSweep[Request]]) -> dict[str, Tensor]:
         (state,) = states
         if len(state.parts) > 1:
             state.parts = [self._join(state.parts)]
@@ -134,7 +155,9 @@ class ImageSweep(IterativeMethod):
             saved |= {f"array.{name}": array for name, array in part.arrays.items()}
         return saved
 
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
+    def load(
+        self, network: Network, row: Row[Request], saved: Mapping[str, Tensor], grant: Grant
+    ) -> list[SetSweep[Request]]:
         if int(saved[_IMAGES]) != len(row.images):
             raise ValueError(f"the checkpoint is of {int(saved[_IMAGES])} images, not {len(row.images)}")
         state = SetSweep(row, place=int(saved[_PLACE]))
@@ -163,7 +186,7 @@ def joined_notes(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(note for part in parts for note in part["notes"]))
 
 
-def _together(network: Network, request: Any) -> int:
+def _together(network: Network, request: CommonRequest) -> int:
     """Images of a part: one where each runs alone, else as many as a pass or two take; always the same number."""
     if one_by_one(network, request):
         return 1

@@ -72,9 +72,10 @@ class AsyncOperations(AsyncJobs):
             model: Catalogue id; without it the default network.
             nonstandard_gate: guided-gradcam: treat SiLU, GELU, Hardswish and their like as ReLUs; not in any paper.
                 Default: false.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
                 of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
@@ -156,9 +157,10 @@ class AsyncOperations(AsyncJobs):
             other_layers: Its layers, or `convolutions`; without it every stage.
             other_model: In `models` mode, the network of the columns.
             permutations: Random pairings for the spread of the baseline. Default: 20.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             samples: In `channels` mode, what a sample is: a row of the map (features: its columns), one position (then
                 CKA is r²), or an image. Layers are always compared over images.
@@ -205,6 +207,7 @@ class AsyncOperations(AsyncJobs):
         region: Literal["all", "predicted", "mask"] | Sequence[int] | None = None,
         seed: int | None = None,
         top: int | None = None,
+        truth: Literal["folders"] | Sequence[int | str] | None = None,
         wait_s: float | None = None,
         fresh: bool = False,
         idempotency_key: str | None = None,
@@ -219,14 +222,17 @@ class AsyncOperations(AsyncJobs):
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
             model: Catalogue id; without it the default network.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
                 of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
             seed: Of everything random in the computation. Default: 0.
             top: How many of the strongest classes to name for each image. Default: 5.
+            truth: The right class of each image, by index or name, in the images' order; `folders`: that of the folder
+                in which each image of the set lies. Then the facts say how often the network is right.
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
@@ -240,6 +246,7 @@ class AsyncOperations(AsyncJobs):
             "region": region,
             "seed": seed,
             "top": top,
+            "truth": truth,
         }
         return await self.submit(
             "classify", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key
@@ -307,9 +314,10 @@ class AsyncOperations(AsyncJobs):
             other_cam_layer: The other network's; likewise.
             other_layers: The other network's, in the same order; without it those of the same names, or its stages.
             other_model: Catalogue id of the network that `model` is compared with.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             seed: Of everything random in the computation. Default: 0.
             shown: How many images whose evidence moved most are shown, and how many flips. Default: 10.
@@ -381,9 +389,10 @@ class AsyncOperations(AsyncJobs):
             model: Catalogue id; without it the default network.
             nonstandard_gate: Treat SiLU, GELU, Hardswish and their like as ReLUs on the way back; not in any paper.
                 Default: false.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             rule: At rectifications. Default: deconvnet, and guided for networks without max-pools.
             seed: Of everything random in the computation. Default: 0.
@@ -494,9 +503,10 @@ class AsyncOperations(AsyncJobs):
             metrics: Default: deletion, insertion, confidence and road, and localisation where boxes or a mask come.
             model: Catalogue id; without it the default network.
             nonstandard_gate: guided, guided-gradcam: as in their operations. Default: false.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             radius: sensitivity: largest change of a normalised input value. Default: 0.02.
             samples: infidelity: hidden squares; sensitivity: images with a little noise. Default: 10.
@@ -564,9 +574,10 @@ class AsyncOperations(AsyncJobs):
             layer: One layer; without it the first convolution.
             layers: Several layers, or the one word `convolutions`.
             model: Catalogue id; without it the default network.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             seed: Of everything random in the computation. Default: 0.
         """
@@ -614,9 +625,10 @@ class AsyncOperations(AsyncJobs):
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layer: A convolution; without it the first one.
             model: Catalogue id; without it the default network.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             seed: Of everything random in the computation. Default: 0.
         """
@@ -748,9 +760,10 @@ class AsyncOperations(AsyncJobs):
             optimizer: keras-adam: Adam as Keras computes it, whose epsilon stands beside the uncorrected root.
             parameterization: As its type says.
             pixel_space: pixel: what a parameter of 1 is: a 255th, white, or a standard deviation of the input.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             preset: Default: "smooth".
             redirect_steps: First steps in which a row without any gradient gets a redirected one.
@@ -862,9 +875,10 @@ class AsyncOperations(AsyncJobs):
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             mask: An image of the upload's size, white where the class counts.
             model: Catalogue id; without it the default network.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
                 of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
@@ -939,9 +953,10 @@ class AsyncOperations(AsyncJobs):
             model: Catalogue id; without it the default network.
             noise: smoothgrad, vargrad: standard deviation over (max − min). Default: 0.1.
             nonstandard_gate: guided: treat SiLU, GELU and their like as ReLUs. Default: false.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             region: Of networks that answer in maps: `all` pixels (default), those `predicted` as the class, the white
                 of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
@@ -1017,9 +1032,10 @@ class AsyncOperations(AsyncJobs):
             model: Catalogue id; without it the default network.
             patches: Cut out of the images what the units see. Default: true.
             per_image: Units of one image at most, for each channel. Default: 1.
-            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load; on other
-                devices ascents have the same bits and other operations the same numbers to the last digits. fast: the
-                device's quicker arithmetic, as good, not the same bits. Default: "exact".
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
             preprocess: As its type says.
             projection: What stands beside each patch. Default: deconvnet, guided for networks without max-pools, none
                 where neither rule is defined or no patches are wanted.

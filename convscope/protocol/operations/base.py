@@ -125,6 +125,13 @@ class Operation(ABC, Generic[R]):
             ProblemError: unknown-layer, channel-out-of-range, not-applicable, invalid-request.
         """
 
+    def check_count(self, request: R, images: int) -> None:
+        """Refuse a resolved request whose lists do not fit the number of its images.
+
+        Raises:
+            ProblemError: `invalid-request`.
+        """
+
     @abstractmethod
     def cost(self, request: R, card: ModelCard, images: int) -> Cost:
         """The cost of a resolved request on `images` images."""

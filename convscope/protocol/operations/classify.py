@@ -4,22 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from convscope.protocol.cards import ModelCard, OutputFacts
 from convscope.protocol.operations.base import About, Cost, Operation, check_preprocess
-from convscope.protocol.operations.targets import check_answer, resolve_region
+from convscope.protocol.operations.targets import check_answer, resolve_region, resolve_target
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
-from convscope.protocol.problems import FieldError, ProblemError
-from convscope.protocol.requests import RegionRequest
+from convscope.protocol.problems import FieldError, ProblemError, invalid_field
+from convscope.protocol.requests import RegionRequest, split_commas
+
+FOLDERS = "folders"
+
+
+def _truths(value: object) -> object:
+    """A form's `3,tabby,7` as a list; the one word `folders` as it is."""
+    parts = split_commas(value)
+    if isinstance(parts, list):
+        if parts == [FOLDERS]:
+            return FOLDERS
+        return [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
+    return value
 
 
 class ClassifyRequest(RegionRequest):
-    """How many classes to name."""
+    """How many classes to name, and which are right."""
 
     top: int = Field(5, ge=1, le=1000, description="How many of the strongest classes to name for each image.")
+    truth: Annotated[
+        Literal["folders"]
+        | Annotated[
+            list[Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=200)]],
+            Field(min_length=1, max_length=100_000),
+        ]
+        | None,
+        BeforeValidator(_truths),
+    ] = Field(
+        None,
+        description="The right class of each image, by index or name, in the images' order; `folders`: that of the "
+        "folder in which each image of the set lies. Then the facts say how often the network is right.",
+    )
 
 
 class Prediction(BaseModel):
@@ -40,6 +65,63 @@ class Prediction(BaseModel):
     )
 
 
+class JudgedClass(BaseModel):
+    """How one class is answered."""
+
+    index: int
+    name: str
+    images: int = Field(description="That are of it.")
+    predicted: int = Field(description="That are said to be of it.")
+    right: int
+    recall: float | None = Field(description="right / images; null where there is none of it.")
+    precision: float | None = Field(description="right / predicted; null where none is said to be of it.")
+
+
+class WrongAnswer(BaseModel):
+    """An image that is answered wrongly."""
+
+    image: int = Field(description="Which image of the request, or of the range of the set.")
+    truth: int
+    truth_name: str
+    predicted: int
+    predicted_name: str
+    probability: float | None = Field(description="Of the predicted class.")
+
+
+class CalibrationBin(BaseModel):
+    """Images whose predicted class has a probability between two ends, the upper one included."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None = Field(description="Mean probability of the predicted class; null where no image is.")
+    accuracy: float | None
+
+
+class Calibration(BaseModel):
+    """Whether probabilities mean what they say: Guo et al. 2017, over 15 bins."""
+
+    expected_error: float = Field(description="ECE: mean of |confidence − accuracy|, weighted by images.")
+    largest_error: float = Field(description="MCE.")
+    log_loss: float = Field(description="Mean of −log of the right class's probability.")
+    brier: float = Field(description="Mean squared distance to the right answer, summed over classes.")
+    bins: list[CalibrationBin]
+
+
+class Judgement(BaseModel):
+    """How often the network is right."""
+
+    images: int
+    right: int
+    accuracy: float
+    accuracy_top5: float | None = Field(description="The right class is among the strongest five; null for few.")
+    accuracy_balanced: float = Field(description="Mean recall of the classes that there are images of.")
+    classes: list[JudgedClass]
+    confusion_classes: list[int] = Field(description="Rows (right) and columns (predicted) of the array `confusion`.")
+    wrong: list[WrongAnswer] = Field(description="The surest first, 100 at most.")
+    calibration: Calibration | None = Field(description="Null where the outputs are no softmax.")
+
+
 class ClassifyFacts(BaseModel):
     """Facts of classify."""
 
@@ -52,6 +134,7 @@ class ClassifyFacts(BaseModel):
     classes_shown: dict[str, str] = Field(
         default_factory=dict, description="Names of the numbers in `class_map`; −1 is no class."
     )
+    judgement: Judgement | None = Field(None, description="How often the network is right, where `truth` says what is.")
     transforms: list[dict[str, Any]] = Field(
         description="For each image, where the network's input lies in the upload."
     )
@@ -67,7 +150,7 @@ class ClassifyOperation(Operation[ClassifyRequest]):
     sweeps = True
     set_images = 10_000
     example = MappingProxyType({"top": 3})
-    bulky = frozenset({"logits", "values", "shares", "class_map"})
+    bulky = frozenset({"logits", "values", "shares", "class_map", "confusion"})
 
     def resolve(self, request: ClassifyRequest, card: ModelCard) -> ClassifyRequest:
         check_answer(card)
@@ -81,10 +164,15 @@ class ClassifyOperation(Operation[ClassifyRequest]):
                 "model": card.id,
                 "top": min(request.top, max(card.class_count, 1)),
                 "region": region,
+                "truth": _resolved(request.truth, card),
                 "image": None,
                 "images": request.all_images(),
             }
         )
+
+    def check_count(self, request: ClassifyRequest, images: int) -> None:
+        if request.truth is not None and len(request.truth) != images:
+            raise invalid_field("/truth", f"{len(request.truth)} classes for {images} images; one an image is needed.")
 
     def cost(self, request: ClassifyRequest, card: ModelCard, images: int) -> Cost:
         numbers = max(card.class_count, 1)
@@ -97,6 +185,9 @@ class ClassifyOperation(Operation[ClassifyRequest]):
         return card.dense
 
     def about(self, request: Mapping[str, Any], facts: Mapping[str, Any], array: str) -> About | None:
+        if array == "confusion":
+            classes = facts["judgement"]["confusion_classes"]
+            return About(("right class", "predicted class"), "images", None, {"right class": classes})
         return About(("image", "class"), "logit") if array == "logits" else None
 
     def pictures(
@@ -125,6 +216,27 @@ class ClassifyOperation(Operation[ClassifyRequest]):
             )
             for number, predictions in enumerate(facts["predictions"])
         ]
+
+
+def _resolved(truth: list[int | str] | str | None, card: ModelCard) -> list[int] | None:
+    """The right classes as indices.
+
+    Raises:
+        ProblemError: `invalid-request` for a class that there is not; `not-applicable` where no class is right.
+    """
+    if truth is None:
+        return None
+    if card.dense or card.class_count < 2:
+        what = "answers in maps" if card.dense else "has one output"
+        raise ProblemError("not-applicable", f"{card.id} {what}; truth is for networks of two classes or more.")
+    known: dict[int | str, int] = {}
+    for place, one in enumerate(truth):
+        if one not in known:
+            found = resolve_target(one, card, f"/truth/{place}")
+            if not isinstance(found, int):
+                raise invalid_field(f"/truth/{place}", f"{one!r} is no class.")
+            known[one] = found
+    return [known[one] for one in truth]
 
 
 OPERATION = ClassifyOperation()

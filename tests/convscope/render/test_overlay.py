@@ -139,6 +139,25 @@ class TestOpacity:
         assert plain.scale["blend"] == "mix"
         assert plain.pixels.tobytes() != page.pixels.tobytes()
 
+    def test_brightest_is_what_the_peer_draws(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """pytorch-grad-cam's own function, given Matplotlib's `jet`: OpenCV's is up to 34 levels from it."""
+        cv2, peer = pytest.importorskip("cv2"), pytest.importorskip("pytorch_grad_cam.utils.image")
+        jet = table("jet", False)
+        theirs = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_JET)[0, :, ::-1]
+        assert np.abs(theirs.astype(int) - jet).max() == 34
+        monkeypatch.setattr(cv2, "applyColorMap", lambda levels, _: np.ascontiguousarray(jet[levels][..., ::-1]))
+        levels = np.random.RandomState(2).randint(1, 255, (6, 6))
+        levels[0, :2] = 0, 255  # the map spans its scale, and each value is in the middle of a level for both
+        photograph = np.random.RandomState(3).randint(0, 180, (6, 6, 3), np.uint8)
+        wanted = peer.show_cam_on_image(
+            photograph / np.float32(255), ((levels + 0.25) / 255).clip(0, 1), use_rgb=True, image_weight=0.6
+        )
+        how = {"upload_size": [6, 6], "input_size": [6, 6], "scale": [1.0, 1.0], "offset": [0.0, 0.0]}
+        page = overlay(
+            (levels / 255)[None], photograph, {"transform": how}, colormap="jet", alpha=0.4, blend="brightest"
+        )
+        assert np.abs(page.astype(int) - wanted.astype(int)).max() <= 1
+
     def test_zero_of_a_signed_map_is_transparent(self) -> None:
         cells = np.zeros((1, 4, 4))
         cells[0, 0, 0], cells[0, 3, 3] = 1, -1

@@ -37,7 +37,6 @@ def test_a_bad_key_file_is_named_with_its_trouble_in_one_line(tmp_path: Path) ->
 
 
 def test_many_long_jobs_of_everybody_do_not_lock_out_a_quick_one(service_settings: Settings, worker: Worker) -> None:
-    del worker
     with Service(service_settings.model_copy(update={"caller_jobs": 1})) as service, service.client() as client:
         files = [("image", ("a.png", png_bytes(value=77), "image/png"))]
         fresh = {"Cache-Control": "no-cache"}

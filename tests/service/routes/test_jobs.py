@@ -259,6 +259,9 @@ class TestCallers:
             answer = bob.post(MAPS, files=parts, headers={"Cache-Control": "no-cache"})
             assert problem_of(answer, 429, "quota-exceeded")["limit"] == 1
             assert int(answer.headers["retry-after"]) >= 1
+            policy = '"quick";q=1;qu="concurrent-requests", "long";q=1;qu="concurrent-requests"'
+            assert answer.headers["ratelimit-policy"] == policy
+            assert answer.headers["ratelimit"] == '"quick";r=0, "long";r=1'
             assert finished(alice, 41)["state"] == "succeeded"
             assert bob.delete(f"/v1/jobs/{held['id']}").status_code in (200, 202)
             wait_for(lambda: bob.get(f"/v1/jobs/{held['id']}").json()["state"] == "cancelled", "the cancellation")

@@ -27,7 +27,6 @@ SAID = {"source": "torchvision:resnet18", "classes": "a,b"}
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory, service_settings: Settings, worker: Worker) -> Iterator[Service]:
     """The service for three callers, of whom two may bring networks."""
-    del worker
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
     path.write_text(
         "".join(

@@ -18,7 +18,7 @@ from workers.engine.registry import find_methods
 from workers.networks.build import LoadedNetwork
 from workers.networks.catalogue.reading import make_entry
 from workers.networks.layers import describe
-from workers.networks.preprocess import Preprocess, from_mapping
+from workers.networks.preprocess import Preprocessing, from_mapping
 from workers.networks.trials import Behaviour
 from workers.passes.planes import as_colours, as_grey
 
@@ -247,7 +247,7 @@ def test_float_planes_are_resized_as_pillow_resizes_each() -> None:
     """8-bit values in float planes come to what the 8-bit picture comes to, up to Pillow's rounding to 8 bits."""
     generator = torch.Generator().manual_seed(0)
     colours = torch.randint(0, 256, (40, 52, 3), dtype=torch.uint8, generator=generator)
-    how = Preprocess((16, 16), 20, "bicubic")
+    how = Preprocessing((16, 16), 20, "bicubic")
     first, where = how.apply(colours)
     second, same = how.apply(colours.float() / 255)
     assert where == same
@@ -255,7 +255,7 @@ def test_float_planes_are_resized_as_pillow_resizes_each() -> None:
 
 
 def test_what_a_catalogue_may_say_of_planes() -> None:
-    base = Preprocess((16, 16), 16)
+    base = Preprocessing((16, 16), 16)
     four = from_mapping({"channels": 4, "mean": [0.1, 0.2, 0.3, 0.4], "std": 0.5}, base)
     assert four.mean == (0.1, 0.2, 0.3, 0.4) and four.std == (0.5,) * 4
     with pytest.raises(ValueError, match=r"mean and preprocess\.std of 4 planes must be given"):

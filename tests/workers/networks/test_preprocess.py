@@ -17,7 +17,7 @@ from timm.data import create_transform, resolve_data_config
 from workers.contract import MethodError
 from workers.geometry import Transform
 from workers.networks import LoadedNetwork, load
-from workers.networks.preprocess import Preprocess, from_mapping
+from workers.networks.preprocess import Preprocessing, from_mapping
 from workers.networks.sources import find_source
 from workers.networks.weights import fit, read_checkpoint
 
@@ -79,7 +79,7 @@ def test_timms_squashing_networks() -> None:
 
 
 def test_where_the_input_lies_by_hand() -> None:
-    how = Preprocess((224, 224), 256)
+    how = Preprocessing((224, 224), 256)
     _, where = how.apply(torch.zeros(512, 1024, 3, dtype=torch.uint8))
     # 512×1024 → 256×512, cut 16 rows and 144 columns before the crop: two upload pixels for each of the input.
     assert where == Transform((512, 1024), (224, 224), (2.0, 2.0), (32.0, 288.0))
@@ -93,7 +93,7 @@ def test_a_marked_place_is_found_again(size: tuple[int, int], crop: str) -> None
     pixels = np.zeros((*size, 3), np.uint8)
     height, width = size
     pixels[height // 2 : height // 2 + 4, width // 2 : width // 2 + 4] = 255
-    how = Preprocess((64, 64), 72, crop=crop)
+    how = Preprocessing((64, 64), 72, crop=crop)
     image, where = how.apply(torch.from_numpy(pixels))
     rows, columns = (image[0] > 0.5).any(1).nonzero().flatten(), (image[0] > 0.5).any(0).nonzero().flatten()
     box = where.box_in_upload((int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1))
@@ -132,7 +132,7 @@ def test_a_size_that_the_architecture_refuses() -> None:
 
 
 def test_grey_networks() -> None:
-    how = Preprocess((28, 28), 28, mean=(0.5,) * 3, std=(0.25,) * 3, channels=1)
+    how = Preprocessing((28, 28), 28, mean=(0.5,) * 3, std=(0.25,) * 3, channels=1)
     pixels, _ = how.apply(upload(PHOTOGRAPHS["chelsea"]))
     grey = Image.fromarray(PHOTOGRAPHS["chelsea"]).convert("L").resize((42, 28), Image.Resampling.BILINEAR)
     by_hand = torch.from_numpy(np.array(grey)[:, 7:35].copy()).float() / 255
@@ -148,7 +148,7 @@ def test_grey_networks() -> None:
 
 @pytest.mark.parametrize("size", [(1, 65000), (65000, 1), (1, 1), (3, 100)])
 def test_odd_uploads_do_not_explode(size: tuple[int, int]) -> None:
-    pixels, where = Preprocess((224, 224), 256).apply(torch.full((*size, 3), 7, dtype=torch.uint8))
+    pixels, where = Preprocessing((224, 224), 256).apply(torch.full((*size, 3), 7, dtype=torch.uint8))
     assert pixels.shape == (3, 224, 224)
     assert torch.allclose(pixels, torch.tensor(7 / 255))
     assert where.upload_size == size
@@ -156,7 +156,7 @@ def test_odd_uploads_do_not_explode(size: tuple[int, int]) -> None:
 
 def test_long_uploads_are_cut_where_the_whole_would_be() -> None:
     strip = np.asarray(Image.fromarray(PHOTOGRAPHS["coffee"]).resize((2000, 8)))
-    how = Preprocess((224, 224), 256)
+    how = Preprocessing((224, 224), 256)
     whole = Image.fromarray(strip).resize((64000, 256), Image.Resampling.BILINEAR)
     cut, _ = how.apply(torch.from_numpy(strip.copy()))
     by_hand = torch.from_numpy(np.asarray(whole)[16:240, 31888:32112].copy()).permute(2, 0, 1) / 255
@@ -178,12 +178,12 @@ def test_long_uploads_are_cut_where_the_whole_would_be() -> None:
 )
 def test_entries_that_make_no_sense(values: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        from_mapping(values, Preprocess((224, 224), 256))
+        from_mapping(values, Preprocessing((224, 224), 256))
 
 
 def test_a_new_size_keeps_the_proportion_of_the_crop() -> None:
-    assert from_mapping({"size": 112}, Preprocess((224, 224), 256)).resize == 128
-    assert from_mapping({"size": 112, "resize": [112, 112]}, Preprocess((224, 224), 256)).resize == (112, 112)
+    assert from_mapping({"size": 112}, Preprocessing((224, 224), 256)).resize == 128
+    assert from_mapping({"size": 112, "resize": [112, 112]}, Preprocessing((224, 224), 256)).resize == (112, 112)
 
 
 def interpolated_by_hand(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -203,7 +203,7 @@ def interpolated_by_hand(planes: torch.Tensor, size: tuple[int, int]) -> torch.T
 
 
 def test_without_antialias_pixels_are_interpolated_as_tensors_are() -> None:
-    how = Preprocess((24, 24), 24)
+    how = Preprocessing((24, 24), 24)
     for crop, size in (("none", (24, 24)), ("center", (24, 36))):
         asked = how.overridden(wish(crop=crop, antialias=False))
         pixels, where = asked.apply(upload(PHOTOGRAPHS["chelsea"][:60, :90].copy()))
@@ -220,14 +220,14 @@ def test_without_antialias_pixels_are_interpolated_as_tensors_are() -> None:
 
 def test_arrays_without_antialias_are_interpolated_too() -> None:
     array = torch.rand(40, 50, 3, generator=torch.Generator().manual_seed(1))
-    pixels, _ = Preprocess((16, 16), 16).overridden(wish(crop="none", antialias=False)).apply(array)
+    pixels, _ = Preprocessing((16, 16), 16).overridden(wish(crop="none", antialias=False)).apply(array)
     expected = interpolated_by_hand(array.permute(2, 0, 1).double(), (16, 16))
     torch.testing.assert_close(pixels.double(), expected, atol=1e-6, rtol=0)
 
 
 def test_a_thin_upload_is_refused_without_antialias() -> None:
     with pytest.raises(MethodError, match="antialias=false goes up to 16 megapixels"):
-        Preprocess((224, 224), 256, antialias=False).apply(torch.zeros(8, 3000, 3, dtype=torch.uint8))
+        Preprocessing((224, 224), 256, antialias=False).apply(torch.zeros(8, 3000, 3, dtype=torch.uint8))
 
 
 def test_what_white_is_to_the_network(lite0: LoadedNetwork) -> None:

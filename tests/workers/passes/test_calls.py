@@ -172,3 +172,28 @@ def test_a_network_that_is_one_function() -> None:
     seen, output = capture(Bare(), torch.tensor([[-1.0, 2.0]]), ["@relu"], to_output=True)
     assert seen["@relu"].tolist() == [[0.0, 2.0]]
     assert output is not None
+
+
+class _Quicker(nn.Conv2d):
+    """Computes as its parent does, in a function that would be a layer in a class of somebody's own."""
+
+    observed_as = nn.Conv2d
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """As the parent, by way of a ReLU of what is above it."""
+        return torch.relu(super().forward(inputs) + 100) - 100
+
+
+def test_a_class_that_stands_for_another_is_observed_as_that_one() -> None:
+    """Its kind is the other's, and what it calls inside is its own business; without the attribute neither holds."""
+
+    def seen(kind: type[nn.Module]) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        network = nn.Sequential(kind(3, 2, 1))
+        with torch.no_grad(), CallObserver(network, lambda name, kind, _module, _output: found.append((name, kind))):
+            network(torch.zeros(1, 3, 4, 4))
+        return found
+
+    assert seen(_Quicker) == [("0", "Conv2d")]
+    plain = type("_Plain", (_Quicker,), {"observed_as": _Quicker})
+    assert seen(plain) == [("0.@relu", "relu"), ("0", "_Quicker")]

@@ -6,8 +6,6 @@ scaled: whoever draws does that, and negative evidence stays visible in the numb
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -100,19 +98,6 @@ def eigencam(activation: Tensor, _gradient: Tensor) -> Tensor:
 def eigengradcam(activation: Tensor, gradient: Tensor) -> Tensor:
     """EigenGradCAM (pytorch-grad-cam): the first principal component of g∘A."""
     return principal(gradient * activation)
-
-
-GRADIENT_MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cam": cam,
-    "gradcam": gradcam,
-    "gradcam++": gradcam_plus_plus,
-    "hirescam": hirescam,
-    "elementwise": elementwise,
-    "xgradcam": xgradcam,
-    "layercam": layercam,
-    "eigencam": eigencam,
-    "eigengradcam": eigengradcam,
-}
 
 
 def affine(output: Tensor, activation: Tensor, linear_nodes: frozenset[str]) -> bool:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod
+from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod, resolved
 from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
 from workers.passes import hsic
 from workers.passes.batches import is_fast, module_for
@@ -23,25 +23,30 @@ from workers.passes.calls import capture, reduce
 from workers.passes.pace import Pace
 from workers.passes.units import Wish, choose
 
+if TYPE_CHECKING:
+    from convscope.protocol.operations.cka import CkaRequest
+
 COPIES_BYTES = 32
 """Of each number of the features or Grams of one layer: they are centred, scaled and squared, some in float64."""
 
 
-class Cka(SingleMethod):
+class Cka(SingleMethod["CkaRequest"]):
     """The `cka` operation. Memory is constant in the number of images."""
 
-    def models(self, request: Any) -> Sequence[str]:
+    def models(self, request: CkaRequest) -> Sequence[str]:
         return [request.other_model] if request.other_model else []
 
-    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
+    def compute(self, network: Network, row: Row[CkaRequest], grant: Grant) -> Generator[Progress, None, Outcome]:
         return (yield from _compare(network, row, grant))
 
 
-def _compare(network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
+def _compare(network: Network, row: Row[CkaRequest], grant: Grant) -> Generator[Progress, None, Outcome]:
     request = row.request
-    sides = [_Side(network, list(request.layers), request, grant)]
+    sides = [_Side(network, list(resolved(request.layers)), request, grant)]
     if request.mode == "models":
-        sides.append(_Side(grant.networks[request.other_model], list(request.other_layers), request, grant))
+        sides.append(
+            _Side(grant.networks[resolved(request.other_model)], list(resolved(request.other_layers)), request, grant)
+        )
     batches = _batches(row, sides, grant)
     comparisons = _comparisons(request, network, len(batches))
     for done, batch in enumerate(batches):
@@ -61,7 +66,7 @@ def _compare(network: Network, row: Row, grant: Grant) -> Generator[Progress, No
 class _Side:
     """One network's layers, looked at batch after batch in forwards short enough for one slice."""
 
-    def __init__(self, network: Network, layers: list[str], request: Any, grant: Grant) -> None:
+    def __init__(self, network: Network, layers: list[str], request: CkaRequest, grant: Grant) -> None:
         self.network, self.layers = network, layers
         self._request = request
         self._maps: dict[str, list[Tensor]] = {}
@@ -122,25 +127,25 @@ class _Side:
         return [shape[0] if self._request.features == "pool" else math.prod(shape) for shape in shapes]
 
 
-def _comparisons(request: Any, network: Network, batches: int) -> dict[str, Comparison]:
+def _comparisons(request: CkaRequest, network: Network, batches: int) -> dict[str, Comparison]:
     """One accumulating comparison for each matrix, by array name."""
     options = Options(
         kernel=request.kernel,
         fraction=request.bandwidth,
         estimator=request.estimator,
         permutations=request.permutations,
-        intervals=request.intervals,
+        intervals=resolved(request.intervals),
         seed=request.seed,
         batches=batches,
     )
     if request.mode != "channels":
-        columns = list(request.other_layers) if request.mode == "models" else None
-        return {"matrix": Comparison(list(request.layers), columns, options)}
+        columns = list(resolved(request.other_layers)) if request.mode == "models" else None
+        return {"matrix": Comparison(list(resolved(request.layers)), columns, options)}
     return {
         f"matrix/{name}": Comparison(
             [str(channel) for channel in _channel_list(request.channels, network.layers[name].shape[0])], None, options
         )
-        for name in request.layers
+        for name in resolved(request.layers)
     }
 
 
@@ -154,7 +159,7 @@ def _channel_list(channels: Wish, count: int) -> list[int]:
     return choose(channels, count, ranks)
 
 
-def _batches(row: Row, sides: Sequence[_Side], grant: Grant) -> list[range]:
+def _batches(row: Row[CkaRequest], sides: Sequence[_Side], grant: Grant) -> list[range]:
     """The images in batches of nearly equal size, as large as memory allows, none with fewer than four samples."""
     request, images = row.request, len(row.images)
     layers = [side.network.layers[name] for side in sides for name in side.layers]
@@ -174,7 +179,7 @@ def _batches(row: Row, sides: Sequence[_Side], grant: Grant) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(edges)]
 
 
-def _fitting(request: Any, sides: Sequence[_Side], grant: Grant) -> int:
+def _fitting(request: CkaRequest, sides: Sequence[_Side], grant: Grant) -> int:
     """Images of one batch whose maps, features and Grams fit into the memory granted; at least one.
 
     Maps and features grow with the images, Grams with their square.
@@ -200,7 +205,7 @@ def _fitting(request: Any, sides: Sequence[_Side], grant: Grant) -> int:
     return max(1, int((math.sqrt(linear**2 + 4 * square * grant.memory_bytes) - linear) / (2 * square)))
 
 
-def _samples_per_image(request: Any, layer: Any, scale: float) -> int:
+def _samples_per_image(request: CkaRequest, layer: Layer, scale: float) -> int:
     if request.mode != "channels" or request.samples == "images" or not layer.spatial:
         return 1
     if request.samples == "rows":
@@ -208,7 +213,7 @@ def _samples_per_image(request: Any, layer: Any, scale: float) -> int:
     return int(layer.shape[1] * layer.shape[2] * scale)
 
 
-def _channel_features(maps: Tensor, request: Any) -> Tensor:
+def _channel_features(maps: Tensor, request: CkaRequest) -> Tensor:
     """Activations N×C×H×W as C feature matrices (C, n, p), by what a sample is."""
     maps = maps if maps.dim() == 4 else maps.reshape(*maps.shape[:2], 1, 1)
     maps = maps[:, _channel_list(request.channels, maps.shape[1])].transpose(0, 1)  # C×N×H×W
@@ -220,14 +225,14 @@ def _channel_features(maps: Tensor, request: Any) -> Tensor:
     return maps.reshape(channels, images, height * width)
 
 
-def _layer_features(maps: Tensor, request: Any) -> Tensor:
+def _layer_features(maps: Tensor, request: CkaRequest) -> Tensor:
     """One layer's activations N×C×… as a feature matrix (n, p)."""
     if request.features == "pool" and maps.dim() == 4:
         return maps.mean(dim=(2, 3))
     return maps.flatten(1)
 
 
-def _outcome(request: Any, row: Row, comparisons: dict[str, Comparison]) -> Outcome:
+def _outcome(request: CkaRequest, row: Row[CkaRequest], comparisons: dict[str, Comparison]) -> Outcome:
     arrays: dict[str, Tensor] = {}
     matrices = []
     for array, comparison in comparisons.items():

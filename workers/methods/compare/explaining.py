@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, params
+from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, params, resolved
 from workers.passes.map_similarity import rank_correlation
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.compare import CompareRequest
 
 NO_AREA = 1e-6
 
@@ -65,14 +68,18 @@ def _same_place(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def explain(
-    networks: Sequence[Network], request: Any, images: Sequence[Tensor], targets: Sequence[int | str], grant: Grant
+    networks: Sequence[Network],
+    request: CompareRequest,
+    images: Sequence[Tensor],
+    targets: Sequence[int | str],
+    grant: Grant,
 ) -> Generator[Progress, None, list[Explained]]:
     """Both networks' maps of each image, for its target.
 
     Raises:
         MethodError: `cam` cannot be used here.
     """
-    layers = (request.cam_layer, request.other_cam_layer)
+    layers = (resolved(request.cam_layer), resolved(request.other_cam_layer))
     found = []
     for network, layer in zip(networks, layers, strict=True):
         rows = [
@@ -93,7 +100,7 @@ def explain(
     return explained
 
 
-def _cam_request(request: Any, layer: str, target: int | str) -> dict[str, Any]:
+def _cam_request(request: CompareRequest, layer: str, target: int | str) -> dict[str, Any]:
     common = {name: getattr(request, name) for name in ("preprocess", "precision", "seed")}
     own = {"methods": [request.method], "layer": layer, "targets": [target], "upsampled": False}
     return {**common, **own, "region": None, "mask": None, "nonstandard_gate": False}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Network
+from workers.contract import Network, resolved
 from workers.methods.compare.alignment import FEWEST_BATCHES, FEWEST_IMAGES, Alignment
 from workers.methods.compare.looking import silent
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.compare import CompareRequest
 
 COLUMNS = (
     "prediction/model", "prediction/other", "confidence/model", "confidence/other",
@@ -46,7 +49,7 @@ def shown_images(rows: Tensor, most: int) -> list[dict[str, Any]]:
 
 def facts_of(
     networks: Sequence[Network],
-    request: Any,
+    request: CompareRequest,
     rows: Tensor,
     aligned: Alignment | None,
     batches: int,
@@ -57,7 +60,7 @@ def facts_of(
     """Facts of `compare`."""
     flips = flipped(rows)
     layers = _layers(request, aligned)
-    channels = [_channels(layer, ranges[0, layer], ranges[1, layer]) for layer in request.channel_layers]
+    channels = [_channels(layer, ranges[0, layer], ranges[1, layer]) for layer in resolved(request.channel_layers)]
     return {
         "images": len(rows),
         "output": networks[0].outputs.facts(),
@@ -78,9 +81,9 @@ def _number(value: Tensor | float) -> float | None:
     return None if number != number else number
 
 
-def _layers(request: Any, aligned: Alignment | None) -> list[dict[str, Any]]:
+def _layers(request: CompareRequest, aligned: Alignment | None) -> list[dict[str, Any]]:
     found = []
-    for place, (layer, other) in enumerate(zip(request.layers, request.other_layers, strict=True)):
+    for place, (layer, other) in enumerate(zip(resolved(request.layers), resolved(request.other_layers), strict=True)):
         cka, low, high = (
             None if aligned is None or one is None else _number(one[place])
             for one in ((aligned.cka, aligned.low, aligned.high) if aligned is not None else (None, None, None))
@@ -176,7 +179,7 @@ def _shown(
     }
 
 
-def _notes(images: int, batches: int, request: Any, networks: Sequence[Network]) -> list[str]:
+def _notes(images: int, batches: int, request: CompareRequest, networks: Sequence[Network]) -> list[str]:
     notes = []
     if images < FEWEST_IMAGES:
         notes.append(f"CKA needs at least {FEWEST_IMAGES} images; {images} were given")

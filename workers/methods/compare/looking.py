@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from workers.passes import hsic
 from workers.passes.batches import module_for, one_by_one, relative_size
 from workers.passes.pace import Pace
 from workers.passes.scores import answer, probabilities
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.compare import CompareRequest
 
 MOST_TOGETHER = 8
 """Images of one pass, where a pass may have several."""
@@ -45,7 +48,9 @@ class Side:
         channel_layers: whose channels are watched.
     """
 
-    def __init__(self, network: Network, request: Any, layers: Sequence[str], channel_layers: Sequence[str]) -> None:
+    def __init__(
+        self, network: Network, request: CompareRequest, layers: Sequence[str], channel_layers: Sequence[str]
+    ) -> None:
         self.network, self._request = network, request
         self._layers, self._channel_layers = list(layers), list(channel_layers)
         self._module = module_for(network, request)

@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
+from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row, resolved
 from workers.methods.compare.alignment import align, batch_edges, hsics
 from workers.methods.compare.explaining import Explained, agreement, explain
 from workers.methods.compare.figures import COLUMNS, facts_of, shown_images
 from workers.methods.compare.looking import Seen, Side, joined_ranges
 from workers.passes.pace import SliceClock
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.compare import CompareRequest
 
 _PREDICTED = "predicted"
 
@@ -36,7 +39,7 @@ class Trial:
         work: of the batch that is under way.
     """
 
-    request: Any
+    request: CompareRequest
     images: Sequence[Tensor]
     edges: list[int]
     rows: Tensor
@@ -77,10 +80,10 @@ class Trial:
         """A whole batch; what it found is kept at its end, all at once."""
         request, begin = self.request, self.edges[self.batch]
         images = self.images[begin : self.edges[self.batch + 1]]
-        layers = (request.layers, request.other_layers)
+        layers = (resolved(request.layers), resolved(request.other_layers))
         seen: list[Seen] = []
         for place, network in enumerate(networks):
-            work = Side(network, request, layers[place], request.channel_layers).look(images, grant)
+            work = Side(network, request, layers[place], resolved(request.channel_layers)).look(images, grant)
             while True:
                 try:
                     share = next(work)
@@ -99,12 +102,12 @@ class Trial:
                 self.ranges[place, layer] = joined_ranges(self.ranges.get((place, layer)), ranges)
 
 
-def other_of(request: Any, grant: Grant) -> Network:
+def other_of(request: CompareRequest, grant: Grant) -> Network:
     """The second network of a request."""
     return grant.networks[request.other_model]
 
 
-def targets_of(request: Any, predicted: Tensor) -> list[int | str]:
+def targets_of(request: CompareRequest, predicted: Tensor) -> list[int | str]:
     """Whose evidence is compared, an image each: the class asked for, or what the first network predicts."""
     if request.target == _PREDICTED:
         return [int(one) for one in predicted]
@@ -120,7 +123,7 @@ def numbers_of(seen: Sequence[Seen], k: int, explained: Explained) -> list[float
     return [*map(float, tops), float(ours[tops[0]]), float(theirs[tops[1]]), furthest, correlation, moved]
 
 
-class Compare(IterativeMethod):
+class Compare(IterativeMethod["CompareRequest", Trial]):
     """The `compare` operation.
 
     Row: the images of a set, or some images; request `other_model`, `layers`, `other_layers`, `features`,
@@ -135,17 +138,17 @@ class Compare(IterativeMethod):
         maps/model, maps/other: K×h×w float32.
     """
 
-    def models(self, request: Any) -> Sequence[str]:
+    def models(self, request: CompareRequest) -> Sequence[str]:
         return [request.other_model]
 
-    def group_key(self, network: Network, request: Any) -> Hashable:
+    def group_key(self, network: Network, request: CompareRequest) -> Hashable:
         return repr(request)
 
-    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+    def start(self, network: Network, row: Row[CompareRequest], grant: Grant) -> Generator[Progress, None, list[Trial]]:
         yield from ()
         return [_trial(row)]
 
-    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Trial], grant: Grant) -> list[MethodError | None]:
         errors: list[MethodError | None] = []
         for state in states:
             try:
@@ -155,10 +158,10 @@ class Compare(IterativeMethod):
                 errors.append(error)
         return errors
 
-    def done(self, state: Any) -> bool:
-        return bool(state.batch >= state.batches)
+    def done(self, state: Trial) -> bool:
+        return state.batch >= state.batches
 
-    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+    def progress(self, states: Sequence[Trial], preview: bool) -> Progress:
         (state,) = states
         at = state.edges[min(state.batch, state.batches)]
         share = 0.0
@@ -167,7 +170,7 @@ class Compare(IterativeMethod):
         return Progress(at + share, len(state.images), f"{at} of {len(state.images)} images")
 
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
+        self, network: Network, row: Row[CompareRequest], states: Sequence[Trial], grant: Grant
     ) -> Generator[Progress, None, Result]:
         (state,) = states
         request, networks = state.request, (network, other_of(state.request, grant))
@@ -184,7 +187,7 @@ class Compare(IterativeMethod):
             arrays["cka"], arrays["cka_resamples"] = aligned.cka.float(), aligned.resamples.float()
             if aligned.low is not None and aligned.high is not None:
                 arrays["cka_interval"] = torch.stack([aligned.low, aligned.high], dim=1).float()
-        for layer in request.channel_layers:
+        for layer in resolved(request.channel_layers):
             arrays[f"channels/{layer}"] = torch.stack([state.ranges[place, layer] for place in (0, 1)])
         for place, name in enumerate(("model", "other") if explained else ()):
             arrays[f"maps/{name}"] = torch.stack([one.maps[place] for one in explained])
@@ -193,14 +196,16 @@ class Compare(IterativeMethod):
         facts = facts_of(networks, request, state.rows, aligned, len(state.hsics), state.ranges, shown, targets)
         return Outcome(arrays, facts)
 
-    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+    def save(self, states: Sequence[Trial]) -> dict[str, Tensor]:
         (state,) = states
         saved = {"batch": torch.tensor(state.batch), "rows": state.rows.clone()}
         if state.hsics:
             saved["hsics"] = torch.stack(state.hsics)
         return saved | {f"ranges.{place}.{layer}": one.clone() for (place, layer), one in state.ranges.items()}
 
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
+    def load(
+        self, network: Network, row: Row[CompareRequest], saved: Mapping[str, Tensor], grant: Grant
+    ) -> list[Trial]:
         state = _trial(row)
         if saved["rows"].shape != state.rows.shape:
             raise ValueError(f"the checkpoint is of {len(saved['rows'])} images, not {len(state.images)}")
@@ -213,7 +218,7 @@ class Compare(IterativeMethod):
         return [state]
 
 
-def _trial(row: Row) -> Trial:
+def _trial(row: Row[CompareRequest]) -> Trial:
     count = len(row.images)
     true_classes = row.request.true_classes
     if true_classes is not None and len(true_classes) != count:

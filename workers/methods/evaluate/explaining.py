@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, params
 from workers.geometry import Transform
 from workers.passes.class_targets import OTHER_SIDE
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.evaluate import EvaluateRequest
+    from convscope.protocol.requests import Preprocess
 
 RANDOM_MAPS, RANDOM_PIXELS = "random-maps", "random-pixels"
 """Random maps of a layer's grain, and of the input's."""
@@ -61,7 +65,7 @@ class _Given:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
 
-    def prepare(self, images: Sequence[Tensor], preprocess: Any = None) -> tuple[Tensor, list[Transform]]:
+    def prepare(self, images: Sequence[Tensor], preprocess: Preprocess | None = None) -> tuple[Tensor, list[Transform]]:
         return self._inputs.clone(), self._transforms
 
     def fast_module(self) -> nn.Module:
@@ -80,7 +84,7 @@ class Explainer:
         grant: with the methods.
     """
 
-    def __init__(self, network: Network, request: Any, grant: Grant) -> None:
+    def __init__(self, network: Network, request: EvaluateRequest, grant: Grant) -> None:
         self._network, self._request, self._grant = network, request, grant
 
     def explain(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from workers.contract import Network
+from workers.contract import Network, resolved
 from workers.methods.evaluate.randomising import depths_of, layers_of
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.evaluate import EvaluateRequest
 
 Rows = Mapping[str, Tensor]
 """By name, `deletion/gradcam`: N×K, NaN where an image has no such number."""
@@ -59,7 +62,7 @@ def _figures(subject: str, rows: Rows) -> dict[str, tuple[Tensor, bool]]:
     return found
 
 
-def judged(method: str, random: str, rows: Rows, request: Any, network: Network) -> dict[str, Any]:
+def judged(method: str, random: str, rows: Rows, request: EvaluateRequest, network: Network) -> dict[str, Any]:
     """One method's facts."""
     baseline = _figures(random, rows)
     figures = []
@@ -79,7 +82,7 @@ def judged(method: str, random: str, rows: Rows, request: Any, network: Network)
             }
         )
     tests: dict[str, list[dict[str, Any]]] = {"cascading": [], "independent": []}
-    if "randomisation" in request.metrics:
+    if "randomisation" in resolved(request.metrics):
         layers = layers_of(network)
         for place, depth in enumerate(depths_of(layers, request.depths)):
             for test, told in tests.items():
@@ -95,18 +98,18 @@ def judged(method: str, random: str, rows: Rows, request: Any, network: Network)
     return {"method": method, "random": random, "figures": figures, **tests}
 
 
-def notes_of(request: Any, rows: Rows) -> list[str]:
+def notes_of(request: EvaluateRequest, rows: Rows) -> list[str]:
     """How not to read the figures."""
-    notes = []
-    if {"deletion", "insertion"} & set(request.metrics):
+    notes, metrics = [], set(resolved(request.metrics))
+    if {"deletion", "insertion"} & metrics:
         notes.append(
             "deletion and insertion ask about images that no training set has: read them beside the random map and road"
         )
-    if "infidelity" in request.metrics:
+    if "infidelity" in metrics:
         notes.append(
             "infidelity depends on a map's unit, which a CAM and a random map do not have; infidelity_scaled does not"
         )
-    if "randomisation" in request.metrics and {"guided", "guided-gradcam"} & set(request.methods):
+    if "randomisation" in metrics and {"guided", "guided-gradcam"} & set(request.methods):
         notes.append(
             "guided rules recover the image whatever the weights are (Nie 2018): high correlations are expected"
         )

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from workers.contract import Grant, MethodError, Network, Progress
+from workers.contract import Grant, MethodError, Network, Progress, resolved
 from workers.geometry import Transform
 from workers.methods.evaluate.explaining import Explainer, Explanation
 from workers.methods.evaluate.probing import Probes, draw_squares, ranks_of
 from workers.methods.evaluate.randomising import RandomisedCopy, depths_of, layers_of
 from workers.passes.batches import relative_size, repeated_module_for
-from workers.passes.class_targets import Chooser, ClassTarget, mask_in_input, read_region
+from workers.passes.class_targets import Chooser, ClassTarget, class_wish, mask_in_input, read_region
 from workers.passes.fills import fill_of
 from workers.passes.map_similarity import rank_correlation, ssim
 from workers.passes.pace import Pace
 from workers.passes.scores import logits_of
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.evaluate import EvaluateRequest
 
 ROWS_TOGETHER = 32
 """Probes of one forward pass at most."""
@@ -59,7 +62,7 @@ class Judge:
         grant: with the methods that explain.
     """
 
-    def __init__(self, network: Network, request: Any, grant: Grant) -> None:
+    def __init__(self, network: Network, request: EvaluateRequest, grant: Grant) -> None:
         self._network, self._request = network, request
         self._explainer = Explainer(network, request, grant)
         self._module = repeated_module_for(network, request)
@@ -71,7 +74,7 @@ class Judge:
         Raises:
             MethodError: it cannot be explained, or an answer is not finite.
         """
-        metrics = set(self._request.metrics)
+        metrics = set(resolved(self._request.metrics))
         target = self._target(case)
         found: Figures = {"target": [float(target.index)]}
         yield Progress(0, 1, "target")
@@ -91,13 +94,13 @@ class Judge:
         with torch.no_grad():
             logits = logits_of(self._module, case.x, outputs)
         size = (int(case.x.shape[2]), int(case.x.shape[3]))
-        (target,) = Chooser(outputs, read_region(None), size).targets([_wish(self._request.target)], logits[0])
+        (target,) = Chooser(outputs, read_region(None), size).targets([class_wish(self._request.target)], logits[0])
         return target
 
     # Answers to changed images.
 
     def _probe(self, case: Case, target: ClassTarget, maps: dict[str, Explanation], found: Figures) -> Work:
-        request, metrics = self._request, set(self._request.metrics)
+        request, metrics = self._request, set(resolved(self._request.metrics))
         probes = Probes(case.x)
         fills = {kind: self._fill(kind, case.x) for kind in (request.deletion_fill, request.insertion_fill)}
         for subject, explanation in maps.items():
@@ -250,7 +253,7 @@ def _compare(test: str, maps: dict[str, Explanation], others: dict[str, Explanat
         found.setdefault(f"{test}-ssim/{subject}", []).append(ssim(own, changed))
 
 
-def place_of_target(request: Any, mask: Tensor | None, image: int, transform: Transform) -> Tensor | None:
+def place_of_target(request: EvaluateRequest, mask: Tensor | None, image: int, transform: Transform) -> Tensor | None:
     """Where the target is, in pixels of the network's input: H×W bool, or None where nothing was sent or left of it."""
     if mask is not None:
         where = mask_in_input(mask, transform)
@@ -272,7 +275,3 @@ def _box_in_input(box: Sequence[float], transform: Transform) -> Tensor:
 
 def _on(like: Tensor, explanation: Explanation) -> Explanation:
     return Explanation(explanation.numbers.to(like.device), explanation.map.to(like.device), explanation.local)
-
-
-def _wish(target: Any) -> int | str:
-    return target if isinstance(target, int) else str(target)

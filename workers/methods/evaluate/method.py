@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from workers.methods.evaluate.figures import judged, notes_of
 from workers.methods.evaluate.judging import Case, Figures, Judge, place_of_target
 from workers.passes.class_targets import without_mask
 from workers.passes.pace import SliceClock
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.evaluate import EvaluateRequest
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Trial:
         work: of the image that is under way.
     """
 
-    request: Any
+    request: EvaluateRequest
     images: Sequence[Tensor]
     mask: Tensor | None
     rows: dict[str, Tensor] = field(default_factory=dict)
@@ -78,7 +81,7 @@ class Trial:
         self.place += 1
 
 
-class Evaluate(IterativeMethod):
+class Evaluate(IterativeMethod["EvaluateRequest", Trial]):
     """The `evaluate` operation.
 
     Row: the images of a set, or some images, the mask last where there is one; request `methods`, `layer`, `target`,
@@ -95,14 +98,16 @@ class Evaluate(IterativeMethod):
         cascading/{map}, independent/{map}, and both with -absolute and -ssim: N×depths.
     """
 
-    def group_key(self, network: Network, request: Any) -> Hashable:
+    def group_key(self, network: Network, request: EvaluateRequest) -> Hashable:
         return repr(request)
 
-    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+    def start(
+        self, network: Network, row: Row[EvaluateRequest], grant: Grant
+    ) -> Generator[Progress, None, list[Trial]]:
         yield from ()
         return [_trial(row)]
 
-    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Trial], grant: Grant) -> list[MethodError | None]:
         errors: list[MethodError | None] = []
         for state in states:
             try:
@@ -112,17 +117,17 @@ class Evaluate(IterativeMethod):
                 errors.append(error)
         return errors
 
-    def done(self, state: Any) -> bool:
-        return bool(state.place >= len(state.images))
+    def done(self, state: Trial) -> bool:
+        return state.place >= len(state.images)
 
-    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+    def progress(self, states: Sequence[Trial], preview: bool) -> Progress:
         (state,) = states
         share = min(state.said.done / max(state.said.total, 1), 1.0)
         message = f"{state.place} of {len(state.images)} images"
         return Progress(state.place + 0.9 * share, len(state.images), message)
 
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
+        self, network: Network, row: Row[EvaluateRequest], states: Sequence[Trial], grant: Grant
     ) -> Generator[Progress, None, Result]:
         yield from ()
         (state,) = states
@@ -140,12 +145,14 @@ class Evaluate(IterativeMethod):
         }
         return Outcome(arrays, facts)
 
-    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+    def save(self, states: Sequence[Trial]) -> dict[str, Tensor]:
         (state,) = states
         saved = {"place": torch.tensor(state.place), "images": torch.tensor(len(state.images))}
         return saved | {f"rows.{name}": rows.clone() for name, rows in state.rows.items()}
 
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
+    def load(
+        self, network: Network, row: Row[EvaluateRequest], saved: Mapping[str, Tensor], grant: Grant
+    ) -> list[Trial]:
         state = _trial(row)
         if int(saved["images"]) != len(state.images):
             raise ValueError(f"the checkpoint is of {int(saved['images'])} images, not {len(state.images)}")
@@ -154,7 +161,7 @@ class Evaluate(IterativeMethod):
         return [state]
 
 
-def _trial(row: Row) -> Trial:
+def _trial(row: Row[EvaluateRequest]) -> Trial:
     row, mask = without_mask(row)
     boxes = row.request.boxes
     if boxes is not None and len(boxes) != len(row.images):

@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
+from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row, resolved
 from workers.methods.maximize.ascent import Ascent, current_floats, current_picture, current_planes, drawn
 from workers.methods.maximize.diversity import KEPT_STEPS
 from workers.methods.maximize.objectives import Objective, Term, read_objective
 from workers.methods.maximize.parameterizations import parameterization_of
 from workers.methods.maximize.picture_check import check_pictures, covered
-from workers.methods.maximize.recipes import generator_of, read_recipe
+from workers.methods.maximize.recipes import Recipe, generator_of, read_recipe
 from workers.methods.maximize.step import advance
 from workers.passes.calls import capture
 from workers.passes.class_targets import (
@@ -36,6 +36,11 @@ from workers.passes.planes import as_grey
 from workers.passes.scores import OUTPUT
 from workers.passes.units import choose_channels, how_many
 
+if TYPE_CHECKING:
+    from convscope.protocol.operations.maximize import MaximizeRequest
+    from convscope.protocol.operations.objectives import AnyObjective
+    from workers.passes.class_targets import WishedRegion
+
 PREVIEW_SIDE = 512
 """Longer side of a preview, pixels."""
 PREVIEWED = 16
@@ -45,7 +50,7 @@ SMALL = 4096
 """Numbers of a tensor that is saved together with those of the other rows."""
 
 
-class Maximize(IterativeMethod):
+class Maximize(IterativeMethod["MaximizeRequest", Ascent]):
     """The `maximize` operation.
 
     Row: request `objective` (a list, one picture each) or `layer` + `channels` that rank by an image; the numbers of
@@ -58,10 +63,10 @@ class Maximize(IterativeMethod):
     picture; with `maco` also alpha, K×H×W.
     """
 
-    def group_key(self, network: Network, request: Any) -> Hashable:
+    def group_key(self, network: Network, request: MaximizeRequest) -> Hashable:
         return read_recipe(request, network), _layers(request)
 
-    def room(self, network: Network, request: Any) -> tuple[int, int]:
+    def room(self, network: Network, request: MaximizeRequest) -> tuple[int, int]:
         recipe = read_recipe(request, network)
         # Of a picture's size: parameters, two moments, their mean, and sums over views (slopes and maco's alpha).
         tensors = 3 + (recipe.average > 0) + (recipe.crops > 1) + (recipe.parameterization == "maco")
@@ -70,16 +75,18 @@ class Maximize(IterativeMethod):
             numbers += KEPT_STEPS * max(network.layers[layer].shape[0] for layer in _layers(request)) ** 2
         return _pictures(request), 2 * 4 * numbers  # once more in a checkpoint
 
-    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+    def start(
+        self, network: Network, row: Row[MaximizeRequest], grant: Grant
+    ) -> Generator[Progress, None, list[Ascent]]:
         return _start(network, row, grant)
 
-    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Ascent], grant: Grant) -> list[MethodError | None]:
         return advance(network, states)
 
-    def done(self, state: Any) -> bool:
+    def done(self, state: Ascent) -> bool:
         return state.stopped_by is not None
 
-    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+    def progress(self, states: Sequence[Ascent], preview: bool) -> Progress:
         total = float(states[0].steps)
         done = sum(total if state.stopped_by else state.step for state in states) / len(states)
         values = [state.losses[-1] for state in states if state.losses]
@@ -93,14 +100,16 @@ class Maximize(IterativeMethod):
         return Progress(done, total, message, picture, losses)
 
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
+        self, network: Network, row: Row[MaximizeRequest], states: Sequence[Ascent], grant: Grant
     ) -> Generator[Progress, None, Result]:
         return _finish(network, row, states, grant)
 
-    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+    def save(self, states: Sequence[Ascent]) -> dict[str, Tensor]:
         return _stacked([state.save() for state in states])
 
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
+    def load(
+        self, network: Network, row: Row[MaximizeRequest], saved: Mapping[str, Tensor], grant: Grant
+    ) -> list[Ascent]:
         recipe, request = read_recipe(row.request, network), row.request
         objectives = _objectives(network, row)
         copies = _copies(objectives)
@@ -140,9 +149,9 @@ def _of_place(saved: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
 
 
 def _ascent(
-    recipe: Any,
+    recipe: Recipe,
     objective: Objective,
-    request: Any,
+    request: MaximizeRequest,
     index: int,
     copy: int,
     parameters: Tensor,
@@ -155,7 +164,7 @@ def _ascent(
         index=index,
         seed=int(request.seed),
         copy=copy,
-        steps=int(request.steps),
+        steps=int(resolved(request.steps)),
         stop_at=request.stop_at,
         stop_after_update=bool(getattr(request, "stop_after_update", False)),
         from_image=request.start == "image",
@@ -166,35 +175,46 @@ def _ascent(
     )
 
 
-def _layers(request: Any) -> tuple[str, ...]:
+def _layers(request: MaximizeRequest) -> tuple[str, ...]:
     """Every layer that a job's objectives read, OUTPUT for classes."""
-    if not request.objective:
-        return (request.layer,)
-    return tuple(sorted({layer for one in request.objective for layer in read_objective(one).layers}))
+    asked = _asked(request)
+    if not asked:
+        return (resolved(request.layer),)
+    return tuple(sorted({layer for one in asked for layer in read_objective(one).layers}))
 
 
-def _objectives(network: Network, row: Row) -> list[Objective]:
+def _asked(request: MaximizeRequest) -> Sequence[AnyObjective]:
+    """A resolved request's objectives, one a picture; none where channels are ranked."""
+    objective = request.objective
+    return objective if isinstance(objective, list) else [] if objective is None else [objective]
+
+
+def _objectives(network: Network, row: Row[MaximizeRequest]) -> list[Objective]:
     """One objective for each picture; channels that are ranked are ranked on the first image."""
     request = row.request
-    if request.objective:
+    asked = _asked(request)
+    if asked:
         size, (_, mask) = read_recipe(request, network).input_size, without_mask(row)
 
-        def region(value: Any) -> RegionOfPictures | None:
+        def region(value: WishedRegion | None) -> RegionOfPictures | None:
             if network.outputs.form != "planes":
                 return None
             return region_of_pictures(network.outputs, read_region(value), size, mask)
 
-        return [read_objective(one, region) for one in request.objective]
+        return [read_objective(one, region) for one in asked]
+    layer = resolved(request.layer)
     inputs, _ = network.prepare(row.images[:1], request.preprocess)
     with torch.no_grad():
-        seen, _ = capture(network.module, inputs, [request.layer])
-    channels = choose_channels(seen[request.layer][0], request.channels, "mean")
-    return [Objective(((1.0, Term("channel", request.layer, channel)),)) for channel in channels]
+        seen, _ = capture(network.module, inputs, [layer])
+    assert request.channels is not None
+    channels = choose_channels(seen[layer][0], request.channels, "mean")
+    return [Objective(((1.0, Term("channel", layer, channel)),)) for channel in channels]
 
 
-def _pictures(request: Any) -> int:
+def _pictures(request: MaximizeRequest) -> int:
     """How many pictures a request makes, at most."""
-    return len(request.objective) if request.objective else how_many(request.channels)
+    asked = _asked(request)
+    return len(asked) if asked else how_many(str(resolved(request.channels)))
 
 
 def _copies(objectives: Sequence[Objective]) -> list[int]:
@@ -207,7 +227,7 @@ def _copies(objectives: Sequence[Objective]) -> list[int]:
     return copies
 
 
-def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+def _start(network: Network, row: Row[MaximizeRequest], grant: Grant) -> Generator[Progress, None, list[Ascent]]:
     recipe, request, clock = read_recipe(row.request, network), row.request, SliceClock(grant)
     parameterization = parameterization_of(recipe)
     image = _start_image(network, row, recipe.size) if request.start == "image" else None
@@ -216,7 +236,7 @@ def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None
     family: list[Ascent] = []
     for index, objective in enumerate(objectives):
         if clock.over():
-            yield Progress(0.0, float(request.steps), f"{index} of {len(objectives)} pictures begun")
+            yield Progress(0.0, float(resolved(request.steps)), f"{index} of {len(objectives)} pictures begun")
         if image is None:
             parameters = parameterization.start(generator_of(request.seed, copies[index], -1))
         else:
@@ -227,7 +247,9 @@ def _start(network: Network, row: Row, grant: Grant) -> Generator[Progress, None
     return list(family)
 
 
-def _finish(network: Network, row: Row, states: Sequence[Ascent], grant: Grant) -> Generator[Progress, None, Result]:
+def _finish(
+    network: Network, row: Row[MaximizeRequest], states: Sequence[Ascent], grant: Grant
+) -> Generator[Progress, None, Result]:
     row, _ = without_mask(row)
     recipe, request, clock = states[0].recipe, row.request, SliceClock(grant)
     if all(state.stopped_by == "diverged" for state in states):
@@ -331,7 +353,7 @@ def montage(pictures: Sequence[Tensor], side: int) -> Tensor:
     return whole.clamp(0, 255).round().to(torch.uint8)
 
 
-def _start_image(network: Network, row: Row, size: tuple[int, int]) -> Tensor:
+def _start_image(network: Network, row: Row[MaximizeRequest], size: tuple[int, int]) -> Tensor:
     """The picture to start from, C×H×W in [0, 1]."""
     planes = covered(row.images[0], size)
     given = len(planes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.passes.calls import StopForward
+from workers.passes.calls import StopForward, observed_class
 
 MOST_SHARE = 0.25
 """Of a layer's channels; of more, the whole layer is as quick by the way that is made for it."""
@@ -35,7 +35,7 @@ def narrow_activations(module: nn.Module, inputs: Tensor, layer: str, channels: 
     except AttributeError:  # a function's call, or a module's second
         return None
     # A class of somebody else's may pad or scale in a way of its own; who hooks it wants the whole layer.
-    plain = type(target) is nn.Conv2d or getattr(type(target), "is_plain_convolution", False)
+    plain = observed_class(target) is nn.Conv2d
     if not plain or not isinstance(target, nn.Conv2d) or target._forward_hooks or target._forward_pre_hooks:
         return None
     few = 0 < len(channels) <= MOST_SHARE * target.out_channels

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.contract import Grant, Network, Progress, Row
+from workers.contract import Grant, Network, Progress, Row, params
 from workers.methods.maximize.ascent import Ascent
 from workers.passes.pace import Pace
 from workers.passes.scores import OUTPUT, activations
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.maximize import MaximizeRequest
+    from convscope.protocol.requests import Preprocess
 
 MOST_TOGETHER = 32
 """Photographs in one forward."""
@@ -57,7 +60,7 @@ def check_pictures(
     network: Network,
     states: Sequence[Ascent],
     pictures: Sequence[Tensor],
-    row: Row,
+    row: Row[MaximizeRequest],
     grant: Grant,
     first: int = 0,
 ) -> Generator[Progress, None, list[Check]]:
@@ -98,11 +101,12 @@ def _checked(network: Network, state: Ascent, activations: Mapping[str, Tensor])
 
 
 def _reference_values(
-    network: Network, states: Sequence[Ascent], row: Row, grant: Grant, first: int
+    network: Network, states: Sequence[Ascent], row: Row[MaximizeRequest], grant: Grant, first: int
 ) -> Generator[Progress, None, list[list[float]]]:
     """The objectives' values on photographs, prepared for the pictures' input size."""
     wish = row.request.preprocess
-    how = SimpleNamespace(**{**(vars(wish) if wish is not None else {}), "size": states[0].recipe.input_size})
+    told = vars(wish) if wish is not None else {}
+    how = cast("Preprocess", params({**told, "size": states[0].recipe.input_size}))
     layers = tuple(sorted({layer for state in states for layer in state.objective.layers}))
     values: list[list[float]] = [[] for _ in states]
     start, pace = first, Pace.by_time(network, grant, first=1, most=MOST_TOGETHER)

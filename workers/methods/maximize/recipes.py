@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workers.contract import MethodError, Network
+from workers.contract import MethodError, Network, resolved
 from workers.normalization import Normalization
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.maximize import MaximizeRequest
 
 
 @dataclass(frozen=True)
@@ -101,14 +104,14 @@ _DERIVED = frozenset({
 _NUMBERS = tuple(name for name in Recipe.__dataclass_fields__ if name not in _DERIVED)
 
 
-def read_recipe(request: Any, network: Network) -> Recipe:
+def read_recipe(request: MaximizeRequest, network: Network) -> Recipe:
     """The recipe of a resolved request.
 
     Raises:
         MethodError: `not-applicable` where the parameterization cannot make this network's input.
     """
-    size = (int(request.size[0]), int(request.size[1]))
-    crops = request.crop_from < 1.0 or request.crop_to < 1.0
+    size = _size(request)
+    crops = resolved(request.crop_from) < 1.0 or resolved(request.crop_to) < 1.0
     input_size = (int(network.input_size[0]), int(network.input_size[1])) if crops else size
     planes, how = network.planes, network.normalization(getattr(request, "preprocess", None))
     if planes not in (1, 3) and request.parameterization == "maco":
@@ -118,18 +121,26 @@ def read_recipe(request: Any, network: Network) -> Recipe:
             "planes. parameterization=fourier or pixel makes pictures of as many",
         )
     return Recipe(
-        parameterization=request.parameterization,
+        parameterization=resolved(request.parameterization),
         size=size,
         input_size=input_size,
         planes=planes,
         mean=tuple(number / how.level for number in how.mean[:planes]),
         std=tuple(number / how.level for number in how.std[:planes]),
         level=how.level,
-        optimizer=request.optimizer,
-        crop_steps=request.steps if crops else 0,
+        optimizer=resolved(request.optimizer),
+        crop_steps=resolved(request.steps) if crops else 0,
         most_views=_most_views(network, input_size),
         **{name: _number(request, name) for name in _NUMBERS},
     )
+
+
+def _size(request: MaximizeRequest) -> tuple[int, int]:
+    """(height, width) of a picture."""
+    if isinstance(request.size, int):
+        return request.size, request.size
+    height, width = resolved(request.size)
+    return int(height), int(width)
 
 
 def _most_views(network: Network, input_size: tuple[int, int]) -> int:
@@ -144,7 +155,7 @@ def _most_views(network: Network, input_size: tuple[int, int]) -> int:
     return max(1, min(VIEWS_PER_SLICE, int(SLICE_PRODUCTS / max(products * larger, 1.0))))
 
 
-def _number(request: Any, name: str) -> Any:
+def _number(request: MaximizeRequest, name: str) -> Any:
     """A number of a request; the default where a service older than the number resolved it."""
     default = Recipe.__dataclass_fields__[name].default
     given = getattr(request, name, default)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, SingleMethod
+from workers.contract import Grant, MethodError, Network, Outcome, Progress, Row, SingleMethod, resolved
 from workers.methods.occlusion.incremental import Tape
 from workers.methods.occlusion.recording import NoTape
 from workers.passes.batches import module_for, relative_size, repeated_module_for
@@ -19,12 +19,16 @@ from workers.passes.class_targets import (
     NO_CLASS,
     Chooser,
     ClassTarget,
+    class_wish,
     mask_in_input,
     read_region,
     without_mask,
 )
 from workers.passes.pace import Pace
 from workers.passes.scores import answer, raw_answer, read_tensor
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.occlusion import Fill, OcclusionRequest
 
 _WINDOWS_CPU, _WINDOWS_GPU = 8, 64
 """Windows in one forward pass at most."""
@@ -43,7 +47,7 @@ class _Answers:
     top_class: Tensor
 
 
-class Occlusion(SingleMethod):
+class Occlusion(SingleMethod["OcclusionRequest"]):
     """Three maps over the places of a square that hides part of the image.
 
     Zeiler & Fergus 2013, section 4.2 and figure 7: the probability of the class that the network gives to the whole
@@ -54,7 +58,7 @@ class Occlusion(SingleMethod):
     `incremental`, only what the square touches computed again (`workers.methods.occlusion.incremental`).
     """
 
-    def compute(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, Outcome]:
+    def compute(self, network: Network, row: Row[OcclusionRequest], grant: Grant) -> Generator[Progress, None, Outcome]:
         """See the class.
 
         Row: one image; request `window`, `stride`, `fill`, `target`, `unit`, `incremental`.
@@ -69,7 +73,7 @@ class Occlusion(SingleMethod):
 class _Occluder:
     """One row's image under its squares."""
 
-    def __init__(self, network: Network, row: Row, grant: Grant) -> None:
+    def __init__(self, network: Network, row: Row[OcclusionRequest], grant: Grant) -> None:
         row, self._mask = without_mask(row)
         request = row.request
         self._network, self._request, self._grant = network, request, grant
@@ -78,18 +82,19 @@ class _Occluder:
         self._module: nn.Module = module_for(network, request)
         inputs, transforms = network.prepare(row.images[:1], request.preprocess)
         self._x, self._transform = inputs, transforms[0]
-        self._layer = network.layers[request.unit.layer]
+        self._layer = network.layers[resolved(request.unit.layer)]
         self._patch = self._fill(request.fill)
-        height, width = (min(request.window[i], int(inputs.shape[2 + i])) for i in (0, 1))
+        window, self._stride = resolved(request.window), resolved(request.stride)
+        height, width = (min(window[i], int(inputs.shape[2 + i])) for i in (0, 1))
         self._window = (height, width)
-        self._grid = tuple((int(inputs.shape[2 + i]) - self._window[i]) // request.stride[i] + 1 for i in (0, 1))
+        self._grid = tuple((int(inputs.shape[2 + i]) - self._window[i]) // self._stride[i] + 1 for i in (0, 1))
         self._corners = [
-            (row * request.stride[0], column * request.stride[1])
+            (row * self._stride[0], column * self._stride[1])
             for row in range(self._grid[0])
             for column in range(self._grid[1])
         ]
 
-    def _fill(self, fill: Any) -> Tensor:
+    def _fill(self, fill: Fill) -> Tensor:
         """The square's colour as normalised input, C×1×1."""
         planes = int(self._x.shape[1])
         network, wish = self._network, self._request.preprocess
@@ -158,7 +163,7 @@ class _Occluder:
         region = read_region(getattr(self._request, "region", None))
         white = None if self._mask is None else mask_in_input(self._mask, self._transform)
         self._chooser = Chooser(self._outputs, region, self._transform.input_size, white)
-        return self._chooser.targets([self._request.target], clean[0])[0]
+        return self._chooser.targets([class_wish(self._request.target)], clean[0])[0]
 
     def _channel(self, activation: Tensor) -> int:
         """The map asked for, or the one with the largest total activation on the whole image, as in the paper."""
@@ -235,7 +240,7 @@ class _Occluder:
             "lowest_activation": self._lowest(answers.activation),
             "top_classes": {str(index): self._name(index) for index in sorted(set(answers.top_class.tolist()))},
             "window": list(self._window),
-            "stride": list(self._request.stride),
+            "stride": list(self._stride),
             "fill": self._request.fill,
             "grid": list(self._grid),
             "incremental": shortcut,

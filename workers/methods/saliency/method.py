@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
+from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row, T
 from workers.geometry import Transform
 from workers.methods.saliency.points import Item, Point, at_image, count_points, input_at, points_of
 from workers.methods.saliency.targets import Target, Unit, read_target, scores
@@ -22,11 +22,14 @@ from workers.passes.rules import RuleMode
 from workers.passes.scores import logits_of
 from workers.passes.sweep import ImageSweep, joined_arrays, joined_lists
 
+if TYPE_CHECKING:
+    from convscope.protocol.operations.saliency import SaliencyRequest
+
 _REPEATED = frozenset({"smoothgrad", "vargrad", "integrated-gradients"})
 """Methods that differentiate at many points for one attribution."""
 
 
-class Saliency(OneShotMethod):
+class Saliency(OneShotMethod["SaliencyRequest"]):
     """Attributions N×C×H×W, signed, for as many planes as the network takes, of a class's logit or of a unit.
 
     With f the target's value and x the normalised input:
@@ -43,14 +46,16 @@ class Saliency(OneShotMethod):
     Simonyan 2013: signed values for each colour, not their largest magnitude.
     """
 
-    def group_key(self, request: Any) -> Hashable:
+    def group_key(self, request: SaliencyRequest) -> Hashable:
         """Rows whose points may stand in one batch: equal input size, rule, module and stopping layer."""
         layer = getattr(request.target, "layer", None)
         size = repr(request.preprocess)
         rule = request.method == "guided" and ("guided", request.nonstandard_gate)
         return (rule, request.method in _REPEATED, layer, size)
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[SaliencyRequest]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         """See the class.
 
         Row: images; request `method`, `target`, `samples`, `noise`, `steps`, `max_steps`, `tolerance`, `baseline`.
@@ -101,7 +106,7 @@ class _Work:
         self._grant = grant
         self._tile = 1
 
-    def prepare(self, number: int, row: Row) -> Generator[Progress, None, list[Item]]:
+    def prepare(self, number: int, row: Row[SaliencyRequest]) -> Generator[Progress, None, list[Item]]:
         """The row's images with their targets and baselines."""
         row, mask = without_mask(row)
         request = row.request
@@ -125,7 +130,7 @@ class _Work:
         return items
 
     def _targets(
-        self, request: Any, inputs: Tensor, transforms: Sequence[Transform], mask: Tensor | None
+        self, request: SaliencyRequest, inputs: Tensor, transforms: Sequence[Transform], mask: Tensor | None
     ) -> Generator[Progress, None, list[Target]]:
         """Each image's target; what is predicted, and where, is found by a forward pass."""
         outputs, wish = self._network.outputs, read_target(request.target)
@@ -219,7 +224,7 @@ class _Work:
                 point.item.probability = self._probability(point.item, own)
 
 
-def _chunks(points: Any, size: int) -> Iterator[list[Any]]:
+def _chunks(points: Iterable[T], size: int) -> Iterator[list[T]]:
     source = iter(points)
     while chunk := list(islice(source, size)):
         yield chunk
@@ -249,7 +254,7 @@ def _attribution(item: Item) -> Tensor:
     return item.total
 
 
-def _finish(row: Row, items: list[Item], network: Network) -> Result:
+def _finish(row: Row[SaliencyRequest], items: list[Item], network: Network) -> Result:
     attribution = torch.cat([_attribution(item) for item in items])
     if not bool(attribution.isfinite().all()):
         return MethodError("numerical-error", "the attribution left the finite numbers")

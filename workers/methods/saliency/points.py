@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from workers.geometry import Transform
 from workers.methods.saliency.targets import Target
 from workers.passes.rules import PathReport
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.saliency import SaliencyRequest
 
 _NOISY = frozenset({"smoothgrad", "vargrad"})
 """Methods whose points are noisy copies of the image."""
@@ -23,7 +26,7 @@ class Item:
     """One image of one row on its way: its input, target, and sums over the points seen so far."""
 
     row: int
-    request: Any
+    request: SaliencyRequest
     index: int
     x: Tensor  # 1×C×H×W
     transform: Transform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from workers.contract import Outputs
 from workers.passes.calls import capture
 from workers.passes.class_targets import ClassTarget
 from workers.passes.scores import logits_of
+
+if TYPE_CHECKING:
+    from convscope.protocol.requests import UnitTarget
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Unit:
 Target = ClassTarget | Unit
 
 
-def read_target(target: Any) -> int | str | Unit:
+def read_target(target: int | str | UnitTarget) -> int | str | Unit:
     """A resolved request's target: a class as it is wished for, or a Unit."""
     if isinstance(target, int | str):
         return target

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row
+from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row, resolved
 from workers.methods.top_activations.showing import Shown, show
 from workers.methods.top_activations.streaming import BINS, Spread, Strongest
 from workers.passes.batches import preprocess_key, repeated_module_for
@@ -24,6 +24,9 @@ from workers.passes.calls import capture
 from workers.passes.pace import SliceClock, most_together
 from workers.passes.projection import caution_of
 from workers.passes.units import choose
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.top_activations import TopActivationsRequest
 
 SHARES = {"0.5": 0.5, "0.9": 0.9, "0.99": 0.99, "1": 1.0}
 """Quantiles that are told of each channel."""
@@ -56,7 +59,7 @@ class Sweep:
         place: of the next image.
     """
 
-    request: Any
+    request: TopActivationsRequest
     images: Sequence[Tensor]
     layers: list[LayerSweep]
     place: int = 0
@@ -101,7 +104,7 @@ class Sweep:
             layer.strongest.merge(found)
 
 
-class TopActivations(IterativeMethod):
+class TopActivations(IterativeMethod["TopActivationsRequest", Sweep]):
     """The `top-activations` operation.
 
     Row: the images of a set, or some images; request `layers`, `channels`, `k`, `by`, `per_image`, `patches`,
@@ -115,18 +118,20 @@ class TopActivations(IterativeMethod):
         projection/{layer}: C×k×P×h×w float32, in the same window, for a network of P planes.
     """
 
-    def group_key(self, network: Network, request: Any) -> Hashable:
-        return tuple(request.layers), preprocess_key(request), request.by
+    def group_key(self, network: Network, request: TopActivationsRequest) -> Hashable:
+        return tuple(resolved(request.layers)), preprocess_key(request), request.by
 
-    def room(self, network: Network, request: Any) -> tuple[int, int]:
+    def room(self, network: Network, request: TopActivationsRequest) -> tuple[int, int]:
         channels = sum(len(chosen) for _, chosen in _chosen(network, request))
         return 1, 2 * channels * (request.k * (4 + 8 + 8) + 4 * BINS)  # once more in a checkpoint
 
-    def start(self, network: Network, row: Row, grant: Grant) -> Generator[Progress, None, list[Any]]:
+    def start(
+        self, network: Network, row: Row[TopActivationsRequest], grant: Grant
+    ) -> Generator[Progress, None, list[Sweep]]:
         yield from ()
         return [_sweep(network, row)]
 
-    def step(self, network: Network, states: Sequence[Any], grant: Grant) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Sweep], grant: Grant) -> list[MethodError | None]:
         errors: list[MethodError | None] = []
         for state in states:
             try:
@@ -136,15 +141,15 @@ class TopActivations(IterativeMethod):
                 errors.append(error)
         return errors
 
-    def done(self, state: Any) -> bool:
-        return bool(state.place >= len(state.images))
+    def done(self, state: Sweep) -> bool:
+        return state.place >= len(state.images)
 
-    def progress(self, states: Sequence[Any], preview: bool) -> Progress:
+    def progress(self, states: Sequence[Sweep], preview: bool) -> Progress:
         (state,) = states
         return Progress(state.place, len(state.images), f"{state.place} of {len(state.images)} images")
 
     def finish(
-        self, network: Network, row: Row, states: Sequence[Any], grant: Grant
+        self, network: Network, row: Row[TopActivationsRequest], states: Sequence[Sweep], grant: Grant
     ) -> Generator[Progress, None, Result]:
         (state,) = states
         shown: dict[str, Shown] = {}
@@ -157,11 +162,11 @@ class TopActivations(IterativeMethod):
             if layer.name in shown:
                 outcome.arrays |= shown[layer.name].arrays(layer.name)
             outcome.facts["layers"].append(_facts(layer, network, row.request))
-        rule = row.request.projection
+        rule = resolved(row.request.projection)
         outcome.facts["caution"] = None if rule == "none" else caution_of(rule)
         return outcome
 
-    def save(self, states: Sequence[Any]) -> dict[str, Tensor]:
+    def save(self, states: Sequence[Sweep]) -> dict[str, Tensor]:
         (state,) = states
         saved = {"place": torch.tensor(state.place), "images": torch.tensor(len(state.images))}
         for number, layer in enumerate(state.layers):
@@ -170,7 +175,9 @@ class TopActivations(IterativeMethod):
             saved |= {f"{number}.spread.{name}": torch.as_tensor(one) for name, one in vars(layer.spread).items()}
         return saved
 
-    def load(self, network: Network, row: Row, saved: Mapping[str, Tensor], grant: Grant) -> list[Any]:
+    def load(
+        self, network: Network, row: Row[TopActivationsRequest], saved: Mapping[str, Tensor], grant: Grant
+    ) -> list[Sweep]:
         state = _sweep(network, row)
         if int(saved["images"]) != len(row.images):
             raise ValueError(f"the checkpoint is of {int(saved['images'])} images, not {len(row.images)}")
@@ -185,9 +192,9 @@ class TopActivations(IterativeMethod):
         return [state]
 
 
-def _chosen(network: Network, request: Any) -> list[tuple[str, list[int]]]:
+def _chosen(network: Network, request: TopActivationsRequest) -> list[tuple[str, list[int]]]:
     """Each layer's name and the channels that are looked at."""
-    layers = [network.layers[name] for name in request.layers]
+    layers = [network.layers[name] for name in resolved(request.layers)]
     return [(layer.name, choose(request.channels, layer.shape[0], _ranks)) for layer in layers]
 
 
@@ -195,7 +202,7 @@ def _ranks() -> Tensor:
     raise MethodError("invalid-request", "channels that rank by one image mean nothing for a set")
 
 
-def _sweep(network: Network, row: Row) -> Sweep:
+def _sweep(network: Network, row: Row[TopActivationsRequest]) -> Sweep:
     layers = [
         LayerSweep(name, chosen, Strongest.none(len(chosen), row.request.k), Spread.none(len(chosen)))
         for name, chosen in _chosen(network, row.request)
@@ -215,7 +222,7 @@ def _arrays(layer: LayerSweep, by: str) -> dict[str, Tensor]:
     }
 
 
-def _facts(layer: LayerSweep, network: Network, request: Any) -> dict[str, Any]:
+def _facts(layer: LayerSweep, network: Network, request: TopActivationsRequest) -> dict[str, Any]:
     spread, found = layer.spread, layer.strongest
     dead = (spread.most <= 0).tolist()
     quantiles = spread.quantiles(SHARES)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from workers.contract import Layer, MethodError, Network, Progress, Row
+from workers.contract import Layer, MethodError, Network, Progress, Row, resolved
 from workers.methods.top_activations.streaming import Strongest
 from workers.passes.batches import module_for
 from workers.passes.calls import capture
 from workers.passes.projection import OUTSIDE, Seed, check_path, cut, pixels_of, project_unit, window_of
 from workers.passes.rules import RuleMode
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.top_activations import TopActivationsRequest
 
 Kept = Mapping[str, tuple[list[int], Strongest, int]]
 """By layer: its channels, their strongest units, and the width of its maps."""
@@ -49,7 +52,7 @@ class _Unit:
     seed: Seed
 
 
-def show(network: Network, row: Row, kept: Kept) -> Generator[Progress, None, dict[str, Shown]]:
+def show(network: Network, row: Row[TopActivationsRequest], kept: Kept) -> Generator[Progress, None, dict[str, Shown]]:
     """Patches and projections of all kept units; each image is read and goes through the network once.
 
     Raises:
@@ -76,7 +79,7 @@ def show(network: Network, row: Row, kept: Kept) -> Generator[Progress, None, di
     return shown
 
 
-def _by_image(network: Network, request: Any, kept: Kept) -> dict[int, list[_Unit]]:
+def _by_image(network: Network, request: TopActivationsRequest, kept: Kept) -> dict[int, list[_Unit]]:
     """The kept units of each image."""
     found: dict[int, list[_Unit]] = defaultdict(list)
     for name, (channels, strongest, width) in kept.items():
@@ -92,7 +95,7 @@ def _by_image(network: Network, request: Any, kept: Kept) -> dict[int, list[_Uni
 
 
 def _pictures(
-    network: Network, request: Any, inputs: Tensor, units: list[_Unit]
+    network: Network, request: TopActivationsRequest, inputs: Tensor, units: list[_Unit]
 ) -> list[tuple[_Unit, Tensor, Tensor | None]]:
     """One image's units, each with its patch (h×w×3 uint8) and projection (P×h×w), on the CPU."""
     size = (int(inputs.shape[2]), int(inputs.shape[3]))
@@ -108,15 +111,16 @@ def _pictures(
     return found
 
 
-def _projections(network: Network, request: Any, inputs: Tensor, units: list[_Unit]) -> list[Tensor]:
+def _projections(network: Network, request: TopActivationsRequest, inputs: Tensor, units: list[_Unit]) -> list[Tensor]:
     """Each unit's projection, P×H×W float32: one forward, then a pass back from each."""
     inputs = inputs.requires_grad_(True)
-    mode = RuleMode(request.projection)
+    rule = resolved(request.projection)
+    mode = RuleMode(rule)
     layers = list(dict.fromkeys(unit.layer.name for unit in units))
     with torch.enable_grad(), mode:
         seen, _ = capture(module_for(network, request), inputs, layers)
     for unit in {unit.layer.name: unit for unit in units}.values():
-        check_path(unit.layer, mode.report(seen[unit.layer.name]), request.projection)
+        check_path(unit.layer, mode.report(seen[unit.layer.name]), rule)
     found = []
     for unit in units:
         activation = seen[unit.layer.name]

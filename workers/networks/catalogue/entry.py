@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.networks import weights as weight_files
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources import Options, Source, SourceError, find_source
 from workers.networks.weights.files import recognise
 
@@ -41,7 +41,7 @@ class Entry:
     title: str
     source: str
     weights: str
-    transform: Preprocess
+    transform: Preprocessing
     class_names: tuple[str, ...] = ()
     options: Options = field(default_factory=Options)
     checkpoint_key: str | None = None
@@ -160,9 +160,8 @@ def _version(path: Path) -> tuple[Path, int, int]:
     return path, status.st_mtime_ns, status.st_size
 
 
-@functools.lru_cache(maxsize=256)
-def _sha256_of_version(path: Path, modified_ns: int, size: int) -> str:
-    del modified_ns, size  # part of the cache's key: a changed file is read again
+@functools.lru_cache(maxsize=256)  # by when the file was changed, too
+def _sha256_of_version(path: Path, _modified_ns: int, _size: int) -> str:
     return weight_files.file_sha256(path)
 
 

@@ -12,7 +12,7 @@ from workers.contract import MethodError
 from workers.networks import weights as weight_files
 from workers.networks.catalogue.builtin import builtin_entries
 from workers.networks.catalogue.entry import Entry
-from workers.networks.preprocess import Preprocess, from_mapping
+from workers.networks.preprocess import Preprocessing, from_mapping
 from workers.networks.sources import Options, Source, find_source
 from workers.networks.sources.heads import check_head
 
@@ -71,7 +71,7 @@ def read_catalogue(text: str, folder: Path, weights_folder: Path | None = None) 
                 title=str(fields.get("title", model_id))[:200],
                 source=str(fields.get("source", ""))[:200],
                 weights=str(fields.get("weights", ""))[:200],
-                transform=Preprocess((224, 224), 256),
+                transform=Preprocessing((224, 224), 256),
                 operator=True,
                 problem=error.detail if isinstance(error, MethodError) else str(error),
             )

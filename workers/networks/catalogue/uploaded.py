@@ -31,9 +31,8 @@ def read_uploaded(path: Path) -> Entry:
     return _read(path, modified_ns)
 
 
-@functools.lru_cache(maxsize=256)
-def _read(path: Path, modified_ns: int) -> Entry:
-    del modified_ns  # part of the cache's key
+@functools.lru_cache(maxsize=256)  # by when the file was changed, too
+def _read(path: Path, _modified_ns: int) -> Entry:
     model_id = path.stem.partition(UPLOADED)[0]
     values = json.loads(path.read_text(encoding="utf-8"))
     # The service has refused these; the worker does not take its word for it.

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources.source import Options, Source, SourceError
 
 _importing = threading.RLock()
@@ -62,7 +62,7 @@ def factory_source(target: str, options: Options) -> Source:
     if not callable(factory):
         raise SourceError(f"python:{target} is not callable")
     build = functools.partial(_call, factory, options.classes, dict(options.arguments))
-    return Source(f"python:{target}", build, Preprocess((224, 224), 256), title=target, code=code)
+    return Source(f"python:{target}", build, Preprocessing((224, 224), 256), title=target, code=code)
 
 
 def _see_that_it_lives(name: str, folder: Path | None) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 
 from workers.networks.layers import with_values
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources.keras_layers import convert
 from workers.networks.sources.plain import as_plain
 from workers.networks.sources.source import Options, Source, SourceError
@@ -49,7 +49,7 @@ def keras_source(name: str, path: Path, options: Options) -> Source:
         name=f"keras:{name}",
         build=functools.partial(_build, path),
         # Keras gives its networks pictures squeezed to their size, in numbers from 0 to 255.
-        preprocess=Preprocess(
+        preprocess=Preprocessing(
             size, min(size), crop="none", mean=(0.0,) * 3, std=(1 / 255,) * 3, channels=1 if planes == 1 else 3
         ),
         title=path.stem,
@@ -87,10 +87,9 @@ def _read(path: Path) -> Any:
         raise SourceError(f"{path.name} cannot be loaded by Keras in its safe mode: {said}") from error
 
 
-@functools.lru_cache(maxsize=64)
-def _looked_at(path: Path, modified_ns: int, length: int) -> tuple[tuple[int, int, int], bool]:
+@functools.lru_cache(maxsize=64)  # by when the file was changed, too
+def _looked_at(path: Path, _modified_ns: int, _length: int) -> tuple[tuple[int, int, int], bool]:
     """Height, width and planes of the input, and whether other sizes are possible."""
-    del modified_ns, length  # part of the cache's key
     with with_values():
         model = _read(path)
     shape = _input_shape(model, path.name)
@@ -111,10 +110,9 @@ def _build(path: Path) -> nn.Module:
     return copy.deepcopy(_built(path, status.st_mtime_ns, status.st_size))
 
 
-@functools.lru_cache(maxsize=1)
-def _built(path: Path, modified_ns: int, length: int) -> nn.Module:
+@functools.lru_cache(maxsize=1)  # by when the file was changed, too
+def _built(path: Path, _modified_ns: int, _length: int) -> nn.Module:
     """The last network: it is asked for several times in a row."""
-    del modified_ns, length  # part of the cache's key
     with with_values():
         return as_network(_read(path), path.name)
 

@@ -19,7 +19,7 @@ import torch
 import torchvision.models
 from timm.data.config import resolve_data_config
 
-from workers.networks.preprocess import Preprocess, from_mapping
+from workers.networks.preprocess import Preprocessing, from_mapping
 from workers.networks.sources.heads import changed
 from workers.networks.sources.source import IMAGENET_CLASSES, Options, Published, Source, SourceError
 
@@ -84,7 +84,7 @@ def torchvision_source(name: str, options: Options) -> Source:
     return _tried(Source(
         name=f"torchvision:{name}",
         build=functools.partial(changed, build, options, 3, None) if changed_by else build,
-        preprocess=Preprocess(
+        preprocess=Preprocessing(
             size=(crop, crop),
             resize=int(transforms.resize_size[0]),
             resize_mode=transforms.interpolation.value,
@@ -125,12 +125,12 @@ def _tried(source: Source, options: Options) -> Source:
     return source
 
 
-def _timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
+def _timm_preprocess(config: Mapping[str, Any]) -> Preprocessing:
     channels, height, width = config["input_size"]
     squash = config["crop_mode"] == "squash"
     short = math.floor(min(height, width) / config["crop_pct"])
     mean, std = (tuple(values) if len(values) == 3 else (values[0],) * 3 for values in (config["mean"], config["std"]))
-    return Preprocess(
+    return Preprocessing(
         size=(height, width),
         resize=(short, short) if squash else short,
         resize_mode=config["interpolation"] if config["interpolation"] != "random" else "bilinear",
@@ -177,7 +177,7 @@ def timm_source(name: str, options: Options) -> Source:
     ), options)  # fmt: skip
 
 
-def _told(own: Preprocess, arguments: Mapping[str, Any]) -> Preprocess:
+def _told(own: Preprocessing, arguments: Mapping[str, Any]) -> Preprocessing:
     """The preprocessing of a network that was told another size or number of planes by its arguments."""
     wish: dict[str, Any] = {}
     if (size := arguments.get("img_size")) is not None:
@@ -226,7 +226,7 @@ def our_source(name: str, options: Options) -> Source:
     classes = options.classes
     count = classes if classes is not None else declared if isinstance(declared, int) else len(names)
     weights = str(entry.get("weights", "random"))
-    preprocess = from_mapping(entry.get("preprocess", {}), Preprocess((224, 224), 256))
+    preprocess = from_mapping(entry.get("preprocess", {}), Preprocessing((224, 224), 256))
     build = functools.partial(module.build, count)
     changed_by = options.head or options.channels not in (None, preprocess.channels)
     return Source(

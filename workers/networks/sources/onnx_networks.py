@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from workers.networks.layers import with_values
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources.plain import as_plain
 from workers.networks.sources.source import Options, Source, SourceError
 
@@ -61,7 +61,7 @@ def onnx_source(name: str, path: Path, options: Options) -> Source:
     return Source(
         name=f"onnx:{name}",
         build=functools.partial(_build, path, size),
-        preprocess=Preprocess(size, min(size), channels=1 if planes == 1 else 3),
+        preprocess=Preprocessing(size, min(size), channels=1 if planes == 1 else 3),
         title=path.stem,
         program=path,
     )
@@ -108,10 +108,9 @@ def _read(path: Path) -> Any:
     return model
 
 
-@functools.lru_cache(maxsize=64)
-def _looked_at(path: Path, modified_ns: int, length: int) -> tuple[int, int | None, int | None]:
+@functools.lru_cache(maxsize=64)  # by when the file was changed, too
+def _looked_at(path: Path, _modified_ns: int, _length: int) -> tuple[int, int | None, int | None]:
     """Planes, height and width of the input; None where the file leaves them free."""
-    del modified_ns, length  # part of the cache's key
     model = _read(path)
     weights = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in weights]
@@ -127,14 +126,13 @@ def _build(path: Path, size: tuple[int, int]) -> nn.Module:
     return copy.deepcopy(_built(path, size, status.st_mtime_ns, status.st_size))
 
 
-@functools.lru_cache(maxsize=1)
-def _built(path: Path, size: tuple[int, int], modified_ns: int, length: int) -> nn.Module:
+@functools.lru_cache(maxsize=1)  # by when the file was changed, too
+def _built(path: Path, size: tuple[int, int], _modified_ns: int, _length: int) -> nn.Module:
     """The last network, which agreed with ONNX Runtime.
 
     Raises:
         SourceError: it cannot be translated, or does not agree.
     """
-    del modified_ns, length  # part of the cache's key
     onnxruntime = _libraries()[3]
     model = _read(path)
     planes = _looked_at(path, path.stat().st_mtime_ns, path.stat().st_size)[0]

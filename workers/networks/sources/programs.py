@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from workers.networks.layers import with_values
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 from workers.networks.sources import aten
 from workers.networks.sources.plain import as_plain
 from workers.networks.sources.pt2_archive import load_program
@@ -51,16 +51,15 @@ def export_source(name: str, path: Path, options: Options) -> Source:
     return Source(
         name=f"export:{name}",
         build=functools.partial(_build, path),
-        preprocess=Preprocess(size, short, channels=1 if planes == 1 else 3),
+        preprocess=Preprocessing(size, short, channels=1 if planes == 1 else 3),
         title=path.stem,
         program=path,
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _looked_at(path: Path, modified_ns: int, length: int) -> tuple[int, tuple[int, int], bool]:
+@functools.lru_cache(maxsize=64)  # by when the file was changed, too
+def _looked_at(path: Path, _modified_ns: int, _length: int) -> tuple[int, tuple[int, int], bool]:
     """Planes and size of the input, and whether other sizes are possible."""
-    del modified_ns, length  # part of the cache's key
     shape = _input_shape(load_program(path), path.name)
     free = not all(isinstance(side, int) for side in shape[2:])
     return int(shape[1]), (_size_hint(shape[2]), _size_hint(shape[3])), free
@@ -94,10 +93,9 @@ def _build(path: Path) -> nn.Module:
     return copy.deepcopy(_built(path, status.st_mtime_ns, status.st_size))
 
 
-@functools.lru_cache(maxsize=1)
-def _built(path: Path, modified_ns: int, length: int) -> nn.Module:
+@functools.lru_cache(maxsize=1)  # by when the file was changed, too
+def _built(path: Path, _modified_ns: int, _length: int) -> nn.Module:
     """The last program: a network is asked for several times in a row, and made in seconds."""
-    del modified_ns, length  # part of the cache's key
     with with_values():
         return as_network(load_program(path), path.name)
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
-from workers.networks.preprocess import Preprocess
+from workers.networks.preprocess import Preprocessing
 
 IMAGENET_CLASSES: tuple[str, ...] = tuple(_IMAGENET_CATEGORIES)
 
@@ -43,7 +43,7 @@ class Source:
 
     name: str
     build: Callable[[], nn.Module]
-    preprocess: Preprocess
+    preprocess: Preprocessing
     classes: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     auxiliary: tuple[str, ...] = ()

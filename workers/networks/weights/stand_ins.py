@@ -38,16 +38,14 @@ class StandIn:
     state: Any
     items: dict[Any, Any]
 
-    def __new__(cls, *arguments: Any, **named: Any) -> StandIn:
+    def __new__(cls, *arguments: Any, **_named: Any) -> StandIn:
         """An instance that keeps its arguments."""
-        del named
         made = super().__new__(cls)
         made.arguments, made.state, made.items = arguments, None, {}
         return made
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *_arguments: Any, **_named: Any) -> None:
         """Nothing: `__new__` has kept them, also where a file makes an object without calling this."""
-        del arguments, named
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -74,9 +72,8 @@ def stand_in_class(qualified: str) -> type[StandIn]:
     return type(qualified.rpartition(".")[2] or "StandIn", (StandIn,), {"qualified": qualified})
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: Any) -> Tensor:
     """A view of a storage; gradients and hooks of training are left out."""
-    del rest
     found: Tensor = torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
     return found
 
@@ -87,9 +84,8 @@ def _tensor_of_dtype(storage: Any, offset: int, size: tuple[int, ...], stride: t
     return torch.empty((0,), dtype=dtype).set_(storage._untyped_storage, offset, size, stride)
 
 
-def _first(value: Any, *rest: Any) -> Any:
+def _first(value: Any, *_rest: Any) -> Any:
     """A parameter is its tensor."""
-    del rest
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -12,9 +13,11 @@ from convscope.protocol.operations import operations
 from convscope.protocol.operations.cam import CamFacts, CamRequest
 from convscope.protocol.pictures import ArrayInfo
 from convscope.protocol.problems import ProblemError
+from convscope.render import RenderOptions, render
 from service.intake.forms import read_fields
 from tests.convscope.protocol.operations.real_cards import card_of
 from tests.convscope.protocol.operations.resolving import refused, resolved
+from tests.convscope.render.helpers import Png
 from tests.workers.fakes import image, outcome
 from workers.contract import Row, params
 from workers.methods.cam import METHOD
@@ -192,3 +195,23 @@ def test_pictures_of_a_real_result() -> None:
         assert found.arrays[part.array][part.index].max().item() == pytest.approx(fact.maximum)
         assert str(fact.name) in picture.heading
         assert ("all evidence is negative" in picture.heading) == fact.all_negative
+
+
+def test_guided_gradcam_is_clipped_as_guided_is() -> None:
+    """A few large values do not leave the rest of the picture blank: the scale ends where guided's own does."""
+    values = np.random.RandomState(0).randn(1, 3, 40, 40)
+    values[0, 1, 3, 5], values[0, 2, 30, 8] = 400.0, -900.0
+    one = {
+        "method": "guided-gradcam", "array": "a", "item": 0, "image": 0, "target": 3, "name": "tabby", "logit": 1.0,
+        "probability": 0.5, "minimum": -900.0, "maximum": 400.0, "all_negative": False,
+    }  # fmt: skip
+    facts = {"layer": "4", "maps": [one], "transforms": [{}]}
+    (ours,) = OPERATION.pictures({"model": "m"}, facts, {})
+    image = {"target": 3, "target_name": "tabby", "maximum": 1.0, "transform": {}}
+    (guided,) = operations()["saliency"].pictures({"model": "m", "method": "guided"}, {"images": [image]}, {})
+    options = RenderOptions(view="picture", scale=4)
+    drawn = Png.of(render(ours, {"a": values}.__getitem__, None, options))
+    its = Png.of(render(guided, {"attribution": values}.__getitem__, None, options))
+    assert drawn.scale["vmax"] == its.scale["vmax"]
+    assert drawn.scale["vmax"] < 0.1 * 400, "400 and -900 are drawn as the ends, and the rest can be seen"
+    np.testing.assert_array_equal(drawn.body(160, 160), its.body(160, 160))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from workers.contract import Grant, Method, MethodError, Network, OneShotMethod, Outcome, Progress, Result, Row
 from workers.geometry import Transform
+from workers.methods.classify.judging import judged
 from workers.passes.batches import gather, module_for, preprocess_key, slices
 from workers.passes.class_targets import NO_CLASS, claimed, inside_region, mask_in_input, read_region, without_mask
 from workers.passes.scores import logits_of, probabilities
 from workers.passes.sweep import ImageSweep, joined_arrays, joined_lists
+
+if TYPE_CHECKING:
+    from convscope.protocol.operations.classify import ClassifyRequest
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class _Answer:
     class_map: Tensor | None = None
 
 
-class Classify(OneShotMethod):
+class Classify(OneShotMethod["ClassifyRequest"]):
     """The strongest classes of each image; of a network that answers in maps, the class of each pixel.
 
     Probabilities are the softmax of the logits, or the sigmoid of each, as the network's outputs are, in float64; where
@@ -46,11 +50,13 @@ class Classify(OneShotMethod):
     `shares` (N×classes, float32); facts `predictions`, for each image the `top` strongest classes, and `transforms`.
     """
 
-    def group_key(self, request: Any) -> Hashable:
+    def group_key(self, request: ClassifyRequest) -> Hashable:
         """Rows with the same input size and precision share a batch."""
         return preprocess_key(request)
 
-    def run(self, network: Network, rows: Sequence[Row], grant: Grant) -> Generator[Progress, None, list[Result]]:
+    def run(
+        self, network: Network, rows: Sequence[Row[ClassifyRequest]], grant: Grant
+    ) -> Generator[Progress, None, list[Result]]:
         """Compute all rows; a row whose logits are not finite gets `numerical-error`."""
         given = [without_mask(row) for row in rows]
         batch = gather(network, [row for row, _ in given])
@@ -75,13 +81,35 @@ class Classify(OneShotMethod):
             if done < len(batch.inputs):
                 yield Progress(done, len(batch.inputs), "images")
         return [
-            errors[row] or _outcome(network, rows[row].request, found[row], batch.transforms_of(row))
-            for row in range(len(rows))
+            errors[row] or _result(network, rows[row], found[row], batch.transforms_of(row)) for row in range(len(rows))
         ]
 
     def of_set(self) -> Method:
         """Part by part, saved in between."""
-        return ImageSweep(self, _joined)
+        return ImageSweep(self, _joined, _with_judgement)
+
+
+def _result(
+    network: Network, row: Row[ClassifyRequest], answers: Sequence[_Answer], transforms: list[dict[str, Any]]
+) -> Result:
+    """A row's result; of a part of one, what is found from all images is not there yet."""
+    outcome = _outcome(network, row.request, answers, transforms)
+    return _with_judgement(network, row, outcome) if row.whole else outcome
+
+
+def _with_judgement(network: Network, row: Row[ClassifyRequest], outcome: Outcome) -> Result:
+    """The outcome with how often it is right, where the request says what is."""
+    truth: list[int] | None = getattr(row.request, "truth", None)  # classes as indices, once resolved
+    if truth is None:
+        return outcome
+    numbers = outcome.arrays["values" if network.outputs.link == "value" else "logits"]
+    if len(truth) != len(numbers):
+        return MethodError("invalid-request", f"truth has {len(truth)} classes for {len(numbers)} images")
+    try:
+        confusion, told = judged(network.outputs, numbers, truth, network.classes)
+    except MethodError as error:
+        return error
+    return Outcome({**outcome.arrays, "confusion": confusion}, {**outcome.facts, "judgement": told})
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:
@@ -94,7 +122,7 @@ def _joined(parts: Sequence[Outcome]) -> Outcome:
     return Outcome(joined_arrays(parts), joined)
 
 
-def _look(network: Network, request: Any, logits: Tensor, where: Transform, mask: Tensor | None) -> _Answer:
+def _look(network: Network, request: ClassifyRequest, logits: Tensor, where: Transform, mask: Tensor | None) -> _Answer:
     """One image's answer, from its logits: classes, or classes×h×w.
 
     Raises:
@@ -125,7 +153,9 @@ def _look(network: Network, request: Any, logits: Tensor, where: Transform, mask
     return _Answer(mean.cpu(), chance, order.cpu(), shares.cpu(), shown.to(torch.int32).cpu())
 
 
-def _outcome(network: Network, request: Any, answers: Sequence[_Answer], transforms: list[dict[str, Any]]) -> Result:
+def _outcome(
+    network: Network, request: ClassifyRequest, answers: Sequence[_Answer], transforms: list[dict[str, Any]]
+) -> Outcome:
     outputs = network.outputs
     numbers = torch.stack([one.logits for one in answers])
     arrays = {"values" if outputs.link == "value" else "logits": numbers}
