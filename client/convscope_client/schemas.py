@@ -229,9 +229,14 @@ class ChannelFacts(TypedDict):
     channel: int
     dead: bool
     """Not above zero on any image."""
+    groups: NotRequired[list[GroupMean] | None]
+    """The three that excite it most, where there are groups."""
     mean: float
     quantiles: dict[str, float]
     """Of the images' values, by share; told to a part in sixteen, the largest exactly."""
+    selectivity: NotRequired[float | None]
+    """Of the first of these: (its mean − the others') / (both together), Morcos 2018; null where a mean is below zero.
+    """
 
 
 class ChannelObjective(TypedDict):
@@ -1026,6 +1031,21 @@ FlipFacts = TypedDict(
     },
 )
 """An image of which the networks predict different classes."""
+
+
+class Group(TypedDict):
+    """A group of images."""
+
+    images: int
+    name: str
+
+
+class GroupMean(TypedDict):
+    """How one group of images excites a channel."""
+
+    group: str
+    mean: float
+    """Over its images, of the strongest unit in each (of the mean, with by=mean)."""
 
 
 class ImageList(TypedDict):
@@ -2441,6 +2461,8 @@ class TopActivationsFacts(TypedDict):
     by: str
     caution: str | None
     """How not to read the projections."""
+    groups: NotRequired[list[Group] | None]
+    """Columns of `group_means`, where there are groups."""
     images: int
     """How many were looked at."""
     layers: list[SweptLayerFacts]
@@ -2484,6 +2506,10 @@ class TopActivationsRequest(TypedDict):
     """Indices, `all` or `first:K`."""
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
+    groups: NotRequired[Sequence[str] | None]
+    """A name for each image, in the images' order; the one word `folders`: that of the folder in which each image of the
+    set lies. Then each channel tells which groups excite it most.
+    """
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
     image_range: NotRequired[Sequence[int] | str | None]

@@ -999,6 +999,7 @@ class AsyncOperations(AsyncJobs):
         by: Literal["max", "mean"] | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        groups: Sequence[str] | None = None,
         image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         k: int | None = None,
@@ -1023,6 +1024,8 @@ class AsyncOperations(AsyncJobs):
             by: max: single units; mean: whole maps, which then count once an image. Default: "max".
             channels: Indices, `all` or `first:K`. Default: "first:16".
             deadline_s: Seconds from submission until the job expires.
+            groups: A name for each image, in the images' order; the one word `folders`: that of the folder in which
+                each image of the set lies. Then each channel tells which groups excite it most.
             image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             k: How many of a channel's strongest units are kept. Default: 9.
@@ -1045,6 +1048,7 @@ class AsyncOperations(AsyncJobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "groups": groups,
             "image_range": image_range,
             "image_set": image_set,
             "k": k,
