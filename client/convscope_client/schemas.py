@@ -549,8 +549,9 @@ class CompareRequest(TypedDict):
             "ablationcam",
             "fullgrad",
         ]
+        | None
     ]
-    """Whose maps are compared, a method of `cam`."""
+    """Whose maps are compared, a method of `cam`; without it gradcam."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     other_cam_layer: NotRequired[str | None]

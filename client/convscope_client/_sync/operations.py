@@ -306,7 +306,7 @@ class Operations(Jobs):
             intervals: CKA: resamples for the 95 % interval; 0 for none. Default: 200.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layers: Layers whose representations are compared, or `convolutions`; without it every stage.
-            method: Whose maps are compared, a method of `cam`. Default: "gradcam".
+            method: Whose maps are compared, a method of `cam`; without it gradcam.
             model: Catalogue id; without it the default network.
             other_cam_layer: The other network's; likewise.
             other_layers: The other network's, in the same order; without it those of the same names, or its stages.

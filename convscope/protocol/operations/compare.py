@@ -52,7 +52,7 @@ class CompareRequest(ImagesRequest):
     channel_layers: LayerNames | None = Field(
         None, description="Layers of both whose channels are watched; without it all rectifications they share."
     )
-    method: Method = Field("gradcam", description="Whose maps are compared, a method of `cam`.")
+    method: Method | None = Field(None, description="Whose maps are compared, a method of `cam`; without it gradcam.")
     cam_layer: LayerName | None = Field(None, description="Without it the last spatial map before global pooling.")
     other_cam_layer: LayerName | None = Field(None, description="The other network's; likewise.")
     target: int | Annotated[str, Field(min_length=1, max_length=200)] = Field(
@@ -161,6 +161,7 @@ class CompareOperation(Operation[CompareRequest]):
                 "model": card.id,
                 "layers": [layer.name for layer in layers],
                 "channel_layers": channels and [layer.name for layer in channels],
+                "method": request.method or "gradcam",
                 "cam_layer": cam_layer.name,
                 "truth": resolve_truth(request.truth, card),
                 "target": target,
