@@ -16,7 +16,9 @@ from convscope.cli.flags import Chosen, with_settings
 # The settings that matter to commands about networks and their weights.
 _OF_NETWORKS = ("data", "catalogue", "weights_folder", "default_model")
 # Loading every operation takes a moment that the other commands need not spend.
-_WITHOUT_OPERATIONS = frozenset({"serve", "api", "worker", "models", "settings", "health", "copy-queue", "--version"})
+_WITHOUT_OPERATIONS = frozenset(
+    {"serve", "api", "worker", "models", "settings", "health", "copy-queue", "compare", "--version"}
+)
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
@@ -34,6 +36,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     app.command("settings")(list_settings)
     app.command("health")(health)
     app.command("copy-queue")(copy_queue)
+    app.command("compare")(compare)
     if not (arguments and arguments[0] in _WITHOUT_OPERATIONS):
         from convscope.cli.run import run_commands
 
@@ -127,6 +130,52 @@ def copy_queue(
     from convscope.cli.copy_queue import copy
 
     raise typer.Exit(copy(chosen, source, replace=replace))
+
+
+@with_settings("client")
+def compare(
+    chosen: Chosen,
+    model: Annotated[str, typer.Argument(help="The network that there is, by its catalogue id.")],
+    other_model: Annotated[str, typer.Argument(help="The one to compare with it.")],
+    images: Annotated[
+        str, typer.Option("--set", metavar="SET", help="Id of an image set, or a zip archive of images.")
+    ],
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="TEXT", help="As 'cka.min >= 0.9'; repeat it for several."),
+    ] = None,
+    require_file: Annotated[
+        Path | None, typer.Option("--require-file", metavar="FILE", help="Requirements, one a line.")
+    ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", metavar="NAME=VALUE", help="A further field of the request, as image_range=0:64."),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="The whole comparison as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="The requirements as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="A summary as Markdown.")] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="What moved most, as PNG.")] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write requirements that these two, seeds of one training, would meet."),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=1, help="Of --calibrate: how many times as far from equal a figure may be.")
+    ] = 1.5,
+) -> None:
+    """Compare two networks on one image set; exits with 1 where a requirement is not met, and says which."""
+    from convscope.cli.compare import Gate, run
+    from convscope.cli.requirements import Requirement, read_requirements
+
+    try:
+        wanted = [Requirement.read(text) for text in require or ()]
+        if require_file is not None:
+            wanted += read_requirements(require_file.read_text(encoding="utf-8").splitlines())
+        pairs = [(name, value) for name, _, value in (text.partition("=") for text in fields or ())]
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    gate = Gate(model, other_model, images, pairs, wanted, report, junit, markdown, picture, calibrate, margin)
+    raise typer.Exit(run(gate, chosen))
 
 
 def _said(arch: str | None, classes: str | None, more: Sequence[str]) -> dict[str, Any]:

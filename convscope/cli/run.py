@@ -19,14 +19,13 @@ from typing import Annotated, Any, cast
 import typer
 from pydantic.fields import FieldInfo
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from convscope.cli.client import client_of, lines_of
 from convscope.cli.facts import facts_tables
 from convscope.cli.flags import Chosen, flag, with_settings
+from convscope.cli.following import cancel, follow
 from convscope.protocol.operations import operations
 from convscope.protocol.operations.base import Operation
-from convscope.queue.jobs import JobState
 from convscope.render.options import RenderOptions
 from convscope_client import Client, ConvscopeError, Job, Upload, schemas
 from convscope_client.results import SUFFIXES, media_of
@@ -102,7 +101,7 @@ def carry_out(order: Order, chosen: Chosen) -> int:
     with client_of(chosen) as service:
         try:
             job = service.submit(order.operation, order.images, fields=order.fields, wait_s=0, fresh=order.fresh)
-            _follow(job, screen)
+            follow(job, screen)
             _save(service, job, order, screen)
             return _show(job, order, Console())
         except ConvscopeError as error:
@@ -110,7 +109,7 @@ def carry_out(order: Order, chosen: Chosen) -> int:
         except OSError as error:
             screen.print(f"{error.filename}: {error.strerror}", markup=False, highlight=False)
         except KeyboardInterrupt:
-            _cancel(job, screen)
+            cancel(job, screen)
             return INTERRUPTED
     return 1
 
@@ -121,19 +120,6 @@ def _save(service: Client, job: Job[Any], order: Order, screen: Console) -> None
     for output in order.outputs:
         service.save_result(job.id, output, media_of(output), **drawing)
         screen.print(f"saved {output}", markup=False, highlight=False)
-
-
-def _follow(job: Job[Any], screen: Console) -> None:
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=screen, transient=True) as bars:
-        bar = bars.add_task(job.operation, total=None)
-        bars.update(bar, description=job.progress.message or job.state)
-        for event in () if job.finished else job.events():
-            now = event.progress
-            total = now.total if now.total > 0 and now.state != JobState.QUEUED else None
-            bars.update(bar, description=now.message or now.state, completed=now.done, total=total)
 
 
 def _show(job: Job[Any], order: Order, paper: Console) -> int:
@@ -149,17 +135,6 @@ def _show(job: Job[Any], order: Order, paper: Console) -> int:
         for table in facts_tables(result.facts):
             paper.print(table)
     return 0
-
-
-def _cancel(job: Job[Any] | None, screen: Console) -> None:
-    """Cancel the job that an interrupted command has submitted, so that nobody computes it for no one."""
-    if job is None or job.finished:
-        return
-    try:
-        job.cancel()
-        screen.print(f"cancelled job {job.id}", highlight=False)
-    except ConvscopeError as error:
-        screen.print(f"job {job.id} was not cancelled: {error}", markup=False, highlight=False)
 
 
 def _images(images: Sequence[str]) -> list[Upload | dict[str, str]]:
