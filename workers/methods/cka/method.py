@@ -17,7 +17,7 @@ from torch import Tensor
 
 from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod, resolved
 from workers.methods.cka import hsic
-from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
+from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Estimation, Samples
 from workers.passes.batches import is_fast, module_for
 from workers.passes.calls import capture, reduce
 from workers.passes.pace import Pace
@@ -129,7 +129,7 @@ class _Side:
 
 def _comparisons(request: CkaRequest, network: Network, batches: int) -> dict[str, Comparison]:
     """One accumulating comparison for each matrix, by array name."""
-    options = Options(
+    options = Estimation(
         kernel=request.kernel,
         fraction=request.bandwidth,
         estimator=request.estimator,
