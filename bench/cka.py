@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench.photographs import crops
 from bench.report import median_s, report
-from workers.methods.cka import hsic
 from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.passes import hsic
 from workers.passes.calls import capture, reduce
 
 BATCH = 32

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from bench.report import report
 from bench.train_digits import digits
 from bench.training import accuracy, fit
-from workers.methods.cka import hsic
 from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.passes import hsic
 from workers.passes.calls import reduce
 
 SEEDS = 5

@@ -25,11 +25,11 @@ from bench.driving import outcome
 from bench.report import report
 from service.images.uploads import decode
 from workers.contract import Row
-from workers.methods.cka import hsic
 from workers.methods.occlusion import METHOD as OCCLUSION
 from workers.methods.saliency import METHOD as SALIENCY
 from workers.networks.build import LoadedNetwork, load
 from workers.networks.catalogue import Catalogue
+from workers.passes import hsic
 
 PHOTOGRAPHS = ("cat", "coffee")
 MEGAPIXELS = 40.0

@@ -344,6 +344,10 @@ class IterativeMethod(ABC, Generic[Request, State]):
     def group_key(self, network: Network, request: Request) -> Hashable:
         """States with equal keys may be stepped in one tile."""
 
+    def models(self, request: Request) -> Sequence[str]:
+        """Catalogue ids of further networks the request needs (they arrive in `grant.networks`)."""
+        return ()
+
     def room(self, network: Network, request: Request) -> tuple[int, int]:
         """How many states a job will have, at most, and the bytes that each holds while it is saved."""
         return 1, 0

@@ -9,6 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 
+class AlignedLayerFacts(TypedDict):
+    """CKA of one pair of layers."""
+
+    cka: float | None
+    """Debiased; null where a side does not vary, or there are too few images."""
+    high: float | None
+    layer: str
+    low: float | None
+    """Lower end of the 95 % interval; null where there are too few batches."""
+    other_layer: str
+
+
 class Alive(TypedDict):
     """The process answers."""
 
@@ -217,9 +229,14 @@ class ChannelFacts(TypedDict):
     channel: int
     dead: bool
     """Not above zero on any image."""
+    groups: NotRequired[list[GroupMean] | None]
+    """The three that excite it most, where there are groups."""
     mean: float
     quantiles: dict[str, float]
     """Of the images' values, by share; told to a part in sixteen, the largest exactly."""
+    selectivity: NotRequired[float | None]
+    """Of the first of these: (its mean − the others') / (both together), Morcos 2018; null where a mean is below zero.
+    """
 
 
 class ChannelObjective(TypedDict):
@@ -436,6 +453,136 @@ class ClassifyResult(TypedDict):
 
     arrays: dict[str, ArrayView]
     facts: ClassifyFacts
+    """Numbers that matter without opening an array."""
+    pictures: list[PictureView]
+    provenance: ProvenanceView
+
+
+class CompareFacts(TypedDict):
+    """Facts of compare."""
+
+    aliases: NotRequired[dict[str, list[str]]]
+    """Further names of the layers asked for, where the network's literature has some (`block1_conv1`)."""
+    channels: list[SilentChannelFacts]
+    cka_batches: int
+    """Batches of images whose HSICs were summed."""
+    figures: dict[str, float | None]
+    """All figures by name; null where there is none to give, which no requirement should pass."""
+    flips: list[FlipFacts]
+    """The surest first, 100 at most; `figures.flips` counts all."""
+    images: int
+    layers: list[AlignedLayerFacts]
+    measured: list[Literal["probability", "value"]]
+    """What a confidence is, of either network."""
+    notes: list[str]
+    """How not to read the figures."""
+    other_output: OutputFacts
+    output: OutputFacts
+    shown: list[MovedImageFacts]
+
+
+class CompareJob(TypedDict):
+    """A job of compare."""
+
+    attempt: int
+    """1 for the first; more after a worker died."""
+    cached: bool
+    """Answered from the store, where an identical request was computed before; its times are not told."""
+    created_at: str
+    error: ProblemDocument | None
+    """Why it failed."""
+    expires_at: str | None
+    """When a finished job and its result are forgotten."""
+    finished_at: str | None
+    id: str
+    labels: dict[str, str]
+    links: dict[str, str]
+    operation: str
+    progress: ProgressView
+    request: dict[str, Any]
+    """The request with every default filled in."""
+    result: CompareResult | None
+    started_at: str | None
+    state: JobState
+    timings_ms: dict[str, float | None]
+    """queued, computed; rendered, where this process drew a picture of it."""
+    workers_online: int
+    """Live workers; without one, queued jobs wait."""
+
+
+class CompareRequest(TypedDict):
+    """Which other network, at which layers, by which maps."""
+
+    batch_images: NotRequired[int]
+    """CKA: images compared at once, at most."""
+    cam_layer: NotRequired[str | None]
+    """Without it the last spatial map before global pooling."""
+    channel_layers: NotRequired[Sequence[str] | None]
+    """Layers of both whose channels are watched; without it all rectifications they share."""
+    deadline_s: NotRequired[float | None]
+    """Seconds from submission until the job expires."""
+    features: NotRequired[Literal["flatten", "pool"]]
+    """CKA: every number of the map, or each channel's mean."""
+    image: NotRequired[str | ImageRef | None]
+    """One image, by its id or as an object."""
+    image_range: NotRequired[Sequence[int] | str | None]
+    """Which images of the set: `start:stop` or [start, stop], places from 0, half open."""
+    image_set: NotRequired[str | None]
+    """Id from POST /v1/image-sets, instead of images."""
+    images: NotRequired[Sequence[str | ImageRef]]
+    """Several images."""
+    intervals: NotRequired[int]
+    """CKA: resamples for the 95 % interval; 0 for none."""
+    labels: NotRequired[Mapping[str, str]]
+    """Up to 16 short strings for the caller's own use; no part of the computation."""
+    layers: NotRequired[Sequence[str] | None]
+    """Layers whose representations are compared, or `convolutions`; without it every stage."""
+    method: NotRequired[
+        Literal[
+            "cam",
+            "gradcam",
+            "gradcam++",
+            "hirescam",
+            "elementwise",
+            "xgradcam",
+            "layercam",
+            "eigencam",
+            "eigengradcam",
+            "scorecam",
+            "ablationcam",
+            "fullgrad",
+        ]
+    ]
+    """Whose maps are compared, a method of `cam`."""
+    model: NotRequired[str | None]
+    """Catalogue id; without it the default network."""
+    other_cam_layer: NotRequired[str | None]
+    """The other network's; likewise."""
+    other_layers: NotRequired[Sequence[str] | None]
+    """The other network's, in the same order; without it those of the same names, or its stages."""
+    other_model: str
+    """Catalogue id of the network that `model` is compared with."""
+    precision: NotRequired[Literal["exact", "fast"]]
+    """exact: float32; on a CPU the same bits alone, beside other requests and under any load, of workers with the same
+    settings; on other devices ascents have the same bits, other operations the same numbers to the last digits. fast:
+    the device's quicker arithmetic, as good, not the same bits.
+    """
+    preprocess: NotRequired[Preprocess | None]
+    seed: NotRequired[int]
+    """Of everything random in the computation."""
+    shown: NotRequired[int]
+    """How many images whose evidence moved most are shown, and how many flips."""
+    target: NotRequired[int | str]
+    """Whose evidence: a class index, a class name, or what `model` predicts of each image."""
+    true_classes: NotRequired[Sequence[int] | None]
+    """Right class index of each image, for the accuracy of both."""
+
+
+class CompareResult(TypedDict):
+    """The result of a job of compare that succeeded."""
+
+    arrays: dict[str, ArrayView]
+    facts: CompareFacts
     """Numbers that matter without opening an array."""
     pictures: list[PictureView]
     provenance: ProvenanceView
@@ -868,6 +1015,36 @@ class FileReference(TypedDict):
 
     sha256: str
     """Of its bytes, hex."""
+
+
+FlipFacts = TypedDict(
+    "FlipFacts",
+    {
+        "class": "int",
+        "confidence": "float",
+        "image": "int",
+        "name": "str | None",
+        "other_class": "int",
+        "other_confidence": "float",
+        "other_name": "str | None",
+    },
+)
+"""An image of which the networks predict different classes."""
+
+
+class Group(TypedDict):
+    """A group of images."""
+
+    images: int
+    name: str
+
+
+class GroupMean(TypedDict):
+    """How one group of images excites a channel."""
+
+    group: str
+    mean: float
+    """Over its images, of the strongest unit in each (of the mean, with by=mean)."""
 
 
 class ImageList(TypedDict):
@@ -1576,6 +1753,29 @@ class ModelSummary(TypedDict):
     weights: str
 
 
+MovedImageFacts = TypedDict(
+    "MovedImageFacts",
+    {
+        "class": "int",
+        "confidence": "float",
+        "flipped": "bool",
+        "image": "int",
+        "item": "int",
+        "mass_moved": "float | None",
+        "moved": "bool",
+        "name": "str | None",
+        "other_class": "int",
+        "other_confidence": "float",
+        "other_name": "str | None",
+        "rank_correlation": "float | None",
+        "target": "str",
+        "target_name": "str | None",
+        "transforms": "list[dict[str, Any]]",
+    },
+)
+"""An image whose maps are among the arrays."""
+
+
 class NetworkHead(TypedDict):
     """What stands in the place of an architecture's classifier."""
 
@@ -2214,6 +2414,18 @@ class ServerReady(TypedDict):
     ready: NotRequired[bool]
 
 
+class SilentChannelFacts(TypedDict):
+    """Channels of one layer that never change over all images and positions."""
+
+    channels: int
+    died: list[int]
+    """Silent in `other_model` only."""
+    layer: str
+    silent_in_both: int
+    woke: list[int]
+    """Silent in `model` only."""
+
+
 class SumObjective(TypedDict):
     """A weighted sum of simple objectives."""
 
@@ -2248,6 +2460,8 @@ class TopActivationsFacts(TypedDict):
     by: str
     caution: str | None
     """How not to read the projections."""
+    groups: NotRequired[list[Group] | None]
+    """Columns of `group_means`, where there are groups."""
     images: int
     """How many were looked at."""
     layers: list[SweptLayerFacts]
@@ -2291,6 +2505,10 @@ class TopActivationsRequest(TypedDict):
     """Indices, `all` or `first:K`."""
     deadline_s: NotRequired[float | None]
     """Seconds from submission until the job expires."""
+    groups: NotRequired[Sequence[str] | None]
+    """A name for each image, in the images' order; the one word `folders`: that of the folder in which each image of the
+    set lies. Then each channel tells which groups excite it most.
+    """
     image: NotRequired[str | ImageRef | None]
     """One image, by its id or as an object."""
     image_range: NotRequired[Sequence[int] | str | None]

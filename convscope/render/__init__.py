@@ -88,7 +88,7 @@ def stack(
     options: RenderOptions,
     file_format: Format = "PNG",
 ) -> bytes:
-    """Several pictures of a result as one file: as a grid of panels where each has its cell, else under each other.
+    """Several pictures of a result as one file: those with a cell as a grid of panels, the others under each other.
 
     The first 128 panels, or 16 pictures, are drawn where there are more, which the page then says.
 
@@ -107,9 +107,11 @@ def stack(
         upload = uploads(picture.image) if overlaid and picture.image is not None else None
         return _draw(picture, arrays, upload, settled)
 
-    if in_panels(shown, options):
-        return _finish(shown, [draw_panels(shown, draw, options)], left_out, file_format)
+    grid, below = _parted(shown)
     drawn: list[Drawn] = []
+    if in_panels(grid, options):
+        drawn = [draw_panels(grid, draw, options), *(draw(one, plan(one, options, FITTING)) for one in below)]
+        return _finish(shown, drawn, left_out, file_format)
     for share in _SHARES if options.scale is None else (1.0,):
         most = FITTING if share == 1.0 else FITTING * share / len(shown)
         try:
@@ -138,8 +140,14 @@ def vector(pictures: Sequence[Picture], arrays: Arrays, options: RenderOptions) 
 
 def on_one_page(pictures: Sequence[Picture], options: RenderOptions) -> Sequence[Picture]:
     """As many of a result's pictures as are drawn together."""
-    first = pictures[:MOST_PANELS]
-    return first if in_panels(first, options) else pictures[:MOST_STACKED]
+    grid, below = _parted(pictures)
+    first = grid[:MOST_PANELS]
+    return [*first, *below[:MOST_STACKED]] if in_panels(first, options) else pictures[:MOST_STACKED]
+
+
+def _parted(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """Those with a place in a grid, and the others."""
+    return [one for one in pictures if one.cell is not None], [one for one in pictures if one.cell is None]
 
 
 def _draw_all(planned: Sequence[tuple[Picture, Plan]], draw: Callable[[Picture, Plan], Drawn]) -> list[Drawn]:

@@ -31,8 +31,12 @@ def extent(
     Raises:
         ProblemError: `invalid-request`, as `plan`.
     """
-    among = len(pictures) if in_panels(pictures, options) else 0
-    return sum(_of_one(picture, shape, upload, plan(picture, options, among=among)) for picture in pictures)
+    grid = [picture for picture in pictures if picture.cell is not None]
+    among = len(grid) if in_panels(grid, options) else 0
+    return sum(
+        _of_one(picture, shape, upload, plan(picture, options, among=among if picture.cell is not None else 0))
+        for picture in pictures
+    )
 
 
 def _of_one(

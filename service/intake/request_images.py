@@ -8,7 +8,6 @@ from typing import Any
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Operation
-from convscope.protocol.operations.classify import FOLDERS
 from convscope.protocol.problems import FieldError, ProblemError, invalid_field
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import JobImage
@@ -21,6 +20,9 @@ from service.intake.forms import MASK
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_pixels
 
+FOLDERS = "folders"
+_BY_FOLDER = ("truth", "groups")
+"""Properties that `folders` fills with the folder of each image of a set."""
 UPLOADED = "upload:"
 """Prefix of the ids that stand for a form's files until these are decoded; no stored image has it."""
 
@@ -62,8 +64,9 @@ async def set_images(
     contents = await sets.contents(record)
     part = _part_of(asked, len(contents.members))
     images = [_of_job(member) for member in contents.members[part]]
-    if getattr(asked, "truth", None) == FOLDERS:
-        asked = asked.model_copy(update={"truth": _folders(contents.members[part])})
+    for name in _BY_FOLDER:
+        if getattr(asked, name, None) in (FOLDERS, [FOLDERS]):
+            asked = asked.model_copy(update={name: _folders(contents.members[part], name)})
     few = min(operation.max_images, settings.images_per_request)
     if operation.lane == "interactive" and len(images) <= few:
         check_pixels(images, settings)
@@ -73,7 +76,7 @@ async def set_images(
     return asked, images, record.contents if whole else await sets.list_part(contents, part)
 
 
-def _folders(members: Sequence[ImageSetMember]) -> list[str]:
+def _folders(members: Sequence[ImageSetMember], name: str) -> list[str]:
     """The folder of each image, as data sets of classes have them.
 
     Raises:
@@ -82,7 +85,7 @@ def _folders(members: Sequence[ImageSetMember]) -> list[str]:
     folders = [PurePosixPath(member.name.replace("\\", "/")).parent.name for member in members]
     bare = [member.name for member, folder in zip(members, folders, strict=True) if not folder]
     if bare:
-        raise invalid_field("/truth", f"{len(bare)} images of the set lie in no folder, as {bare[0][:80]!r}")
+        raise invalid_field(f"/{name}", f"{len(bare)} images of the set lie in no folder, as {bare[0][:80]!r}")
     return folders
 
 

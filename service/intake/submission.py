@@ -303,7 +303,7 @@ async def _resolve(
         names = list(operation.models(resolved))
         others = await asyncio.gather(*(find_network(call, name, _card_wait_s(call)) for name in names))
         if names:
-            cards = {name: other.card for name, other in zip(names, others, strict=True)}
+            cards = {card.id: card} | {name: other.card for name, other in zip(names, others, strict=True)}
             resolved = operation.resolve_others(resolved, cards)
         for other in others:
             check_normalization(resolved.preprocess, other.card)

@@ -72,3 +72,22 @@ def test_what_is_no_truth_is_told_at_once(client: httpx2.Client, digits: str) ->
         refused = client.post("/v1/classify", json={**own, **fields})
         assert refused.status_code == 422 and refused.json()["type"] == "/problems/invalid-request", refused.text
         assert said in refused.text, refused.text
+
+
+def test_channels_tell_which_classes_excite_them(client: httpx2.Client, digits: str) -> None:
+    body = {
+        "model": "digits", "image_set": digits, "image_range": "0:80", "groups": "folders", "k": 2,
+        "channels": "first:6", "patches": False,
+    }  # fmt: skip
+    job = finished(client, client.post("/v1/top-activations", json=body))
+    assert job["state"] == "succeeded", job["error"]
+    facts, arrays = job["result"]["facts"], job["result"]["arrays"]
+    assert facts["groups"] == [{"name": str(label), "images": EACH} for label in range(10)]
+    (layer,) = facts["layers"]
+    means = np.load(io.BytesIO(client.get(arrays[f"group_means/{layer['layer']}"]["href"]).content))
+    assert means.shape == (6, 10)
+    for place, one in enumerate(layer["channels"]):
+        assert one["groups"][0]["group"] == str(means[place].argmax())
+        assert one["mean"] == pytest.approx(float(means[place].mean()), rel=1e-4)  # groups are of one size
+    refused = client.post("/v1/top-activations", json={**body, "groups": ["a", "b"]})
+    assert refused.status_code == 422 and "2 names for 80 images" in refused.text

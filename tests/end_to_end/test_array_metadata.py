@@ -20,7 +20,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "saliency": {"method": "gradient", "steps": None},
 }
 """Where an operation's example takes long."""
-SEVERAL = frozenset({"cka", "evaluate", "top-activations"})
+SEVERAL = frozenset({"cka", "compare", "evaluate", "top-activations"})
 """Operations on a population."""
 
 
@@ -54,5 +54,5 @@ def test_arrays_say_what_they_are(name: str, address: str, chelsea: bytes) -> No
             if isinstance(indices, list) and axes in about["axes"]:
                 assert len(indices) == values.shape[about["axes"].index(axes)], (array, axes)
         layer = array.partition("/")[2]
-        if layer and name not in ("cam", "evaluate"):
+        if layer and name not in ("cam", "compare", "evaluate"):
             assert about["layer"] == layer

@@ -150,7 +150,7 @@ def read_run(frame: Frame, methods: dict[str, Method], default_model: str, now: 
     request = dict(header["request"])
     row = Row(params(request), images)
     model = request.get("model") or default_model
-    further = method.models(row.request) if isinstance(method, OneShotMethod) else ()
+    further = method.models(row.request)
     return Run(
         id=str(header["run"]),
         operation=operation,

@@ -8,7 +8,6 @@ import hashlib
 import platform
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from convscope.recent import Recent
 from workers.contract import MethodError
 from workers.networks.apart import TRIES, Builder, Deaths, Order, memory_allowed
 from workers.networks.build import LoadedNetwork, load_entry, parameter_count
@@ -69,7 +69,7 @@ class Networks:
         self._cards = CardFolder(Path(cards_folder) if cards_folder else self._folder / "cards", self.environment())
         self._deaths = Deaths(Path(cards_folder) if cards_folder else self._folder / "cards", self.environment())
         self._builder: Builder | None = None
-        self._warm: OrderedDict[str, tuple[str, LoadedNetwork]] = OrderedDict()
+        self._warm: Recent[str, LoadedNetwork] = Recent(self._budget, lambda network: network.nbytes)
         # Also those that had to leave, as long as somebody computes with them.
         self._alive: weakref.WeakValueDictionary[tuple[str, str], LoadedNetwork] = weakref.WeakValueDictionary()
         self._known: dict[str, tuple[tuple[Any, ...], str]] = {}
@@ -184,13 +184,14 @@ class Networks:
                     "out-of-memory",
                     f"{model} needs {needed:,} bytes for its weights, this worker keeps {self._budget:,} for networks",
                 )
-            self._make_room(needed)
+            with self._lock:
+                left = self._warm.make_room(needed)
+            self._tidy(left)
             known = self._known_behaviour(entry, digest)
             network = load_entry(entry, self._folder, self._device, tick, behaviour=known)
             with self._lock:
-                self._warm[model] = (digest, network)
                 self._alive[model, digest] = network
-                self._make_room(0, keep=model)
+                self._tidy(self._warm.put(model, network))
             return network
 
     def held(self, model: str) -> LoadedNetwork | None:
@@ -212,11 +213,9 @@ class Networks:
         with self._lock:
             network = self._alive.get((model, digest))
             if network is None:
-                self._warm.pop(model, None)
+                self._warm.pop(model)
                 return None
-            self._warm[model] = (digest, network)
-            self._warm.move_to_end(model)
-            self._make_room(0, keep=model)  # a cast copy for `fast` may have been added since
+            self._tidy(self._warm.put(model, network))  # a cast copy for `fast` may have been added since
             return network
 
     def weights_sha256(self, model: str) -> str:
@@ -226,7 +225,7 @@ class Networks:
     def loaded(self) -> list[str]:
         """Ids of the networks in memory, least recently used first."""
         with self._lock:
-            return list(self._warm)
+            return self._warm.keys()
 
     def pull(self, model: str, tick: Callable[[], None] | None = None) -> str:
         """Fetch and check the network's weights ahead of time; their SHA-256."""
@@ -238,17 +237,9 @@ class Networks:
         known = f"{code_digest()} {sorted(libraries().items())} {torch.__version__} {self._device.type} {name}"
         return hashlib.sha256(known.encode()).hexdigest()
 
-    def _make_room(self, needed: int, keep: str | None = None) -> None:
-        """Let go of the least recently used until `needed` more bytes fit; whoever still runs one keeps it alive."""
-        gone = False
-        with self._lock:
-            while self._warm and sum(network.nbytes for _, network in self._warm.values()) + needed > self._budget:
-                oldest = next(iter(self._warm))
-                if oldest == keep:
-                    break
-                del self._warm[oldest]
-                gone = True
-        if gone:
+    def _tidy(self, left: bool) -> None:
+        """Give back what networks held that had to leave; whoever still runs one keeps it alive."""
+        if left:
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()

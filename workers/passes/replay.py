@@ -16,7 +16,6 @@ import gc
 import inspect
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +24,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from convscope.recent import Recent
 from workers.contract import Outputs
 from workers.passes.scores import activations
 
@@ -85,12 +85,12 @@ class Replays:
 
     def __init__(self, maker: Maker) -> None:
         self._maker = maker
-        self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()
+        self._shapes: Recent[Hashable, _Shape] = Recent(SHAPES_KEPT)
 
     @property
     def nbytes(self) -> int:
         """Bytes of device memory that the graphs hold."""
-        return sum(shape.nbytes for shape in list(self._shapes.values()))  # asked for by threads that load networks
+        return sum(shape.nbytes for shape in self._shapes.values())  # asked for by threads that load networks
 
     def run(self, function: Function, inputs: Tensor, key: Hashable) -> tuple[Tensor, ...]:
         """`function(inputs)`, replayed where that is quicker.
@@ -114,10 +114,10 @@ class Replays:
         return bool(held)
 
     def _shape(self, key: Hashable) -> _Shape:
-        shape = self._shapes.setdefault(key, _Shape())
-        self._shapes.move_to_end(key)
-        while len(self._shapes) > SHAPES_KEPT:
-            self._shapes.popitem(last=False)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = _Shape()
+            self._shapes.put(key, shape)
         return shape
 
     def _settle(self, shape: _Shape, function: Function, inputs: Tensor, key: Hashable) -> None:

@@ -252,6 +252,104 @@ class AsyncOperations(AsyncJobs):
             "classify", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key
         )
 
+    async def compare(
+        self,
+        image: ImagesInput | None = None,
+        *,
+        batch_images: int | None = None,
+        cam_layer: str | None = None,
+        channel_layers: Sequence[str] | None = None,
+        deadline_s: float | None = None,
+        features: Literal["flatten", "pool"] | None = None,
+        image_range: Sequence[int] | str | None = None,
+        image_set: str | None = None,
+        intervals: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        layers: Sequence[str] | None = None,
+        method: Literal[
+            "cam",
+            "gradcam",
+            "gradcam++",
+            "hirescam",
+            "elementwise",
+            "xgradcam",
+            "layercam",
+            "eigencam",
+            "eigengradcam",
+            "scorecam",
+            "ablationcam",
+            "fullgrad",
+        ]
+        | None = None,
+        model: str | None = None,
+        other_cam_layer: str | None = None,
+        other_layers: Sequence[str] | None = None,
+        other_model: str | None = None,
+        precision: Literal["exact", "fast"] | None = None,
+        preprocess: schemas.Preprocess | None = None,
+        seed: int | None = None,
+        shown: int | None = None,
+        target: int | str | None = None,
+        true_classes: Sequence[int] | None = None,
+        wait_s: float | None = None,
+        fresh: bool = False,
+        idempotency_key: str | None = None,
+    ) -> AsyncJob[schemas.CompareFacts]:
+        """What differs between two networks on the same images: predictions, representations, evidence, channels.
+
+        Args:
+            image: One image, or several, where it is no set; as paths, ids, bytes, pictures or arrays.
+            batch_images: CKA: images compared at once, at most. Default: 16.
+            cam_layer: Without it the last spatial map before global pooling.
+            channel_layers: Layers of both whose channels are watched; without it all rectifications they share.
+            deadline_s: Seconds from submission until the job expires.
+            features: CKA: every number of the map, or each channel's mean. Default: "flatten".
+            image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
+            image_set: Id from POST /v1/image-sets, instead of images.
+            intervals: CKA: resamples for the 95 % interval; 0 for none. Default: 200.
+            labels: Up to 16 short strings for the caller's own use; no part of the computation.
+            layers: Layers whose representations are compared, or `convolutions`; without it every stage.
+            method: Whose maps are compared, a method of `cam`. Default: "gradcam".
+            model: Catalogue id; without it the default network.
+            other_cam_layer: The other network's; likewise.
+            other_layers: The other network's, in the same order; without it those of the same names, or its stages.
+            other_model: Catalogue id of the network that `model` is compared with.
+            precision: exact: float32; on a CPU the same bits alone, beside other requests and under any load, of
+                workers with the same settings; on other devices ascents have the same bits, other operations the same
+                numbers to the last digits. fast: the device's quicker arithmetic, as good, not the same bits. Default:
+                "exact".
+            preprocess: As its type says.
+            seed: Of everything random in the computation. Default: 0.
+            shown: How many images whose evidence moved most are shown, and how many flips. Default: 10.
+            target: Whose evidence: a class index, a class name, or what `model` predicts of each image. Default:
+                "predicted".
+            true_classes: Right class index of each image, for the accuracy of both.
+        """
+        request: dict[str, Any] = {
+            "batch_images": batch_images,
+            "cam_layer": cam_layer,
+            "channel_layers": channel_layers,
+            "deadline_s": deadline_s,
+            "features": features,
+            "image_range": image_range,
+            "image_set": image_set,
+            "intervals": intervals,
+            "labels": labels,
+            "layers": layers,
+            "method": method,
+            "model": model,
+            "other_cam_layer": other_cam_layer,
+            "other_layers": other_layers,
+            "other_model": other_model,
+            "precision": precision,
+            "preprocess": preprocess,
+            "seed": seed,
+            "shown": shown,
+            "target": target,
+            "true_classes": true_classes,
+        }
+        return await self.submit("compare", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key)
+
     async def deconv(
         self,
         image: ImagesInput | None = None,
@@ -901,6 +999,7 @@ class AsyncOperations(AsyncJobs):
         by: Literal["max", "mean"] | None = None,
         channels: Sequence[int] | str | None = None,
         deadline_s: float | None = None,
+        groups: Sequence[str] | None = None,
         image_range: Sequence[int] | str | None = None,
         image_set: str | None = None,
         k: int | None = None,
@@ -925,6 +1024,8 @@ class AsyncOperations(AsyncJobs):
             by: max: single units; mean: whole maps, which then count once an image. Default: "max".
             channels: Indices, `all` or `first:K`. Default: "first:16".
             deadline_s: Seconds from submission until the job expires.
+            groups: A name for each image, in the images' order; the one word `folders`: that of the folder in which
+                each image of the set lies. Then each channel tells which groups excite it most.
             image_range: Which images of the set: `start:stop` or [start, stop], places from 0, half open.
             image_set: Id from POST /v1/image-sets, instead of images.
             k: How many of a channel's strongest units are kept. Default: 9.
@@ -947,6 +1048,7 @@ class AsyncOperations(AsyncJobs):
             "by": by,
             "channels": channels,
             "deadline_s": deadline_s,
+            "groups": groups,
             "image_range": image_range,
             "image_set": image_set,
             "k": k,

@@ -153,7 +153,10 @@ class Operation(ABC, Generic[R]):
         return ()
 
     def resolve_others(self, request: R, cards: Mapping[str, ModelCard]) -> R:
-        """The resolved request checked against the cards of `models(request)` as well, by catalogue id."""
+        """The resolved request checked against the cards of `models(request)` as well, by catalogue id.
+
+        The card of the request's own network is among them.
+        """
         return request
 
     def draws(self, card: ModelCard) -> bool:

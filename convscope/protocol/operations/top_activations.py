@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from convscope.protocol.cards import LayerCard, ModelCard
 from convscope.protocol.operations.base import (
@@ -26,8 +26,8 @@ from convscope.protocol.operations.base import (
 )
 from convscope.protocol.operations.rules import check_rule
 from convscope.protocol.pictures import OUTLIERS, ArrayInfo, Picture, Slice, Tile
-from convscope.protocol.problems import ProblemError
-from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames
+from convscope.protocol.problems import ProblemError, invalid_field
+from convscope.protocol.requests import Channels, ImagesRequest, LayerName, LayerNames, split_commas
 
 Projection = Literal["deconvnet", "guided", "none"]
 MOST_STRONGEST = 100
@@ -51,6 +51,19 @@ class TopActivationsRequest(ImagesRequest):
         "where neither rule is defined or no patches are wanted.",
     )
 
+    groups: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=200)]],
+            BeforeValidator(split_commas),
+            Field(min_length=1, max_length=100_000),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="A name for each image, in the images' order; the one word `folders`: that of the folder in which "
+        "each image of the set lies. Then each channel tells which groups excite it most.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.layer is not None and self.layers is not None:
@@ -64,6 +77,20 @@ class TopActivationsRequest(ImagesRequest):
         return self
 
 
+class GroupMean(BaseModel):
+    """How one group of images excites a channel."""
+
+    group: str
+    mean: float = Field(description="Over its images, of the strongest unit in each (of the mean, with by=mean).")
+
+
+class Group(BaseModel):
+    """A group of images."""
+
+    name: str
+    images: int
+
+
 class ChannelFacts(BaseModel):
     """How the images excite one channel: figures of its strongest unit in each image (of its mean, with by=mean)."""
 
@@ -75,6 +102,12 @@ class ChannelFacts(BaseModel):
         description="Of the images' values, by share; told to a part in sixteen, the largest exactly."
     )
     best: list[float] = Field(description="The k strongest, strongest first.")
+    groups: list[GroupMean] | None = Field(None, description="The three that excite it most, where there are groups.")
+    selectivity: float | None = Field(
+        None,
+        description="Of the first of these: (its mean − the others') / (both together), Morcos 2018; null where a mean "
+        "is below zero.",
+    )
 
 
 class SweptLayerFacts(BaseModel):
@@ -95,6 +128,7 @@ class TopActivationsFacts(NamedLayersFacts):
     by: str
     images: int = Field(description="How many were looked at.")
     layers: list[SweptLayerFacts]
+    groups: list[Group] | None = Field(None, description="Columns of `group_means`, where there are groups.")
     caution: str | None = Field(description="How not to read the projections.")
 
 
@@ -146,6 +180,10 @@ class TopActivations(Operation[TopActivationsRequest]):
             return "none"
         return rule
 
+    def check_count(self, request: TopActivationsRequest, images: int) -> None:
+        if request.groups is not None and len(request.groups) != images:
+            raise invalid_field("/groups", f"{len(request.groups)} names for {images} images; one an image is needed.")
+
     def cost(self, request: TopActivationsRequest, card: ModelCard, images: int) -> Cost:
         height, width = card.preprocess.size
         if request.preprocess is not None and request.preprocess.size is not None:
@@ -157,6 +195,7 @@ class TopActivations(Operation[TopActivationsRequest]):
             box = layer.receptive_field.size if layer.receptive_field is not None else (height, width)
             window = min(box[0], height) * min(box[1], width)
             numbers += units * (4 + 8 + 16)
+            numbers += 4 * count_channels(request.channels, layer) * len(set(request.groups or []))
             if request.patches:
                 shown += units
                 projected = 4 * card.preprocess.channels if request.projection != "none" else 0
@@ -171,12 +210,16 @@ class TopActivations(Operation[TopActivationsRequest]):
             "values": ((), "activation"),
             "images": ((), "place in the image set"),
             "units": (("row, column",), "position in the map"),
+            "group_means": ((), "mean activation"),
             "patch": (("row", "column", COLOURS), SRGB),
             "projection": (("plane", "row", "column"), "projected activation, signed"),
         }
         if told is None or kind not in kinds:
             return None
         axes, unit = kinds[kind]
+        if kind == "group_means":
+            names = [one["name"] for one in facts["groups"]]
+            return About(("channel", "group"), unit, layer, {"group": names})
         indices = {"channel": [one["channel"] for one in told["channels"]]}
         return About(("channel", "rank", *axes), unit, layer, indices)
 

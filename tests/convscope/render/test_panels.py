@@ -104,3 +104,14 @@ def test_what_has_no_cell_stands_under_each_other() -> None:
     page = drawn(shown, scale=4)
     assert len(json.loads(page.text["convscope:scale"])) == 2
     assert page.pixels.shape[0] > page.pixels.shape[1] / 2
+
+
+def test_what_has_no_cell_stands_under_the_grid_of_the_others() -> None:
+    grid = pictures()
+    below = Picture("below", "below", ("tiles",), (Tile((Slice("maps", (0,)),)),))
+    alone, both = drawn(grid, alpha=0.0, scale=1.0), drawn([below, *grid], alpha=0.0, scale=1.0)
+    assert [one["picture"] for one in json.loads(both.text["convscope:scale"])] == [*(g.name for g in grid), "below"]
+    height = alone.pixels.shape[0] - 1
+    assert both.pixels.shape[0] > height
+    corners = panels(alone, 40, 60, (90, 90, 90))
+    assert panels(both, 40, 60, (90, 90, 90))[: len(corners)] == corners

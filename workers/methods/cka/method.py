@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod, resolved
-from workers.methods.cka import hsic
 from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
+from workers.passes import hsic
 from workers.passes.batches import is_fast, module_for
 from workers.passes.calls import capture, reduce
 from workers.passes.pace import Pace

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import MethodError
-from workers.methods.cka import hsic
+from workers.passes import hsic
 
 FEWEST_SAMPLES = 4
 BOOTSTRAP_BATCHES = 5

@@ -18,10 +18,10 @@ from workers.geometry import Transform
 from workers.methods.evaluate.explaining import Explainer, Explanation
 from workers.methods.evaluate.probing import Probes, draw_squares, ranks_of
 from workers.methods.evaluate.randomising import RandomisedCopy, depths_of, layers_of
-from workers.methods.evaluate.similarity import rank_correlation, ssim
 from workers.passes.batches import relative_size, repeated_module_for
 from workers.passes.class_targets import Chooser, ClassTarget, class_wish, mask_in_input, read_region
 from workers.passes.fills import fill_of
+from workers.passes.map_similarity import rank_correlation, ssim
 from workers.passes.pace import Pace
 from workers.passes.scores import logits_of
 

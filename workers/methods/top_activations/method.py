@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.contract import Grant, IterativeMethod, MethodError, Network, Outcome, Progress, Result, Row, resolved
+from workers.methods.top_activations.groups import GroupMeans
 from workers.methods.top_activations.showing import Shown, show
 from workers.methods.top_activations.streaming import BINS, Spread, Strongest
 from workers.passes.batches import preprocess_key, repeated_module_for
@@ -40,6 +41,7 @@ class LayerSweep:
     """One layer's part of a sweep, on the CPU.
 
     Attributes:
+        groups: means by group, where the request has groups.
         width: of its maps at this input size, which tells a position's row and column.
     """
 
@@ -47,6 +49,7 @@ class LayerSweep:
     channels: list[int]
     strongest: Strongest
     spread: Spread
+    groups: GroupMeans | None = None
     width: int = 1
 
 
@@ -101,6 +104,8 @@ class Sweep:
         for number, one in enumerate(maps):
             found = Strongest.of_image(one, self.place + number, self.request.per_image)
             layer.spread.add(found.values[:, 0])
+            if layer.groups is not None:
+                layer.groups.add(self.place + number, found.values[:, 0])
             layer.strongest.merge(found)
 
 
@@ -116,6 +121,7 @@ class TopActivations(IterativeMethod["TopActivationsRequest", Sweep]):
         units/{layer}: C×k×2 int64, (y, x) in the map; −1 with by=mean, which has no unit.
         patch/{layer}: C×k×h×w×3 uint8, what the unit sees, grey beyond the image.
         projection/{layer}: C×k×P×h×w float32, in the same window, for a network of P planes.
+        group_means/{layer}: C×groups float32, in the order of the facts' `groups`.
     """
 
     def group_key(self, network: Network, request: TopActivationsRequest) -> Hashable:
@@ -162,6 +168,10 @@ class TopActivations(IterativeMethod["TopActivationsRequest", Sweep]):
             if layer.name in shown:
                 outcome.arrays |= shown[layer.name].arrays(layer.name)
             outcome.facts["layers"].append(_facts(layer, network, row.request))
+        told = state.layers[0].groups
+        if told is not None:
+            counted = zip(told.names, told.counts.tolist(), strict=True)
+            outcome.facts["groups"] = [{"name": name, "images": images} for name, images in counted]
         rule = resolved(row.request.projection)
         outcome.facts["caution"] = None if rule == "none" else caution_of(rule)
         return outcome
@@ -173,6 +183,8 @@ class TopActivations(IterativeMethod["TopActivationsRequest", Sweep]):
             saved[f"{number}.width"] = torch.tensor(layer.width)
             saved |= {f"{number}.strongest.{name}": tensor for name, tensor in vars(layer.strongest).items()}
             saved |= {f"{number}.spread.{name}": torch.as_tensor(one) for name, one in vars(layer.spread).items()}
+            if layer.groups is not None:
+                saved |= {f"{number}.groups.sums": layer.groups.sums, f"{number}.groups.counts": layer.groups.counts}
         return saved
 
     def load(
@@ -189,6 +201,9 @@ class TopActivations(IterativeMethod["TopActivationsRequest", Sweep]):
             for name in ("counts", "sums", "active", "most"):
                 setattr(layer.spread, name, saved[f"{number}.spread.{name}"].clone())
             layer.spread.images = int(saved[f"{number}.spread.images"])
+            if layer.groups is not None:
+                layer.groups.sums = saved[f"{number}.groups.sums"].clone()
+                layer.groups.counts = saved[f"{number}.groups.counts"].clone()
         return [state]
 
 
@@ -203,8 +218,17 @@ def _ranks() -> Tensor:
 
 
 def _sweep(network: Network, row: Row[TopActivationsRequest]) -> Sweep:
+    groups: list[str] | None = getattr(row.request, "groups", None)  # a name an image, once resolved
+    if groups is not None and len(groups) != len(row.images):
+        raise MethodError("invalid-request", f"groups has {len(groups)} names for {len(row.images)} images")
     layers = [
-        LayerSweep(name, chosen, Strongest.none(len(chosen), row.request.k), Spread.none(len(chosen)))
+        LayerSweep(
+            name,
+            chosen,
+            Strongest.none(len(chosen), row.request.k),
+            Spread.none(len(chosen)),
+            None if groups is None else GroupMeans.none(len(chosen), groups),
+        )
         for name, chosen in _chosen(network, row.request)
     ]
     return Sweep(row.request, row.images, layers)
@@ -215,11 +239,14 @@ def _arrays(layer: LayerSweep, by: str) -> dict[str, Tensor]:
     nobody = found.images < 0
     units = torch.stack([found.positions // layer.width, found.positions % layer.width], dim=2)
     units[nobody | (by == "mean")] = -1
-    return {
+    arrays = {
         f"values/{layer.name}": found.values.masked_fill(nobody, torch.nan),
         f"images/{layer.name}": found.images.clone(),
         f"units/{layer.name}": units,
     }
+    if layer.groups is not None:
+        arrays[f"group_means/{layer.name}"] = layer.groups.means().float()
+    return arrays
 
 
 def _facts(layer: LayerSweep, network: Network, request: TopActivationsRequest) -> dict[str, Any]:
@@ -241,6 +268,7 @@ def _facts(layer: LayerSweep, network: Network, request: TopActivationsRequest) 
                 "mean": float(spread.sums[k]) / spread.images,
                 "quantiles": quantiles[k],
                 "best": found.values[k][found.images[k] >= 0].tolist(),
+                **({} if layer.groups is None else layer.groups.facts(k)),
             }
             for k, channel in enumerate(layer.channels)
         ],

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from workers.contract import MethodError
-from workers.methods.cka import hsic
 from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.passes import hsic
 
 
 def samples(rows: Any) -> Samples:

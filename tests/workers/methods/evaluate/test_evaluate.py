@@ -23,7 +23,7 @@ from workers.methods.evaluate.imputation import impute
 from workers.methods.evaluate.judging import infidelity
 from workers.methods.evaluate.probing import count_of, draw_squares, ranks_of
 from workers.methods.evaluate.randomising import RandomisedCopy, depths_of, layers_of
-from workers.methods.evaluate.similarity import rank_correlation, ssim
+from workers.passes.map_similarity import rank_correlation, ssim
 
 EVERYTHING = [
     "deletion",
