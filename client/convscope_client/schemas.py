@@ -443,9 +443,6 @@ class ClassifyRequest(TypedDict):
     top: NotRequired[int]
     """How many of the strongest classes to name for each image."""
     truth: NotRequired[Literal["folders"] | Sequence[int | str] | None]
-    """The right class of each image, by index or name, in the images' order; `folders`: that of the folder in which each
-    image of the set lies. Then the facts say how often the network is right.
-    """
 
 
 class ClassifyResult(TypedDict):
@@ -552,8 +549,9 @@ class CompareRequest(TypedDict):
             "ablationcam",
             "fullgrad",
         ]
+        | None
     ]
-    """Whose maps are compared, a method of `cam`."""
+    """Whose maps are compared, a method of `cam`; without it gradcam."""
     model: NotRequired[str | None]
     """Catalogue id; without it the default network."""
     other_cam_layer: NotRequired[str | None]
@@ -574,8 +572,7 @@ class CompareRequest(TypedDict):
     """How many images whose evidence moved most are shown, and how many flips."""
     target: NotRequired[int | str]
     """Whose evidence: a class index, a class name, or what `model` predicts of each image."""
-    true_classes: NotRequired[Sequence[int] | None]
-    """Right class index of each image, for the accuracy of both."""
+    truth: NotRequired[Literal["folders"] | Sequence[int | str] | None]
 
 
 class CompareResult(TypedDict):

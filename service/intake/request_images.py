@@ -8,6 +8,7 @@ from typing import Any
 
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.operations.base import Operation
+from convscope.protocol.operations.truth import FOLDERS
 from convscope.protocol.problems import FieldError, ProblemError, invalid_field
 from convscope.protocol.requests import CommonRequest, ImageRef
 from convscope.queue.jobs import JobImage
@@ -20,7 +21,6 @@ from service.intake.forms import MASK
 from service.intake.image_forms import keep_upload
 from service.intake.limits import check_pixels
 
-FOLDERS = "folders"
 _BY_FOLDER = ("truth", "groups")
 """Properties that `folders` fills with the folder of each image of a set."""
 UPLOADED = "upload:"

@@ -90,7 +90,7 @@ def test_maps_stand_side_by_side_over_the_images(client: httpx2.Client, quiet: d
         ({"layers": ["no.such.layer"]}, "no.such.layer"),
         ({"channel_layers": ["blocks.4"], "other_model": "efficientnet_lite2"}, "channels are watched where"),
         ({"target": "no such class"}, "has no class"),
-        ({"true_classes": [1000]}, "1000 classes"),
+        ({"truth": [1000]}, "1000 classes"),
     ],
 )
 def test_what_makes_no_sense_is_told_at_once(

@@ -231,8 +231,7 @@ class AsyncOperations(AsyncJobs):
                 of the `mask`, `y,x` or `top,left,bottom,right` in pixels of the network's input.
             seed: Of everything random in the computation. Default: 0.
             top: How many of the strongest classes to name for each image. Default: 5.
-            truth: The right class of each image, by index or name, in the images' order; `folders`: that of the folder
-                in which each image of the set lies. Then the facts say how often the network is right.
+            truth: As its type says.
         """
         request: dict[str, Any] = {
             "deadline_s": deadline_s,
@@ -290,7 +289,7 @@ class AsyncOperations(AsyncJobs):
         seed: int | None = None,
         shown: int | None = None,
         target: int | str | None = None,
-        true_classes: Sequence[int] | None = None,
+        truth: Literal["folders"] | Sequence[int | str] | None = None,
         wait_s: float | None = None,
         fresh: bool = False,
         idempotency_key: str | None = None,
@@ -309,7 +308,7 @@ class AsyncOperations(AsyncJobs):
             intervals: CKA: resamples for the 95 % interval; 0 for none. Default: 200.
             labels: Up to 16 short strings for the caller's own use; no part of the computation.
             layers: Layers whose representations are compared, or `convolutions`; without it every stage.
-            method: Whose maps are compared, a method of `cam`. Default: "gradcam".
+            method: Whose maps are compared, a method of `cam`; without it gradcam.
             model: Catalogue id; without it the default network.
             other_cam_layer: The other network's; likewise.
             other_layers: The other network's, in the same order; without it those of the same names, or its stages.
@@ -323,7 +322,7 @@ class AsyncOperations(AsyncJobs):
             shown: How many images whose evidence moved most are shown, and how many flips. Default: 10.
             target: Whose evidence: a class index, a class name, or what `model` predicts of each image. Default:
                 "predicted".
-            true_classes: Right class index of each image, for the accuracy of both.
+            truth: As its type says.
         """
         request: dict[str, Any] = {
             "batch_images": batch_images,
@@ -346,7 +345,7 @@ class AsyncOperations(AsyncJobs):
             "seed": seed,
             "shown": shown,
             "target": target,
-            "true_classes": true_classes,
+            "truth": truth,
         }
         return await self.submit("compare", image, request, wait_s=wait_s, fresh=fresh, idempotency_key=idempotency_key)
 

@@ -4,47 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import ModelCard, OutputFacts
 from convscope.protocol.operations.base import About, Cost, Operation, check_preprocess
-from convscope.protocol.operations.targets import check_answer, resolve_region, resolve_target
+from convscope.protocol.operations.targets import check_answer, resolve_region
+from convscope.protocol.operations.truth import Truth, check_truth, resolve_truth
 from convscope.protocol.pictures import ArrayInfo, Picture, Slice, Tile
-from convscope.protocol.problems import FieldError, ProblemError, invalid_field
-from convscope.protocol.requests import RegionRequest, split_commas
-
-FOLDERS = "folders"
-
-
-def _truths(value: object) -> object:
-    """A form's `3,tabby,7` as a list; the one word `folders` as it is."""
-    parts = split_commas(value)
-    if isinstance(parts, list):
-        if parts == [FOLDERS]:
-            return FOLDERS
-        return [int(part) if isinstance(part, str) and part.isdecimal() else part for part in parts]
-    return value
+from convscope.protocol.problems import FieldError, ProblemError
+from convscope.protocol.requests import RegionRequest
 
 
 class ClassifyRequest(RegionRequest):
     """How many classes to name, and which are right."""
 
     top: int = Field(5, ge=1, le=1000, description="How many of the strongest classes to name for each image.")
-    truth: Annotated[
-        Literal["folders"]
-        | Annotated[
-            list[Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1, max_length=200)]],
-            Field(min_length=1, max_length=100_000),
-        ]
-        | None,
-        BeforeValidator(_truths),
-    ] = Field(
-        None,
-        description="The right class of each image, by index or name, in the images' order; `folders`: that of the "
-        "folder in which each image of the set lies. Then the facts say how often the network is right.",
-    )
+    truth: Truth | None = None
 
 
 class Prediction(BaseModel):
@@ -164,15 +141,14 @@ class ClassifyOperation(Operation[ClassifyRequest]):
                 "model": card.id,
                 "top": min(request.top, max(card.class_count, 1)),
                 "region": region,
-                "truth": _resolved(request.truth, card),
+                "truth": resolve_truth(request.truth, card),
                 "image": None,
                 "images": request.all_images(),
             }
         )
 
     def check_count(self, request: ClassifyRequest, images: int) -> None:
-        if request.truth is not None and len(request.truth) != images:
-            raise invalid_field("/truth", f"{len(request.truth)} classes for {images} images; one an image is needed.")
+        check_truth(request.truth, images)
 
     def cost(self, request: ClassifyRequest, card: ModelCard, images: int) -> Cost:
         numbers = max(card.class_count, 1)
@@ -216,27 +192,6 @@ class ClassifyOperation(Operation[ClassifyRequest]):
             )
             for number, predictions in enumerate(facts["predictions"])
         ]
-
-
-def _resolved(truth: list[int | str] | str | None, card: ModelCard) -> list[int] | None:
-    """The right classes as indices.
-
-    Raises:
-        ProblemError: `invalid-request` for a class that there is not; `not-applicable` where no class is right.
-    """
-    if truth is None:
-        return None
-    if card.dense or card.class_count < 2:
-        what = "answers in maps" if card.dense else "has one output"
-        raise ProblemError("not-applicable", f"{card.id} {what}; truth is for networks of two classes or more.")
-    known: dict[int | str, int] = {}
-    for place, one in enumerate(truth):
-        if one not in known:
-            found = resolve_target(one, card, f"/truth/{place}")
-            if not isinstance(found, int):
-                raise invalid_field(f"/truth/{place}", f"{one!r} is no class.")
-            known[one] = found
-    return [known[one] for one in truth]
 
 
 OPERATION = ClassifyOperation()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf, prod
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from convscope.protocol.cards import LayerCard, ModelCard, OutputFacts
 from convscope.protocol.operations.base import (
@@ -22,8 +22,9 @@ from convscope.protocol.operations.base import (
     relative_area,
 )
 from convscope.protocol.operations.targets import PREDICTED, check_answer, resolve_target
+from convscope.protocol.operations.truth import Truth, check_truth, resolve_truth
 from convscope.protocol.pictures import ArrayInfo, Cell, Line, Picture, Slice, Tile
-from convscope.protocol.problems import ProblemError, invalid_field
+from convscope.protocol.problems import ProblemError
 from convscope.protocol.requests import ImagesRequest, LayerName, LayerNames
 
 Method = Literal[
@@ -51,25 +52,16 @@ class CompareRequest(ImagesRequest):
     channel_layers: LayerNames | None = Field(
         None, description="Layers of both whose channels are watched; without it all rectifications they share."
     )
-    method: Method = Field("gradcam", description="Whose maps are compared, a method of `cam`.")
+    method: Method | None = Field(None, description="Whose maps are compared, a method of `cam`; without it gradcam.")
     cam_layer: LayerName | None = Field(None, description="Without it the last spatial map before global pooling.")
     other_cam_layer: LayerName | None = Field(None, description="The other network's; likewise.")
     target: int | Annotated[str, Field(min_length=1, max_length=200)] = Field(
         PREDICTED, description="Whose evidence: a class index, a class name, or what `model` predicts of each image."
     )
-    true_classes: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, max_length=100_000, description="Right class index of each image, for the accuracy of both."
-    )
+    truth: Truth | None = None
     shown: int = Field(
         10, ge=1, le=32, description="How many images whose evidence moved most are shown, and how many flips."
     )
-
-    @model_validator(mode="after")
-    def _as_many_classes(self) -> Self:
-        images = len(self.all_images())
-        if self.true_classes is not None and self.image_set is None and len(self.true_classes) != images:
-            raise ValueError(f"{len(self.true_classes)} true_classes for {images} images: one an image is needed")
-        return self
 
 
 class AlignedLayerFacts(BaseModel):
@@ -162,9 +154,6 @@ class CompareOperation(Operation[CompareRequest]):
         cam_layer = card.layer(request.cam_layer or card.default_layers["cam"][0], "/cam_layer")
         check_applicable("cam", cam_layer, card)
         channels = request.channel_layers and named_layers(request.channel_layers, "cka", card, "/channel_layers")
-        if request.true_classes and max(request.true_classes) >= card.class_count:
-            detail = f"{card.id} has {card.class_count} classes, and /true_classes has {max(request.true_classes)}."
-            raise invalid_field("/true_classes", detail)
         target = resolve_target(request.target, card)
         assert isinstance(target, int | str)
         return request.model_copy(
@@ -172,7 +161,9 @@ class CompareOperation(Operation[CompareRequest]):
                 "model": card.id,
                 "layers": [layer.name for layer in layers],
                 "channel_layers": channels and [layer.name for layer in channels],
+                "method": request.method or "gradcam",
                 "cam_layer": cam_layer.name,
+                "truth": resolve_truth(request.truth, card),
                 "target": target,
                 "image": None,
                 "images": request.all_images() if request.image_set is None else [],
@@ -209,6 +200,9 @@ class CompareOperation(Operation[CompareRequest]):
                 "channel_layers": _watched(request, own, other),
             }
         )
+
+    def check_count(self, request: CompareRequest, images: int) -> None:
+        check_truth(request.truth, images)
 
     def cost(self, request: CompareRequest, card: ModelCard, images: int) -> Cost:
         layers = len(request.layers or [])

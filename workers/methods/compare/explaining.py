@@ -94,7 +94,7 @@ def explain(
             if isinstance(result, MethodError):
                 raise result
             assert isinstance(result, Outcome)
-            maps.append(result.arrays[f"cam/{request.method}/{target}"][0])
+            maps.append(result.arrays[f"cam/{resolved(request.method)}/{target}"][0])
             transforms.append(result.facts["transforms"][0])
         explained.append(Explained((maps[0], maps[1]), (transforms[0], transforms[1])))
     return explained
@@ -102,7 +102,7 @@ def explain(
 
 def _cam_request(request: CompareRequest, layer: str, target: int | str) -> dict[str, Any]:
     common = {name: getattr(request, name) for name in ("preprocess", "precision", "seed")}
-    own = {"methods": [request.method], "layer": layer, "targets": [target], "upsampled": False}
+    own = {"methods": [resolved(request.method)], "layer": layer, "targets": [target], "upsampled": False}
     return {**common, **own, "region": None, "mask": None, "nonstandard_gate": False}
 
 

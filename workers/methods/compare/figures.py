@@ -66,7 +66,7 @@ def facts_of(
         "output": networks[0].outputs.facts(),
         "other_output": networks[1].outputs.facts(),
         "measured": ["value" if one.outputs.link == "value" else "probability" for one in networks],
-        "figures": _figures(rows, layers, channels, request.true_classes),
+        "figures": _figures(rows, layers, channels, getattr(request, "truth", None)),
         "layers": layers,
         "cka_batches": batches,
         "flips": [_flip(place, rows, networks) for place in flips[:MOST_FLIPS_LISTED]],

@@ -127,7 +127,7 @@ class Compare(IterativeMethod["CompareRequest", Trial]):
     """The `compare` operation.
 
     Row: the images of a set, or some images; request `other_model`, `layers`, `other_layers`, `features`,
-    `batch_images`, `intervals`, `channel_layers`, `method`, `cam_layer`, `other_cam_layer`, `target`, `true_classes`,
+    `batch_images`, `intervals`, `channel_layers`, `method`, `cam_layer`, `other_cam_layer`, `target`, `truth`,
     `shown`, `preprocess`, `seed`.
 
     Arrays, of N images, L pairs of layers and K images shown:
@@ -220,9 +220,9 @@ class Compare(IterativeMethod["CompareRequest", Trial]):
 
 def _trial(row: Row[CompareRequest]) -> Trial:
     count = len(row.images)
-    true_classes = row.request.true_classes
-    if true_classes is not None and len(true_classes) != count:
-        detail = f"{len(true_classes)} classes for {count} images: one an image is needed (/true_classes)."
+    truth = row.request.truth
+    if truth is not None and len(truth) != count:
+        detail = f"{len(truth)} classes for {count} images: one an image is needed (/truth)."
         raise MethodError("invalid-request", detail)
     edges = batch_edges(count, row.request.batch_images)
     return Trial(row.request, row.images, edges, torch.full((count, len(COLUMNS)), math.nan, dtype=torch.float64))

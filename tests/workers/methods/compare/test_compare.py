@@ -210,11 +210,11 @@ def test_those_that_moved_most_are_shown_with_the_maps_that_were_compared(found:
 
 def test_accuracy_needs_a_class_an_image(pair: tuple[FakeNetwork, FakeNetwork], found: Outcome) -> None:
     right = found.arrays["prediction/model"][:6].tolist()
-    figures = compared(*pair, IMAGES[:6], true_classes=right).facts["figures"]
+    figures = compared(*pair, IMAGES[:6], truth=right).facts["figures"]
     assert figures["accuracy.model"] == 1.0
     assert figures["accuracy.other"] == figures["agreement"]
     with pytest.raises(MethodError, match="5 classes for 6 images"):
-        compared(*pair, IMAGES[:6], true_classes=right[:5])
+        compared(*pair, IMAGES[:6], truth=right[:5])
 
 
 def test_a_layer_that_never_changes_has_no_cka_and_no_minimum() -> None:

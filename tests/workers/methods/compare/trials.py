@@ -19,7 +19,7 @@ def request(**changes: Any) -> dict[str, Any]:
     filled: dict[str, Any] = {
         "other_model": "other", "layers": ["1", "3"], "other_layers": ["1", "3"], "features": "flatten",
         "batch_images": 16, "intervals": 50, "channel_layers": ["1", "3"], "method": "gradcam", "cam_layer": "3",
-        "other_cam_layer": "3", "target": "predicted", "true_classes": None, "shown": 10, "preprocess": None,
+        "other_cam_layer": "3", "target": "predicted", "truth": None, "shown": 10, "preprocess": None,
         "precision": "exact", "seed": 0,
     }  # fmt: skip
     return filled | changes
