@@ -2228,7 +2228,7 @@ class Ready(TypedDict):
     status: NotRequired[str]
     store: NotRequired[str]
     workers: int
-    """Live workers. Without one, work waits; the service is ready all the same."""
+    """Live workers. Without one, work waits; the service is ready all the same once one was there."""
 
 
 class ReceptiveField(TypedDict):

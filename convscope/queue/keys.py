@@ -46,6 +46,7 @@ finished jobs (24 h by default), counted from the job's end; `none` stays.
 | changes | stream | none | job ids that changed, for waiting API processes; about CHANGES_KEPT entries |
 | doorbell | stream | none | rings when there is something to do for workers; about DOORBELL_KEPT entries |
 | counters | hash | none | totals for /metrics: submitted, finished by outcome, crashes, fenced writes, … |
+| times | hash | none | durations for /metrics: how many by kind, operation and bucket, and their sum, ms |
 | probe | string | 10 s | written by /readyz, to see that it can be written |
 | sweeper | hash | none | which server run the leases were given under, and where the sweep's round goes on |
 """
@@ -79,6 +80,8 @@ AGED_COST = 2_000
 AGED_SLOWEST = 20
 PASSED_OVER = 200
 """Waiting runs that one claim passes over because their caller has its share of places, or they are too young."""
+TIME_BUCKETS_MS = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000)
+"""Upper ends of the buckets in which durations are counted; one more is above the last."""
 
 UPLOADED_CARD_MS = 86_400_000
 """The card of a network that a caller brought; it is made again when it is asked for."""

@@ -30,15 +30,20 @@ _CONSTANTS = (
     "AGED_COST",
     "AGED_SLOWEST",
     "PASSED_OVER",
+    "TIME_BUCKETS_MS",
 )
 NAMES = tuple(sorted(path.stem for path in _FOLDER.glob("*.lua") if path.stem != "common"))
+
+
+def _lua(constant: int | tuple[int, ...]) -> str:
+    return f"{{{', '.join(map(str, constant))}}}" if isinstance(constant, tuple) else str(constant)
 
 
 @cache
 def source(name: str) -> str:
     """The whole text of a script as the server gets it."""
     flags, _, body = (_FOLDER / f"{name}.lua").read_text("utf-8").partition("\n")
-    constants = "\n".join(f"local {constant} = {getattr(keys, constant)}" for constant in _CONSTANTS)
+    constants = "\n".join(f"local {constant} = {_lua(getattr(keys, constant))}" for constant in _CONSTANTS)
     return "\n".join((flags, constants, (_FOLDER / "common.lua").read_text("utf-8"), body))
 
 

@@ -290,6 +290,13 @@ class SweepReport(_Record):
     leases_shortened: int = Field(0, description="Leases of a future that the server's clock has gone back from.")
 
 
+class Durations(_Record):
+    """How long something took, over all jobs of an operation."""
+
+    counts: list[int] = Field(description="In each bucket of TIME_BUCKETS_MS, and above the last.")
+    sum_ms: float
+
+
 class QueueStats(_Record):
     """Figures of the queue, by lane where it is a dict; counters are totals since the queue was empty."""
 
@@ -299,6 +306,9 @@ class QueueStats(_Record):
     unfinished: int
     workers: int
     counters: dict[str, int]
+    times: dict[str, dict[str, Durations]] = Field(
+        default_factory=dict, description="By kind (`queued`: until a job's start; `computed`: of a run) and operation."
+    )
     memory_bytes: int = 0
     memory_limit_bytes: int = Field(0, description="The server's maxmemory; 0: none.")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from redis.asyncio import Redis
 
 from convscope.queue.connection import guarded
-from convscope.queue.keys import LANES, WORKER_KEPT_MS, key
-from convscope.queue.records import QueueStats, WorkerInfo
+from convscope.queue.keys import LANES, TIME_BUCKETS_MS, WORKER_KEPT_MS, key
+from convscope.queue.records import Durations, QueueStats, WorkerInfo
 
 KINDS = ("quick", "long")
 """Of jobs, each with a quota of its own."""
@@ -52,6 +53,18 @@ async def read_unfinished(redis: Redis, caller: str) -> dict[str, int]:
         return dict(zip(KINDS, await pipe.execute(), strict=True))
 
 
+def _durations(held: Mapping[str, str]) -> dict[str, dict[str, Durations]]:
+    """The histograms in the hash `times`."""
+    found: dict[str, dict[str, Durations]] = {}
+    for name in held:
+        kind, operation, _ = name.split(":")
+        if operation not in found.setdefault(kind, {}):
+            at = f"{kind}:{operation}"
+            counts = [int(held.get(f"{at}:{bucket}", 0)) for bucket in range(1, len(TIME_BUCKETS_MS) + 2)]
+            found[kind][operation] = Durations(counts=counts, sum_ms=float(held.get(f"{at}:sum", 0)))
+    return found
+
+
 async def read_stats(redis: Redis) -> QueueStats:
     """Depths, ages, totals and memory."""
     workers = len(await read_beats(redis))
@@ -64,8 +77,9 @@ async def read_stats(redis: Redis) -> QueueStats:
         pipe.zcard(key("leases"))
         pipe.zcard(key("active"))
         pipe.hgetall(key("counters"))
+        pipe.hgetall(key("times"))
         pipe.info("memory")
-        clock, *lanes, running, unfinished, counters, memory = await pipe.execute()
+        clock, *lanes, running, unfinished, counters, times, memory = await pipe.execute()
     now = _ms(clock)
     oldest = dict(zip(LANES, lanes[1::2], strict=True))
     return QueueStats(
@@ -75,6 +89,7 @@ async def read_stats(redis: Redis) -> QueueStats:
         unfinished=unfinished,
         workers=workers,
         counters={name: int(total) for name, total in counters.items()},
+        times=_durations(times),
         memory_bytes=int(memory["used_memory"]),
         memory_limit_bytes=int(memory.get("maxmemory", 0)),
     )

@@ -146,6 +146,8 @@ async def job_answer(
             return unchanged
     if not job.finished:
         sent["Retry-After"] = str(retry_after_s(job, online, time.time() * 1000))
+    elif timings := _server_timing(job):
+        sent["Server-Timing"] = timings
     view = await job_view(context, job, online, detail=detail)
     arrays = (view["result"] or {}).get("arrays", {}).values()
     numbers = sum(array["data"].size for array in arrays if "data" in array)
@@ -204,11 +206,15 @@ async def picture_answer(
     if call.request.method == "GET" and (unchanged := not_modified(call.request, sent)) is not None:
         return unchanged
     drawing = await while_connected(call, call.context.renderer.draw(job.manifest, manifest, pick, options, media))
-    timings = {"queued": job.queued_ms, "computed": job.computed_ms}
-    if not job.cached:  # else another caller may have had it drawn, and the time would tell
-        timings["rendered"] = drawing.ms
-    sent["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in timings.items() if ms is not None)
+    # Of a cached one another caller may have had it drawn, and the time would tell.
+    sent["Server-Timing"] = _server_timing(job, None if job.cached else drawing.ms)
     return Response(drawing.data, 200, sent, media_type=media)
+
+
+def _server_timing(job: Job, rendered_ms: float | None = None) -> str:
+    """A job's times as the header Server-Timing (https://www.w3.org/TR/server-timing/) has them, ms."""
+    timings = {"queued": job.queued_ms, "computed": job.computed_ms, "rendered": rendered_ms}
+    return ", ".join(f"{name};dur={ms:.1f}" for name, ms in timings.items() if ms is not None)
 
 
 async def arrays_answer(call: Call, job: Job, manifest: Manifest, headers: dict[str, str]) -> Response:
@@ -218,6 +224,8 @@ async def arrays_answer(call: Call, job: Job, manifest: Manifest, headers: dict[
     head = safetensors_header(arrays, metadata(manifest, arrays))
     tag = etag(manifest.arrays_key or job.manifest, SAFETENSORS, hashlib.sha256(head).hexdigest())
     sent = {**headers, "ETag": tag, "Cache-Control": IMMUTABLE}
+    if timings := _server_timing(job):
+        sent["Server-Timing"] = timings
     return await artifact_response(
         call.request,
         call.context.artifacts,

@@ -30,7 +30,9 @@ class Ready(BaseModel):
     status: str = "ok"
     redis: str = "ok"
     store: str = "ok"
-    workers: int = Field(description="Live workers. Without one, work waits; the service is ready all the same.")
+    workers: int = Field(
+        description="Live workers. Without one, work waits; the service is ready all the same once one was there."
+    )
 
 
 @router.get("/livez", operation_id="live")
@@ -41,8 +43,10 @@ async def live() -> Alive:
 
 @router.get("/readyz", operation_id="ready", responses=documented("queue-unavailable", "store-unavailable"))
 async def ready(context: ContextDependency) -> Ready:
-    """Whether the queue and the artifact store can be written, and how many workers live."""
+    """Whether the queue and the artifact store can be written and the catalogue be listed; how many workers live."""
     online, _ = await asyncio.gather(_probe_queue(context), context.artifacts.check_writable())
+    if not await context.cards.summaries():
+        raise ProblemError("queue-unavailable", "No worker has published the catalogue yet.", retry_after_s=2)
     return Ready(workers=online)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from PIL import Image
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from convscope.protocol.problems import FieldError, invalid_request
 from convscope.store.images import ImageRecord, Pixels
 from service import openapi
+from service.answers.removing import remove_jobs_of_image
 from service.answers.views import image_path, iso
 from service.dependencies import CallDependency
 from service.http.negotiation import JSON, PNG
@@ -88,6 +89,16 @@ class UploadQuery(BaseModel):
     def values(self) -> Range | None:
         """The range as numbers."""
         return None if self.range is None else parse_range(self.range)
+
+
+class DeleteQuery(BaseModel):
+    """What goes with an image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Literal["keep", "delete"] = Field(
+        "keep", description="Of jobs that were given the image: keep them, or cancel and remove them."
+    )
 
 
 class ImageList(BaseModel):
@@ -188,10 +199,16 @@ async def read_image(image_id: str, call: CallDependency) -> Response:
     operation_id="delete-image",
     status_code=204,
     response_class=Response,
-    responses=documented("not-found"),
+    responses=documented("not-found", "invalid-request"),
 )
-async def delete_image(image_id: str, call: CallDependency) -> Response:
-    """Forget an image. Jobs that were given it, and sets that hold it, keep it as long as they need it."""
+async def delete_image(image_id: str, call: CallDependency, query: Annotated[DeleteQuery, Query()]) -> Response:
+    """Forget an image. Jobs that were given it, and sets that hold it, keep it as long as they need it.
+
+    With `jobs=delete` these jobs go as well: unfinished ones are cancelled, finished ones removed with their results.
+    """
+    await call.context.images.get(call.caller, image_id)
+    if query.jobs == "delete":
+        await remove_jobs_of_image(call, image_id)
     await call.context.images.delete(call.caller, image_id)
     return Response(status_code=204)
 

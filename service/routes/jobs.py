@@ -15,6 +15,7 @@ from convscope.protocol.results import Manifest
 from convscope.queue.jobs import ACTIVE, Job, JobState
 from service import openapi
 from service.answers.finding import find
+from service.answers.removing import remove_job
 from service.answers.responses import (
     RenderQueryDependency,
     WaitQueryDependency,
@@ -342,7 +343,7 @@ _CANCEL: dict[int | str, dict[str, Any]] = {
     },
 )
 async def delete_job(job_id: str, call: CallDependency) -> Response:
-    """Cancel an unfinished job, as POST …/cancel does; remove a finished one, with its result."""
+    """Cancel an unfinished job, as POST …/cancel does; remove a finished one, with its result and its pictures."""
     job = await find(call, job_id)
     if not job.finished:
         try:
@@ -354,7 +355,7 @@ async def delete_job(job_id: str, call: CallDependency) -> Response:
             job = await find(call, job_id)  # it ended in the meantime
     elif job.state == JobState.CANCELLED:
         return await job_answer(call, job, status=200)
-    await call.context.jobs.delete(job)
+    await remove_job(call, job)
     return Response(status_code=204)
 
 

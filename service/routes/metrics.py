@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import accumulate
 from typing import Any
 
 from fastapi import APIRouter
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 from redis.exceptions import RedisError
@@ -14,6 +15,7 @@ from starlette.responses import Response
 
 from convscope.protocol.problems import ProblemError
 from convscope.queue.jobs import QueueStats
+from convscope.queue.keys import TIME_BUCKETS_MS
 from service import openapi
 from service.context import Context
 from service.dependencies import ContextDependency
@@ -53,6 +55,16 @@ class _QueueFigures(Collector):
         for name, total in sorted(stats.counters.items()):
             totals.add_metric([name], total)
         yield totals
+        for kind, what in (
+            ("queued", "From a job's submission to its start."),
+            ("computed", "On the device, of a run."),
+        ):
+            family = HistogramMetricFamily(f"convscope_job_{kind}_seconds", what, labels=["operation"])
+            for operation, durations in sorted(stats.times.get(kind, {}).items()):
+                below = accumulate(durations.counts)
+                ends = [*(f"{end_ms / 1000:g}" for end_ms in TIME_BUCKETS_MS), "+Inf"]
+                family.add_metric([operation], list(zip(ends, below, strict=True)), durations.sum_ms / 1000)
+            yield family
 
 
 @router.get(

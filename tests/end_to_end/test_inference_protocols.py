@@ -64,3 +64,12 @@ def test_kserves_own_client(address: str, chelsea: bytes, tmp_path: Path) -> Non
     with Client(address) as ours:
         best = ours.classify(chelsea).result().facts["predictions"][0][0]["index"]
     assert said["class"] == said["explained"] == best
+
+
+def test_a_removed_job_takes_its_pictures_along(client: httpx2.Client) -> None:
+    asked = {"layer": LAYER, "channels": [1], "steps": 3, "size": 64}
+    job = client.post("/v1/maximize", json=asked, headers={"Prefer": "wait=60"}).json()
+    made = f"/v1/images/{job['result']['pictures'][0]['image_id']}"
+    assert client.get(made).status_code == 200
+    assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    assert client.get(made).status_code == 404

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
 from convscope_client import schemas
@@ -67,9 +67,14 @@ class AsyncResources:
         answer = await self._sender.send("GET", f"/v1/images/{quote(image_id)}", headers={"Accept": "image/png"})
         return picture_of(answer.content)
 
-    async def delete_image(self, image_id: str) -> None:
-        """Forget an image; jobs and sets that have it keep it as long as they need it."""
-        await self._sender.send("DELETE", f"/v1/images/{quote(image_id)}")
+    async def delete_image(self, image_id: str, *, jobs: Literal["keep", "delete"] = "keep") -> None:
+        """Forget an image; jobs and sets that have it keep it as long as they need it.
+
+        Args:
+            jobs: `delete` also cancels the jobs that were given it and removes what came of them.
+        """
+        params = {} if jobs == "keep" else {"jobs": jobs}
+        await self._sender.send("DELETE", f"/v1/images/{quote(image_id)}", params=params)
 
     async def upload_image_set(self, images: Iterable[ImageInput] | str | os.PathLike[str]) -> schemas.ImageSetDetail:
         """Keep many images as one set, for operations that look at a population.

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote
 
 from convscope_client import schemas
@@ -69,9 +69,14 @@ class Resources:
         answer = self._sender.send("GET", f"/v1/images/{quote(image_id)}", headers={"Accept": "image/png"})
         return picture_of(answer.content)
 
-    def delete_image(self, image_id: str) -> None:
-        """Forget an image; jobs and sets that have it keep it as long as they need it."""
-        self._sender.send("DELETE", f"/v1/images/{quote(image_id)}")
+    def delete_image(self, image_id: str, *, jobs: Literal["keep", "delete"] = "keep") -> None:
+        """Forget an image; jobs and sets that have it keep it as long as they need it.
+
+        Args:
+            jobs: `delete` also cancels the jobs that were given it and removes what came of them.
+        """
+        params = {} if jobs == "keep" else {"jobs": jobs}
+        self._sender.send("DELETE", f"/v1/images/{quote(image_id)}", params=params)
 
     def upload_image_set(self, images: Iterable[ImageInput] | str | os.PathLike[str]) -> schemas.ImageSetDetail:
         """Keep many images as one set, for operations that look at a population.

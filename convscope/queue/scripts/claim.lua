@@ -72,9 +72,13 @@ local function take(run, slot)
   redis.call('SADD', held_key, run)
   for _, job in ipairs(members(run)) do
     local job_key = key('job', job)
-    local held = redis.call('HMGET', job_key, 'created_ms', 'started_ms')
+    local held = redis.call('HMGET', job_key, 'created_ms', 'started_ms', 'operation')
     redis.call('HSET', job_key, 'state', 'running', 'attempt', attempt)
-    if not held[2] then redis.call('HSET', job_key, 'started_ms', now, 'queued_ms', now - tonumber(held[1])) end
+    if not held[2] then
+      local queued = math.max(0, now - tonumber(held[1]))
+      redis.call('HSET', job_key, 'started_ms', now, 'queued_ms', queued)
+      measure('queued', held[3], queued)
+    end
     announce(job)
   end
   sealed = redis.call('HGET', at, 'alone') == '1'

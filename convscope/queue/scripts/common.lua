@@ -43,6 +43,14 @@ local function count(name, by)
   redis.call('HINCRBY', key('counters'), name, by or 1)
 end
 
+-- A duration for the histograms of /metrics: how many of an operation fell into each bucket, and their sum.
+local function measure(kind, operation, ms)
+  local bucket = 1
+  while TIME_BUCKETS_MS[bucket] and ms > TIME_BUCKETS_MS[bucket] do bucket = bucket + 1 end
+  redis.call('HINCRBY', key('times'), kind .. ':' .. operation .. ':' .. bucket, 1)
+  redis.call('HINCRBYFLOAT', key('times'), kind .. ':' .. operation .. ':sum', string.format('%.3f', ms))
+end
+
 local function ring(reason)
   redis.call('XADD', key('doorbell'), 'MAXLEN', '~', DOORBELL_KEPT, '*', 'reason', reason)
 end

@@ -24,6 +24,7 @@ if args.manifest ~= '' and held.digest ~= '' and fits then
   redis.call('SET', key('result', held.digest), args.result, 'PX', args.keep_ms)
 end
 
+measure('computed', held.operation, tonumber(args.computed_ms))
 expire_members(args.run)
 if settle(args.run) then return 'cancelled' end
 

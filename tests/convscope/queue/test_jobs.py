@@ -93,6 +93,7 @@ async def test_nothing_stays_of_a_finished_job_but_what_has_a_lifetime(redis: Re
         key("changes"),
         key("doorbell"),
         key("counters"),
+        key("times"),
         key("turns"),
         key("finished"),
         key("shares", "interactive"),

@@ -21,7 +21,7 @@ from convscope.store.images import npy_bytes
 from service.images import uploads
 from service.images.uploads import decode
 from tests.service.image_files import png, saved
-from tests.service.support import Service, png_bytes, problem_of
+from tests.service.support import HOLD, Service, Worker, png_bytes, problem_of, wait_for
 
 Client = httpx2.Client
 
@@ -370,3 +370,33 @@ def test_a_list_of_channels_is_no_longer_than_layers_are_wide(client: Client) ->
     body = {"image": {"id": "img-x"}, "channels": [0] * 65_537}
     problem = problem_of(client.post("/v1/feature-maps", json=body), 422, "invalid-request")
     assert "65536" in problem["errors"][0]["detail"] and problem["errors"][0]["pointer"] == "/channels"
+
+
+def test_an_image_goes_with_what_was_made_from_it(client: Client, worker: Worker) -> None:
+    image = upload(client, png_bytes(20, 16, 201))
+    other = upload(client, png_bytes(20, 16, 202))
+
+    def submitted(*images: object, seed: int = 0) -> dict[str, object]:
+        asked = {"images": [{"id": one} for one in images], "seed": seed}
+        answer = client.post("/v1/feature-maps", json=asked, headers={"Prefer": "wait=10" if not seed else "wait=0"})
+        assert answer.status_code == (202 if seed else 200), answer.text
+        return dict(answer.json())
+
+    alone, both, apart = submitted(image["id"]), submitted(other["id"], image["id"]), submitted(other["id"])
+    held = submitted(image["id"], seed=HOLD)
+    problem_of(client.delete(f"{image['href']}?jobs=perhaps"), 422, "invalid-request")
+    assert client.delete(f"{image['href']}?jobs=delete").status_code == 204
+    for job in (alone, both):
+        problem_of(client.get(f"/v1/jobs/{job['id']}"), 404, "not-found")
+        problem_of(client.get(f"/v1/jobs/{job['id']}/arrays/maps/conv"), 404, "not-found")
+    assert client.get(f"/v1/jobs/{apart['id']}").json()["state"] == "succeeded"
+    wait_for(lambda: client.get(f"/v1/jobs/{held['id']}").status_code == 404 or cancelled(client, held), "its end")
+    problem_of(client.get(str(image["href"])), 404, "not-found")
+    assert client.get(str(other["href"])).status_code == 200
+    again = upload(client, png_bytes(20, 16, 201))
+    computed = len(worker.computed)
+    assert submitted(again["id"])["cached"] is False and len(worker.computed) == computed + 1
+
+
+def cancelled(client: Client, job: dict[str, object]) -> bool:
+    return bool(client.get(f"/v1/jobs/{job['id']}").json()["state"] == "cancelled")

@@ -97,6 +97,8 @@ class TestReading:
                 update={"redis_url": server.url, "data": tmp_path, "card_wait_s": 0.2}
             )
             with Service(settings) as alone, alone.client() as other:
+                unready = problem_of(other.get("/readyz"), 503, "queue-unavailable")
+                assert "catalogue" in unready["detail"]
                 parts = [("image", ("a.png", png_bytes(value=101), "image/png"))]
                 answer = other.post(MAPS, files=parts)
                 problem = problem_of(answer, 503, "queue-unavailable")  # nobody has described the network yet
