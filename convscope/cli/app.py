@@ -164,7 +164,7 @@ def compare(
     ] = 1.5,
 ) -> None:
     """Compare two networks on one image set; exits with 1 where a requirement is not met, and says which."""
-    from convscope.cli.compare import Gate, run
+    from convscope.cli.compare import GateOrder, run
     from convscope.cli.requirements import Requirement, read_requirements
 
     try:
@@ -174,7 +174,7 @@ def compare(
         pairs = [(name, value) for name, _, value in (text.partition("=") for text in fields or ())]
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    gate = Gate(model, other_model, images, pairs, wanted, report, junit, markdown, picture, calibrate, margin)
+    gate = GateOrder(model, other_model, images, pairs, wanted, report, junit, markdown, picture, calibrate, margin)
     raise typer.Exit(run(gate, chosen))
 
 

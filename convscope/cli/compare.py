@@ -14,7 +14,7 @@ from rich.console import Console
 from convscope.cli.client import client_of, lines_of
 from convscope.cli.flags import Chosen
 from convscope.cli.following import cancel, follow
-from convscope.cli.requirements import Requirement, Verdict, judge, junit, learn, markdown
+from convscope.cli.requirements import Assessment, Requirement, judge, junit, learn, markdown
 from convscope_client import Client, ConvscopeError, Job
 
 INTERRUPTED = 130
@@ -23,7 +23,7 @@ FAILED = 2
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateOrder:
     """What a command line asks for.
 
     Attributes:
@@ -45,7 +45,7 @@ class Gate:
     margin: float = 1.5
 
 
-def run(gate: Gate, chosen: Chosen) -> int:
+def run(gate: GateOrder, chosen: Chosen) -> int:
     """Compare, judge, write what was asked for.
 
     Returns:
@@ -79,14 +79,14 @@ def run(gate: Gate, chosen: Chosen) -> int:
     return 0 if all(one.holds for one in verdicts) else NOT_MET
 
 
-def _fields(gate: Gate, service: Client) -> list[tuple[str, str]]:
+def _fields(gate: GateOrder, service: Client) -> list[tuple[str, str]]:
     image_set = gate.images
     if not image_set.startswith("set-"):
         image_set = service.upload_image_set(Path(image_set).expanduser())["id"]
     return [("model", gate.model), ("other_model", gate.other_model), ("image_set", image_set), *gate.fields]
 
 
-def _write(gate: Gate, service: Client, job: Job[Any], verdicts: Sequence[Verdict], seconds: float) -> None:
+def _write(gate: GateOrder, service: Client, job: Job[Any], verdicts: Sequence[Assessment], seconds: float) -> None:
     title = f"{gate.model} and {gate.other_model} compared"
     figures = job.result().facts["figures"]
     if gate.report is not None:

@@ -49,7 +49,7 @@ class Requirement:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Assessment:
     """What came of one requirement: the figure's value, and why it does not hold; "" where it does."""
 
     requirement: Requirement
@@ -72,21 +72,21 @@ def read_requirements(lines: Iterable[str]) -> list[Requirement]:
     return [Requirement.read(text) for text in texts if text]
 
 
-def judge(requirements: Sequence[Requirement], figures: Figures) -> list[Verdict]:
+def judge(requirements: Sequence[Requirement], figures: Figures) -> list[Assessment]:
     """Each requirement against the figures. A figure that there is not, or that has no value, meets none."""
     return [_verdict(one, figures) for one in requirements]
 
 
-def _verdict(one: Requirement, figures: Figures) -> Verdict:
+def _verdict(one: Requirement, figures: Figures) -> Assessment:
     if one.figure not in figures:
         near = get_close_matches(one.figure, list(figures), n=3, cutoff=0.4) or sorted(figures)[:10]
-        return Verdict(one, None, f"there is no figure {one.figure}; possible: {', '.join(near)}")
+        return Assessment(one, None, f"there is no figure {one.figure}; possible: {', '.join(near)}")
     value = figures[one.figure]
     if value is None:
-        return Verdict(one, None, f"{one.figure} has no value here; the report's notes say why")
+        return Assessment(one, None, f"{one.figure} has no value here; the report's notes say why")
     if not _OPERATORS[one.sign](value, one.bound):
-        return Verdict(one, value, f"{one.figure} is {value:.6g}, and {one} is required")
-    return Verdict(one, value, "")
+        return Assessment(one, value, f"{one.figure} is {value:.6g}, and {one} is required")
+    return Assessment(one, value, "")
 
 
 def learn(figures: Figures, margin: float) -> list[Requirement]:
@@ -103,7 +103,7 @@ def learn(figures: Figures, margin: float) -> list[Requirement]:
     return learned
 
 
-def junit(title: str, verdicts: Sequence[Verdict], seconds: float) -> bytes:
+def junit(title: str, verdicts: Sequence[Assessment], seconds: float) -> bytes:
     """The verdicts as JUnit XML, a test case each."""
     failures = sum(not one.holds for one in verdicts)
     suite = ElementTree.Element(
@@ -127,7 +127,7 @@ def junit(title: str, verdicts: Sequence[Verdict], seconds: float) -> bytes:
     return written
 
 
-def markdown(title: str, verdicts: Sequence[Verdict], figures: Figures) -> str:
+def markdown(title: str, verdicts: Sequence[Assessment], figures: Figures) -> str:
     """A summary for a pull request: the verdicts first, then all figures."""
     short = sum(not one.holds for one in verdicts)
     judged = f"**{short} of {len(verdicts)} requirements are not met.**" if short else f"All {len(verdicts)} are met."

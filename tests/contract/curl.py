@@ -36,7 +36,7 @@ class Curl:
                 self.method = "POST"
             elif word in ("-X", "--request"):
                 self.method = next(rest)
-            elif not word.startswith("-"):
+            elif not word.startswith(("-", "<<")):  # nor is a here-document an address
                 addresses.append(word)
         (self.url,) = addresses
         self.path = urlsplit(self.url).path

@@ -37,16 +37,18 @@ Truth = Annotated[
 
 
 def check_truth(truth: list[int | str] | str | None, images: int) -> None:
-    """Refuse another number of classes than there are images.
+    """Refuse another number of classes than there are images, and folders of images that are of no set.
 
     Raises:
         ProblemError: `invalid-request`.
     """
+    if truth == FOLDERS:
+        raise invalid_field("/truth", "folders are those of an image_set; name the classes of single images")
     if truth is not None and len(truth) != images:
         raise invalid_field("/truth", f"{len(truth)} classes for {images} images; one an image is needed.")
 
 
-def resolve_truth(truth: list[int | str] | str | None, card: ModelCard) -> list[int] | None:
+def resolve_truth(truth: list[int | str] | str | None, card: ModelCard) -> list[int] | str | None:
     """The right classes as indices.
 
     Raises:
@@ -54,11 +56,11 @@ def resolve_truth(truth: list[int | str] | str | None, card: ModelCard) -> list[
     """
     if truth is None:
         return None
-    if truth == FOLDERS:
-        raise invalid_field("/truth", "folders are those of an image_set; name the classes of single images")
     if card.dense or card.class_count < 2:
         what = "answers in maps" if card.dense else "has one output"
         raise ProblemError("not-applicable", f"{card.id} {what}; truth is for networks of two classes or more.")
+    if truth == FOLDERS:
+        return truth  # filled in where the set is read
     known: dict[int | str, int] = {}
     for place, one in enumerate(truth):
         if one not in known:
