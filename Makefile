@@ -67,8 +67,8 @@ openapi: $(INSTALLED) ## write openapi/openapi.json, and the client after it
 settings: $(INSTALLED) ## write docs/settings.md
 	$(BIN)/convscope settings --markdown > docs/settings.md
 
-# report, serving and the soak are no comparisons; spectrum, digits and the like write what the package ships.
-NO_BENCH := __init__ builds report serving soak fit_spectrum train_digits photographs plain_cam_service method_pictures tutorials tutorial_mistakes class_sheet
+# house, report, serving and the soak are no comparisons of speed; spectrum, digits and the like write what the package ships.
+NO_BENCH := __init__ builds house report serving soak fit_spectrum train_digits photographs plain_cam_service method_pictures tutorials tutorial_mistakes class_sheet
 
 bench: $(INSTALLED) ## run every comparison in bench/, or those named in ARGS="cka cam"
 	@for name in $(or $(ARGS),$(filter-out $(NO_BENCH),$(sort $(basename $(notdir $(wildcard bench/*.py)))))); do \

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench.photographs import crops
 from bench.report import median_s, report
-from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.methods.cka.similarity import Comparison, Estimation, Samples
 from workers.passes import hsic
 from workers.passes.calls import capture, reduce
 
@@ -52,7 +52,7 @@ def double_loop(maps: Tensor, pairs: int) -> list[float]:
 def ours(features: Tensor, permutations: int = 0) -> Tensor:
     """The whole matrix with its exact baseline, and as many sampled pairings as asked for."""
     labels = [str(i) for i in range(len(features))]
-    comparison = Comparison(labels, None, Options("linear", 0.5, "biased", permutations, 0, 0, 1))
+    comparison = Comparison(labels, None, Estimation("linear", 0.5, "biased", permutations, 0, 0, 1))
     comparison.add(Samples.of_channels(features))
     return comparison.summary().matrix
 
@@ -157,7 +157,7 @@ def _ours(network: nn.Module, inputs: Tensor, names: list[str]) -> Callable[[], 
     widths = list(shapes.values())
 
     def run() -> Tensor:
-        comparison = Comparison(names, None, Options("linear", 0.5, "debiased", 0, 0, 0, len(inputs) // BATCH))
+        comparison = Comparison(names, None, Estimation("linear", 0.5, "debiased", 0, 0, 0, len(inputs) // BATCH))
         for batch in inputs.split(BATCH):
             with torch.inference_mode():
                 grams = reduce(network, batch, names, lambda maps: hsic.offset_free_gram(maps.flatten(1)))

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bench.report import report
 from bench.train_digits import digits
 from bench.training import accuracy, fit
-from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.methods.cka.similarity import Comparison, Estimation, Samples
 from workers.passes import hsic
 from workers.passes.calls import reduce
 
@@ -79,7 +79,7 @@ def grams(network: nn.Module, inputs: Tensor) -> list[Tensor]:
 
 def similarity(left: list[Tensor], right: list[Tensor], estimator: hsic.Estimator) -> Tensor:
     """CKA of every layer of one network with every layer of another."""
-    comparison = Comparison(LAYERS, LAYERS, Options("linear", 0.5, estimator, 0, 0, 0, 1))
+    comparison = Comparison(LAYERS, LAYERS, Estimation("linear", 0.5, estimator, 0, 0, 0, 1))
     comparison.add(Samples.of_grams(left, [0] * len(left)), Samples.of_grams(right, [0] * len(right)))
     return comparison.summary().matrix
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Seen:
+class LastSeen:
     """What the queue last said, for answers that it cannot be asked for."""
 
     workers: int = 0
@@ -50,5 +50,5 @@ class Context:
     results: Results
     renderer: Renderer
     memory: Memory
-    seen: Seen = field(default_factory=Seen)
+    seen: LastSeen = field(default_factory=LastSeen)
     stopping: Event = field(default_factory=Event)

@@ -22,7 +22,7 @@ from convscope_client.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from convscope_client.events import Event, Progress
+from convscope_client.events import Event, Standing
 from convscope_client.images import ImageInput, ImagesInput, Upload
 from convscope_client.version import __version__
 
@@ -39,8 +39,8 @@ __all__ = [
     "JobCancelledError",
     "JobFailedError",
     "ProblemError",
-    "Progress",
     "Result",
+    "Standing",
     "UnexpectedAnswerError",
     "UnreachableError",
     "Upload",

@@ -11,7 +11,7 @@ FINISHED = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 @dataclass(frozen=True)
-class Progress:
+class Standing:
     """Where a job stands: its state, how much of how much is done, and a word about what it does now."""
 
     state: str
@@ -20,7 +20,7 @@ class Progress:
     message: str = ""
 
     @classmethod
-    def of(cls, job: Mapping[str, Any]) -> Progress:
+    def of(cls, job: Mapping[str, Any]) -> Standing:
         """Where a job stands by its JSON."""
         told = job.get("progress") or {}
         state, message = str(job.get("state") or "queued"), str(told.get("message") or "")
@@ -44,10 +44,10 @@ class Event:
     name: str
     id: str
     data: Mapping[str, Any]
-    progress: Progress
+    progress: Standing
 
 
-def event_of(name: str, event_id: str, data: object, before: Progress) -> Event:
+def event_of(name: str, event_id: str, data: object, before: Standing) -> Event:
     """An event from its parts.
 
     Args:
@@ -56,12 +56,12 @@ def event_of(name: str, event_id: str, data: object, before: Progress) -> Event:
     told: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
     state = str(told.get("state") or before.state)
     if name == "reset":
-        after = Progress.of(told)
+        after = Standing.of(told)
     elif name == "progress":
         moved = told.get("progress", told)
-        after = Progress.of({"state": state, "progress": moved if isinstance(moved, Mapping) else {}})
+        after = Standing.of({"state": state, "progress": moved if isinstance(moved, Mapping) else {}})
     elif state != before.state or told.get("cancelling"):
-        after = Progress(state, before.done, before.total, "cancelling" if told.get("cancelling") else "")
+        after = Standing(state, before.done, before.total, "cancelling" if told.get("cancelling") else "")
     else:
         after = before
     return Event(name, event_id, told, after)

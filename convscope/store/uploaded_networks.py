@@ -28,7 +28,7 @@ Format = Literal["safetensors", "pt2"]
 SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "pt2": ".pt2"}
 
 
-class NetworkHead(BaseModel):
+class NetworkRecord(BaseModel):
     """What there is to know of a network without reading its entry."""
 
     id: str
@@ -71,11 +71,11 @@ def versioned(model_id: str, version: str) -> str:
 
 def make_head(
     model_id: str, owner: str, visible_to: Visibility, entry: dict[str, Any], sha256: str, size: int, format: Format
-) -> NetworkHead:
+) -> NetworkRecord:
     """The head of an entry and its file; its times are set where it is kept."""
     text = json.dumps([model_id, entry, sha256], sort_keys=True)
     version = hashlib.sha256(text.encode()).hexdigest()[:VERSION_DIGITS]
-    return NetworkHead(
+    return NetworkRecord(
         id=model_id,
         owner=owner,
         visible_to=visible_to,
@@ -113,7 +113,9 @@ class UploadedNetworks:
         self._most = most
         self._share_bytes = share_bytes
 
-    async def put(self, head: NetworkHead, entry: dict[str, Any], conditions: Conditions) -> tuple[NetworkHead, bool]:
+    async def put(
+        self, head: NetworkRecord, entry: dict[str, Any], conditions: Conditions
+    ) -> tuple[NetworkRecord, bool]:
         """Keep a network whose file is stored; as it is kept, and whether it is a new one.
 
         The same again changes nothing.
@@ -148,7 +150,7 @@ class UploadedNetworks:
                 f"{self._share_bytes / MIB:,.1f} MiB are allowed. Delete one first."
             )
             raise ProblemError("quota-exceeded", detail, limit_bytes=self._share_bytes)
-        return NetworkHead.model_validate_json(found), status == "new"
+        return NetworkRecord.model_validate_json(found), status == "new"
 
     async def delete(self, caller: str, model_id: str, conditions: Conditions) -> None:
         """Forget a caller's network; its file goes with the next sweep, if no other network has it.
@@ -165,7 +167,7 @@ class UploadedNetworks:
         if status == "changed":
             raise _not_as_expected(model_id, status)
 
-    async def find(self, model_id: str) -> NetworkHead | None:
+    async def find(self, model_id: str) -> NetworkRecord | None:
         """The head of that id, whoever may see it.
 
         Raises:
@@ -173,9 +175,9 @@ class UploadedNetworks:
         """
         async with guarded():
             text = await self._redis.hget(key("networks"), model_id)
-        return None if text is None else NetworkHead.model_validate_json(text)
+        return None if text is None else NetworkRecord.model_validate_json(text)
 
-    async def entry(self, model_id: str) -> tuple[NetworkHead, dict[str, Any]] | None:
+    async def entry(self, model_id: str) -> tuple[NetworkRecord, dict[str, Any]] | None:
         """Head and entry of that id, of one moment.
 
         Raises:
@@ -187,9 +189,9 @@ class UploadedNetworks:
             head, entry = await pipe.execute()
         if head is None or entry is None:
             return None
-        return NetworkHead.model_validate_json(head), dict(json.loads(entry))
+        return NetworkRecord.model_validate_json(head), dict(json.loads(entry))
 
-    async def heads(self) -> list[NetworkHead]:
+    async def heads(self) -> list[NetworkRecord]:
         """All of them, in the order of their ids.
 
         Raises:
@@ -197,9 +199,9 @@ class UploadedNetworks:
         """
         async with guarded():
             texts = await self._redis.hvals(key("networks"))
-        return sorted((NetworkHead.model_validate_json(text) for text in texts), key=lambda head: head.id)
+        return sorted((NetworkRecord.model_validate_json(text) for text in texts), key=lambda head: head.id)
 
-    async def visible(self, caller: str) -> list[NetworkHead]:
+    async def visible(self, caller: str) -> list[NetworkRecord]:
         """Those that a caller may use.
 
         Raises:

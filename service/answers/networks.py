@@ -5,7 +5,7 @@ from __future__ import annotations
 from convscope.protocol.cards import ModelSummary
 from convscope.protocol.networks import UploadFacts
 from convscope.protocol.problems import ProblemError
-from convscope.store.uploaded_networks import NetworkHead
+from convscope.store.uploaded_networks import NetworkRecord
 from service.answers.views import iso
 from service.call import Call
 from service.intake.networks import FoundNetwork, find_network
@@ -25,7 +25,7 @@ async def network_at(call: Call, model_id: str) -> FoundNetwork:
         raise
 
 
-def upload_facts(call: Call, head: NetworkHead) -> UploadFacts:
+def upload_facts(call: Call, head: NetworkRecord) -> UploadFacts:
     """What a caller is told of a network that somebody brought."""
     return UploadFacts(
         own=head.owner == call.caller,
@@ -50,7 +50,7 @@ async def summaries(call: Call) -> list[ModelSummary]:
     return sorted([*listed, *await summaries_of(call, heads)], key=lambda summary: summary.id)
 
 
-async def summaries_of(call: Call, heads: list[NetworkHead]) -> list[ModelSummary]:
+async def summaries_of(call: Call, heads: list[NetworkRecord]) -> list[ModelSummary]:
     """Lines of the catalogue for networks that callers brought.
 
     Raises:

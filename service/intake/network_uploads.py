@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from convscope.protocol.networks import NETWORK_ID, NetworkRequest
 from convscope.protocol.problems import FieldError, ProblemError, invalid_field, invalid_request
-from convscope.store.uploaded_networks import Conditions, Format, NetworkHead, make_head
+from convscope.store.uploaded_networks import Conditions, Format, NetworkRecord, make_head
 from service.call import Call
 from service.http.problems import from_validation
 from service.intake.bodies import MIB, BodyLimits, FilePart, Form, read_form, read_raw
@@ -27,7 +27,7 @@ _FORM_BYTES = MIB
 
 
 @dataclass(frozen=True)
-class _File:
+class _NetworkFile:
     """A file that was looked through."""
 
     view: SpoolView
@@ -36,7 +36,7 @@ class _File:
     format: Format
 
 
-async def keep_network(call: Call, model_id: str, conditions: Conditions) -> tuple[NetworkHead, bool]:
+async def keep_network(call: Call, model_id: str, conditions: Conditions) -> tuple[NetworkRecord, bool]:
     """The network that a request brings, and whether it is a new one.
 
     Raises:
@@ -107,7 +107,7 @@ def _validated(data: dict[str, Any]) -> NetworkRequest:
 
 async def _keep_stored(
     call: Call, model_id: str, asked: NetworkRequest, conditions: Conditions
-) -> tuple[NetworkHead, bool]:
+) -> tuple[NetworkRecord, bool]:
     """Keep a network whose file the artifact store has."""
     if asked.file is None:
         raise invalid_field("/file", "A network needs its file: a part `file`, or the SHA-256 of one that is stored.")
@@ -136,7 +136,7 @@ async def _keep_file(
     view: SpoolView,
     conditions: Conditions,
     expected: str | None = None,
-) -> tuple[NetworkHead, bool]:
+) -> tuple[NetworkRecord, bool]:
     """Look a file through, store it, and keep the entry."""
     file = await asyncio.to_thread(_looked_through, view)
     limit = call.context.settings.network_mib * MIB
@@ -150,23 +150,23 @@ async def _keep_file(
     return await call.context.networks.put(head, entry, conditions)
 
 
-def _looked_through(view: SpoolView) -> _File:
+def _looked_through(view: SpoolView) -> _NetworkFile:
     kind = check_network_file(view)
     view.seek(0)
     digest, size = hashlib.sha256(), 0
     while piece := view.read(PIECE_BYTES):
         digest.update(piece)
         size += len(piece)
-    return _File(view, digest.hexdigest(), size, kind)
+    return _NetworkFile(view, digest.hexdigest(), size, kind)
 
 
-async def _pieces(file: _File) -> AsyncIterator[bytes]:
+async def _pieces(file: _NetworkFile) -> AsyncIterator[bytes]:
     file.view.seek(0)
     while piece := await asyncio.to_thread(file.view.read, 16 * PIECE_BYTES):
         yield piece
 
 
-def _entry(model_id: str, asked: NetworkRequest, file: _File) -> dict[str, Any]:
+def _entry(model_id: str, asked: NetworkRequest, file: _NetworkFile) -> dict[str, Any]:
     """The entry as the operator's catalogue has it."""
     said = asked.model_dump(mode="json", exclude_none=True, exclude={"file", "visible_to", "source"})
     entry = {"title": model_id, **said, "sha256": file.sha256}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from convscope.protocol.cards import ModelCard
 from convscope.protocol.networks import NETWORK_ID, VERSION_MARK
 from convscope.protocol.problems import ProblemError
-from convscope.store.uploaded_networks import NetworkHead
+from convscope.store.uploaded_networks import NetworkRecord
 from service.call import Call
 
 
@@ -16,7 +16,7 @@ class FoundNetwork:
     """The card of a network that a caller may use, and its head where a caller brought it."""
 
     card: ModelCard
-    head: NetworkHead | None = None
+    head: NetworkRecord | None = None
 
 
 async def find_network(call: Call, model: str, wait_s: float) -> FoundNetwork:
@@ -36,7 +36,7 @@ async def find_network(call: Call, model: str, wait_s: float) -> FoundNetwork:
     return FoundNetwork(await cards.get(head.name, wait_s), head)
 
 
-async def visible_head(call: Call, model_id: str) -> NetworkHead | None:
+async def visible_head(call: Call, model_id: str) -> NetworkRecord | None:
     """The head of a network that some caller brought and this one may use, unless the catalogue has one of that id.
 
     Raises:

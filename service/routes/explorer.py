@@ -40,16 +40,16 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
-class _File:
+class _ShippedFile:
     data: bytes
     media_type: str
     etag: str
 
 
 @cache
-def shipped() -> dict[str, _File]:
+def shipped() -> dict[str, _ShippedFile]:
     """Every file that the page may ask for, by its path below /explorer/."""
-    found: dict[str, _File] = {}
+    found: dict[str, _ShippedFile] = {}
 
     def collect(folder: Traversable, path: str) -> None:
         for entry in folder.iterdir():
@@ -59,7 +59,7 @@ def shipped() -> dict[str, _File]:
             media_type = _TYPES.get("." + entry.name.rpartition(".")[2])
             if media_type is not None:
                 data = entry.read_bytes()
-                found[path + entry.name] = _File(data, media_type, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+                found[path + entry.name] = _ShippedFile(data, media_type, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
 
     collect(files("service") / "explorer", "")
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from convscope_client import AsyncClient, Client, Progress
+from convscope_client import AsyncClient, Client, Standing
 from tests.convscope.cli.scripted import Answer, scripted
 
 JOB = "/v1/jobs/j1"
@@ -37,12 +37,12 @@ SECOND = (
     (6, "done", {"state": "succeeded"}),
 )
 TOLD = [
-    ("state", "1", Progress("running", 0, 0, "")),
-    ("progress", "2", Progress("running", 1, 4, "a")),
-    ("progress", "3", Progress("running", 3, 4, "b")),
-    ("preview", "4", Progress("running", 3, 4, "b")),
-    ("state", "5", Progress("succeeded", 3, 4, "")),
-    ("done", "6", Progress("succeeded", 3, 4, "")),
+    ("state", "1", Standing("running", 0, 0, "")),
+    ("progress", "2", Standing("running", 1, 4, "a")),
+    ("progress", "3", Standing("running", 3, 4, "b")),
+    ("preview", "4", Standing("running", 3, 4, "b")),
+    ("state", "5", Standing("succeeded", 3, 4, "")),
+    ("done", "6", Standing("succeeded", 3, 4, "")),
 ]
 
 
@@ -90,8 +90,8 @@ def test_after_a_reset_the_snapshot_counts() -> None:
     script = {f"GET {JOB}/events": [sse((1, "reset", snapshot), (2, "done", {"state": "succeeded"}))]}
     with scripted(script) as service, Client(service.url) as client:
         reset, done = client.follow_job("j1")
-    assert (reset.name, reset.progress) == ("reset", Progress("running", 5, 6, "late"))
-    assert done.progress == Progress("succeeded", 5, 6, "")
+    assert (reset.name, reset.progress) == ("reset", Standing("running", 5, 6, "late"))
+    assert done.progress == Standing("succeeded", 5, 6, "")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_without_a_stream_it_polls(no_stream: Answer) -> None:
         seen = list(client.follow_job("j1"))
         polls = [asked for asked in service.of("GET", JOB) if "wait" in asked.query]
     assert [event.name for event in seen[-3:]] == ["reset", "reset", "done"]
-    assert seen[-3].progress == Progress("running", 1, 2, "half")
+    assert seen[-3].progress == Standing("running", 1, 2, "half")
     assert {asked.query for asked in polls} == {"data=href&wait=20"}
     assert [asked.headers.get("if-none-match") for asked in polls[:2]] == [None, '"a"']
     assert polls[-1].headers["if-none-match"] == '"b"'
@@ -136,5 +136,5 @@ def test_a_service_that_is_away_for_a_moment_is_waited_for() -> None:
 
 
 def test_a_queue_without_a_worker_is_said() -> None:
-    assert Progress.of(job(workers_online=0)).message == "queued; no worker is running"
-    assert Progress.of(job(workers_online=1)).message == ""
+    assert Standing.of(job(workers_online=0)).message == "queued; no worker is running"
+    assert Standing.of(job(workers_online=1)).message == ""

@@ -247,3 +247,19 @@ def imported(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     whole = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     return whole | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+
+
+MIRRORED = frozenset({"Event", "ProblemError"})
+"""What a client knows of a service by the same name; its schemas mirror the rest and are generated."""
+
+
+def test_a_class_name_means_one_thing() -> None:
+    found: dict[str, list[str]] = {}
+    client = ROOT / CLIENT / "convscope_client"
+    for path in (path for room in (*(ROOT / one for one in PACKAGES), client) for path in sorted(room.rglob("*.py"))):
+        if path == client / "schemas.py" or path.is_relative_to(client / "_sync"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name not in MIRRORED:
+                found.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

@@ -29,7 +29,7 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SavedStates:
     """Tensors as `IterativeMethod.save` gave them, the steps done, and the tile they were made in."""
 
     tensors: dict[str, Tensor]
@@ -72,7 +72,7 @@ def tile_of(data: bytes | bytearray | memoryview) -> int | None:
         return None
 
 
-def unpack(data: bytes | bytearray | memoryview, *, digest: str) -> Checkpoint:
+def unpack(data: bytes | bytearray | memoryview, *, digest: str) -> SavedStates:
     """The checkpoint in these bytes.
 
     Raises:
@@ -84,7 +84,7 @@ def unpack(data: bytes | bytearray | memoryview, *, digest: str) -> Checkpoint:
         metadata = _metadata(whole)
         if metadata["schema"] != SCHEMA or metadata["request"] != digest:
             raise CheckpointError("the checkpoint is of another schema or another request")
-        return Checkpoint(tensors, int(metadata["step"]), int(metadata["tile"]))
+        return SavedStates(tensors, int(metadata["step"]), int(metadata["tile"]))
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint cannot be read: {error}") from error
 

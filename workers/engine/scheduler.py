@@ -33,7 +33,7 @@ from workers.engine.plan import (
     Task,
     Work,
 )
-from workers.engine.turns import Turns
+from workers.engine.turns import LaneTurns
 
 COMPANY_S = 1.0
 """So long after two one-shot tasks of a lane were here at once, a task waits for mates before it starts."""
@@ -78,7 +78,7 @@ class Scheduler:
         self._row_seconds: Recent[Hashable, float] = Recent(KEYS_KEPT)
         self._rows_cap: Recent[Hashable, int] = Recent(KEYS_KEPT)
         self._tiles: Recent[Hashable, int] = Recent(KEYS_KEPT)
-        self._turns = Turns(limits.share_s)
+        self._turns = LaneTurns(limits.share_s)
         self._lane_before: Lane = "batch"
         self._company_until = -math.inf
 
@@ -311,7 +311,7 @@ class Scheduler:
         unit.tasks[task.id] = task
         self._unit_of[task.id] = unit.number
 
-    # Turns.
+    # LaneTurns.
 
     def _beside(self, task: Task, lane: Lane) -> int:
         """How many admitted tasks of a lane share its caller's part of the device's time with this one, itself too."""

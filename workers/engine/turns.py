@@ -45,7 +45,7 @@ class _Precedence:
         self._starved_since = now if still_here else None
 
 
-class Turns:
+class LaneTurns:
     """The precedence of all lanes.
 
     Args:

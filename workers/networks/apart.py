@@ -40,7 +40,7 @@ _ANSWER_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Order:
+class TrialOrder:
     """What is to be tried: a network of the operator's catalogue, or the import of a module, within so much memory.
 
     Attributes:
@@ -78,7 +78,7 @@ class Builder:
         theirs.close()
         return cls(ours, pid)
 
-    def died(self, order: Order) -> str | None:
+    def died(self, order: TrialOrder) -> str | None:
         """Try a network; why it died each time, or None where it lived, be it that it was refused in the ordinary way.
 
         Raises:
@@ -130,7 +130,7 @@ def _serve(parent: int, engine: socket.socket, control: socket.socket) -> None:
         answer = socket.socket(fileno=descriptors[0])
         if os.fork() == 0:
             control.close()
-            _end_after(partial(_keep, own, Order(**json.loads(line)), answer))
+            _end_after(partial(_keep, own, TrialOrder(**json.loads(line)), answer))
         answer.close()
 
 
@@ -150,7 +150,7 @@ def _prepare() -> None:
     try_out("a small network", small().eval().requires_grad_(False), (8, 8), 3)
 
 
-def _keep(parent: int, order: Order, answer: socket.socket) -> None:
+def _keep(parent: int, order: TrialOrder, answer: socket.socket) -> None:
     """Try the network up to three times; say how it went."""
     if not _die_with(parent):
         return
@@ -165,7 +165,7 @@ def _keep(parent: int, order: Order, answer: socket.socket) -> None:
     answer.sendall(json.dumps({"died": reason}).encode())
 
 
-def _once(order: Order, until: float) -> str | None:
+def _once(order: TrialOrder, until: float) -> str | None:
     """One try in a process of its own; why it died, if it did."""
     said, saying = os.pipe()
     own = os.getpid()
@@ -211,7 +211,7 @@ def _resident_bytes(pid: int) -> int:
     return 0
 
 
-def _try(parent: int, order: Order, saying: int) -> None:
+def _try(parent: int, order: TrialOrder, saying: int) -> None:
     """Import, build and run the network, and say so."""
     if not _die_with(parent):
         return
@@ -235,7 +235,7 @@ def _try(parent: int, order: Order, saying: int) -> None:
     os.write(saying, json.dumps({"died": died}).encode())
 
 
-def _build(order: Order) -> None:
+def _build(order: TrialOrder) -> None:
     from workers.networks.build import load_entry
     from workers.networks.card import make_card
     from workers.networks.catalogue.reading import make_entry

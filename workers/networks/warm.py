@@ -17,7 +17,7 @@ import torch
 
 from convscope.recent import Recent
 from workers.contract import MethodError
-from workers.networks.apart import TRIES, Builder, Deaths, Order, memory_allowed
+from workers.networks.apart import TRIES, Builder, Deaths, TrialOrder, memory_allowed
 from workers.networks.build import LoadedNetwork, load_entry, parameter_count
 from workers.networks.card import CardFolder, make_card
 from workers.networks.catalogue import Catalogue, Entry, as_summary
@@ -82,7 +82,9 @@ class Networks:
         self._builder = builder
 
         def imported(module: str, folder: Path | None) -> str | None:
-            order = Order(memory_allowed(self._budget), module=module, folder=None if folder is None else str(folder))
+            order = TrialOrder(
+                memory_allowed(self._budget), module=module, folder=None if folder is None else str(folder)
+            )
             return builder.died(order)
 
         import_apart_first(imported)
@@ -98,7 +100,7 @@ class Networks:
         kept = self._cards.get(digest)
         if (kept is None or kept["id"] != entry.id) and not self._deaths.tried(digest):
             path, folder = str(self._catalogue.path), str(self._folder)
-            order = Order(memory_allowed(self._budget), entry.id, path, folder)
+            order = TrialOrder(memory_allowed(self._budget), entry.id, path, folder)
             self._deaths.note(digest, self._builder.died(order))
         reason = self._deaths.of(digest)
         if reason is not None:
@@ -114,7 +116,7 @@ class Networks:
             tried = hashlib.sha256(model.encode()).hexdigest()
             if not self._deaths.tried(tried):
                 path = str(self._uploads / f"{model}.json")
-                self._deaths.note(tried, self._builder.died(Order(memory_allowed(self._budget), uploaded=path)))
+                self._deaths.note(tried, self._builder.died(TrialOrder(memory_allowed(self._budget), uploaded=path)))
             if (reason := self._deaths.of(tried)) is not None:
                 raise MethodError("network-does-not-run", _died(model.partition(UPLOADED)[0], reason))
         return self._catalogue.entry(model)

@@ -31,7 +31,7 @@ CALLER_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Room:
+class Places:
     """How many runs a worker holds at once, by lane; `aged`: batch runs that may yet take an interactive place."""
 
     quick: int = 16
@@ -69,7 +69,7 @@ class ClaimedRuns:
         watchdog: Watchdog,
         counters: Counters,
         *,
-        room: Room,
+        room: Places,
         requeue_s: float,
         freed: Callable[[], None],
     ) -> None:
@@ -85,12 +85,12 @@ class ClaimedRuns:
     def __len__(self) -> int:
         return len(self._held)
 
-    def free(self) -> Room:
+    def free(self) -> Places:
         """The room that is left."""
         lanes = [held.claim.lane for held in self._held.values()]
         # Batch runs in interactive places are back in their own as soon as there is one.
         aged = max(0, lanes.count("batch") - self._room.batch)
-        return Room(
+        return Places(
             quick=max(0, self._room.quick - lanes.count("quick")),
             interactive=max(0, self._room.interactive - lanes.count("interactive") - aged),
             batch=max(0, self._room.batch - lanes.count("batch")),

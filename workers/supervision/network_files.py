@@ -16,7 +16,7 @@ from pathlib import Path
 from convscope.protocol.networks import VERSION_MARK
 from convscope.protocol.problems import ProblemError
 from convscope.store.artifacts import Artifacts
-from convscope.store.uploaded_networks import NetworkHead, UploadedNetworks, versioned
+from convscope.store.uploaded_networks import NetworkRecord, UploadedNetworks, versioned
 
 UNUSED_S = 3600.0
 """A file that no network has any more stays so long: a run may be about to load it."""
@@ -57,7 +57,7 @@ class NetworkFiles:
         await asyncio.to_thread(_write, self._folder / f"{name}.json", json.dumps(entry).encode())
         return name
 
-    async def _fetch_file(self, head: NetworkHead, file: Path) -> None:
+    async def _fetch_file(self, head: NetworkRecord, file: Path) -> None:
         """Write a file from the store, under its name once it is whole and has its digest."""
         await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
         partial = file.with_name(f".{secrets.token_hex(8)}.part")

@@ -30,7 +30,7 @@ from convscope.store.images import Images
 from convscope.store.kinds import retention_s
 from convscope.store.uploaded_networks import UploadedNetworks
 from workers.engine_config import EngineConfig
-from workers.supervision.claimed_runs import ClaimedRuns, Room
+from workers.supervision.claimed_runs import ClaimedRuns, Places
 from workers.supervision.counters import Counters
 from workers.supervision.image_files import ImageFiles
 from workers.supervision.neighbours import Neighbours
@@ -89,7 +89,7 @@ class Supervisor:
         self._publish_now = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._claiming = asyncio.Lock()
-        self._room = Room(settings.quick_runs, settings.interactive_runs, settings.batch_runs)
+        self._room = Places(settings.quick_runs, settings.interactive_runs, settings.batch_runs)
         self._counters = Counters()
         self._doorbell = Doorbell(redis_url)
         self._jobs = Jobs(redis, JobLimits.from_settings(settings))

@@ -21,7 +21,7 @@ from convscope_client._async.resources import AsyncResources
 from convscope_client._async.sender import Body
 from convscope_client._async.waiting import aside, sleep
 from convscope_client.errors import JobFailedError, ProblemError
-from convscope_client.events import FINISHED, Event, Progress, event_of
+from convscope_client.events import FINISHED, Event, Standing, event_of
 from convscope_client.images import OCTETS, ImagesInput, Upload, as_list, reference, upload_of
 from convscope_client.patience import json_object
 from convscope_client.results import JSON, NPY, PNG, Media, array_of, job_path, picture_of, which_jobs
@@ -237,7 +237,7 @@ class AsyncJobs(AsyncResources):
         Args:
             after: the id of an event: only those behind it.
         """
-        progress, tries = Progress("queued"), 0
+        progress, tries = Standing("queued"), 0
         while tries < STREAM_TRIES:
             tries += 1
             try:
@@ -258,7 +258,7 @@ class AsyncJobs(AsyncResources):
             async for event in events:
                 yield event
 
-    async def _stream(self, job_id: str, after: str, progress: Progress) -> AsyncGenerator[Event]:
+    async def _stream(self, job_id: str, after: str, progress: Standing) -> AsyncGenerator[Event]:
         """The events of one stream."""
         async with self._sender.events(job_path(job_id, "events"), after) as source:
             if source.response.status_code == 204:  # there is nothing behind `after`, and nothing will come
@@ -274,7 +274,7 @@ class AsyncJobs(AsyncResources):
                 progress = event.progress
                 yield event
 
-    async def _polled(self, job_id: str, progress: Progress) -> AsyncGenerator[Event]:
+    async def _polled(self, job_id: str, progress: Standing) -> AsyncGenerator[Event]:
         """A job's revisions as `reset` events, by long polls."""
         tag = ""
         while True:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, cast
 from convscope_client import schemas
 from convscope_client._sync.waiting import aside
 from convscope_client.errors import JobCancelledError, JobFailedError
-from convscope_client.events import FINISHED, Event, Progress
+from convscope_client.events import FINISHED, Event, Standing
 from convscope_client.results import PNG, SAFETENSORS, arrays_of, media_of, picture_of
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class Job(Generic[F]):
         return self.state in FINISHED
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> Standing:
         """Where it stands."""
-        return Progress.of(self.document)
+        return Standing.of(self.document)
 
     @property
     def request(self) -> Mapping[str, Any]:

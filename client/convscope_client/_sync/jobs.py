@@ -23,7 +23,7 @@ from convscope_client._sync.resources import Resources
 from convscope_client._sync.sender import Body
 from convscope_client._sync.waiting import aside, sleep
 from convscope_client.errors import JobFailedError, ProblemError
-from convscope_client.events import FINISHED, Event, Progress, event_of
+from convscope_client.events import FINISHED, Event, Standing, event_of
 from convscope_client.images import OCTETS, ImagesInput, Upload, as_list, reference, upload_of
 from convscope_client.patience import json_object
 from convscope_client.results import JSON, NPY, PNG, Media, array_of, job_path, picture_of, which_jobs
@@ -239,7 +239,7 @@ class Jobs(Resources):
         Args:
             after: the id of an event: only those behind it.
         """
-        progress, tries = Progress("queued"), 0
+        progress, tries = Standing("queued"), 0
         while tries < STREAM_TRIES:
             tries += 1
             try:
@@ -260,7 +260,7 @@ class Jobs(Resources):
             for event in events:
                 yield event
 
-    def _stream(self, job_id: str, after: str, progress: Progress) -> Generator[Event]:
+    def _stream(self, job_id: str, after: str, progress: Standing) -> Generator[Event]:
         """The events of one stream."""
         with self._sender.events(job_path(job_id, "events"), after) as source:
             if source.response.status_code == 204:  # there is nothing behind `after`, and nothing will come
@@ -276,7 +276,7 @@ class Jobs(Resources):
                 progress = event.progress
                 yield event
 
-    def _polled(self, job_id: str, progress: Progress) -> Generator[Event]:
+    def _polled(self, job_id: str, progress: Standing) -> Generator[Event]:
         """A job's revisions as `reset` events, by long polls."""
         tag = ""
         while True:

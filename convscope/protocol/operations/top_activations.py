@@ -132,7 +132,7 @@ class TopActivationsFacts(NamedLayersFacts):
     caution: str | None = Field(description="How not to read the projections.")
 
 
-class TopActivations(Operation[TopActivationsRequest]):
+class TopActivationsOperation(Operation[TopActivationsRequest]):
     """The strongest images of every channel."""
 
     name = "top-activations"
@@ -271,4 +271,4 @@ def _tile(layer: Mapping[str, Any], place: int, number: int) -> Tile:
     )
 
 
-OPERATION = TopActivations()
+OPERATION = TopActivationsOperation()

@@ -17,7 +17,7 @@ from convscope.protocol.problems import ProblemError
 from convscope.queue.connection import connect
 from convscope.queue.keys import key
 from convscope.store.artifacts import FRESH_S, Artifacts
-from convscope.store.uploaded_networks import Conditions, NetworkHead, UploadedNetworks, make_head
+from convscope.store.uploaded_networks import Conditions, NetworkRecord, UploadedNetworks, make_head
 from tests.servers import PrivateServer
 from workers.networks.catalogue import Catalogue
 from workers.supervision.network_files import UNUSED_S, NetworkFiles
@@ -35,7 +35,7 @@ async def redis() -> AsyncIterator[Redis]:
 
 async def brought(
     networks: UploadedNetworks, artifacts: Artifacts, data: bytes = DATA, title: str = "Tea"
-) -> NetworkHead:
+) -> NetworkRecord:
     async def pieces() -> AsyncIterator[bytes]:
         yield data[:100]
         yield data[100:]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import Grant, Layer, MethodError, Network, Outcome, Progress, Row, SingleMethod, resolved
-from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Options, Samples
+from workers.methods.cka.similarity import FEWEST_SAMPLES, Comparison, Estimation, Samples
 from workers.passes import hsic
 from workers.passes.batches import is_fast, module_for
 from workers.passes.calls import capture, reduce
@@ -129,7 +129,7 @@ class _Side:
 
 def _comparisons(request: CkaRequest, network: Network, batches: int) -> dict[str, Comparison]:
     """One accumulating comparison for each matrix, by array name."""
-    options = Options(
+    options = Estimation(
         kernel=request.kernel,
         fraction=request.bandwidth,
         estimator=request.estimator,

@@ -21,7 +21,7 @@ HIGH_FLOOR = 0.2
 
 
 @dataclass(frozen=True)
-class Options:
+class Estimation:
     """How HSIC is estimated: `fraction` is the RBF bandwidth in median distances, `batches` how many will be added."""
 
     kernel: str
@@ -121,7 +121,7 @@ class _Axis:
 class _PreparedBatch:
     """One side of one batch, ready for HSIC: as features where that is cheaper, else as Grams of the kernel."""
 
-    def __init__(self, samples: Samples, side: _Axis, options: Options) -> None:
+    def __init__(self, samples: Samples, side: _Axis, options: Estimation) -> None:
         side.look(samples)
         self.estimator = options.estimator
         self.varies = samples.varies
@@ -223,7 +223,7 @@ class Comparison:
         options: kernel, estimator, baselines.
     """
 
-    def __init__(self, rows: Sequence[str], columns: Sequence[str] | None, options: Options) -> None:
+    def __init__(self, rows: Sequence[str], columns: Sequence[str] | None, options: Estimation) -> None:
         self._rows = _Axis(rows)
         self._columns = None if columns is None else _Axis(columns)
         self._options = options

@@ -29,7 +29,7 @@ _SUMMED = frozenset({"gradient-x-input", "integrated-gradients"})
 
 
 @dataclass
-class Explanation:
+class Judged:
     """What a method says of one image.
 
     Attributes:
@@ -89,7 +89,7 @@ class Explainer:
 
     def explain(
         self, x: Tensor, transform: Transform, target: str, draw: int, image: int, module: nn.Module | None = None
-    ) -> Generator[Progress, None, dict[str, Explanation]]:
+    ) -> Generator[Progress, None, dict[str, Judged]]:
         """Every subject's explanation of one input, by its name.
 
         Args:
@@ -102,7 +102,7 @@ class Explainer:
         Raises:
             MethodError: a method cannot be used here.
         """
-        found: dict[str, Explanation] = {}
+        found: dict[str, Judged] = {}
         network = cast(Network, _Given(self._network, x, [transform], module))
         size = (int(x.shape[2]), int(x.shape[3]))
         for method in self._request.methods:
@@ -123,7 +123,7 @@ class Explainer:
             own = grain if subject == RANDOM_MAPS else size
             noise = self._noise(own, draw, image)
             whole = F.interpolate(noise[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-            found[subject] = Explanation(whole, whole, local=False)
+            found[subject] = Judged(whole, whole, local=False)
         return {name: found[name] for name in subjects_of(self._request.methods)}
 
     def _noise(self, size: tuple[int, int], draw: int, image: int) -> Tensor:
@@ -158,11 +158,11 @@ def _wish(target: str) -> int | str:
     return target if target.startswith(OTHER_SIDE) else int(target)
 
 
-def _of_saliency(method: str, numbers: Tensor) -> Explanation:
+def _of_saliency(method: str, numbers: Tensor) -> Judged:
     whole = numbers.sum(dim=0) if method in _SUMMED else numbers.abs().amax(dim=0)
-    return Explanation(numbers, whole, method in _LOCAL)
+    return Judged(numbers, whole, method in _LOCAL)
 
 
-def _of_cam(method: str, numbers: Tensor) -> Explanation:
+def _of_cam(method: str, numbers: Tensor) -> Judged:
     whole = numbers.abs().amax(dim=0) if numbers.dim() == 3 else numbers
-    return Explanation(numbers, whole, method in _LOCAL)
+    return Judged(numbers, whole, method in _LOCAL)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.contract import Grant, MethodError, Network, Progress, resolved
 from workers.geometry import Transform
-from workers.methods.evaluate.explaining import Explainer, Explanation
+from workers.methods.evaluate.explaining import Explainer, Judged
 from workers.methods.evaluate.probing import Probes, draw_squares, ranks_of
 from workers.methods.evaluate.randomising import RandomisedCopy, depths_of, layers_of
 from workers.passes.batches import relative_size, repeated_module_for
@@ -99,7 +99,7 @@ class Judge:
 
     # Answers to changed images.
 
-    def _probe(self, case: Case, target: ClassTarget, maps: dict[str, Explanation], found: Figures) -> Work:
+    def _probe(self, case: Case, target: ClassTarget, maps: dict[str, Judged], found: Figures) -> Work:
         request, metrics = self._request, set(resolved(self._request.metrics))
         probes = Probes(case.x)
         fills = {kind: self._fill(kind, case.x) for kind in (request.deletion_fill, request.insertion_fill)}
@@ -169,7 +169,7 @@ class Judge:
 
     # Tests of the maps.
 
-    def _shake(self, case: Case, target: ClassTarget, maps: dict[str, Explanation], found: Figures) -> Work:
+    def _shake(self, case: Case, target: ClassTarget, maps: dict[str, Judged], found: Figures) -> Work:
         """Sensitivity: how far maps move when every input value moves by at most the radius."""
         generator = torch.Generator().manual_seed(self._seed(case, 3))
         moved: dict[str, list[float]] = {subject: [] for subject in maps}
@@ -188,7 +188,7 @@ class Judge:
             found[f"sensitivity-max/{subject}"] = [max(distances)]
             found[f"sensitivity-mean/{subject}"] = [sum(distances) / len(distances)]
 
-    def _randomise(self, case: Case, target: ClassTarget, maps: dict[str, Explanation], found: Figures) -> Work:
+    def _randomise(self, case: Case, target: ClassTarget, maps: dict[str, Judged], found: Figures) -> Work:
         """Adebayo's tests: layers become random from the last on, and each by itself."""
         layers = layers_of(self._network)
         depths = depths_of(layers, self._request.depths)
@@ -211,7 +211,7 @@ class Judge:
             yield Progress(number, len(depths), "randomisation")
 
 
-def infidelity(explanation: Explanation, squares: Tensor, taken: Tensor, differences: Tensor) -> tuple[float, float]:
+def infidelity(explanation: Judged, squares: Tensor, taken: Tensor, differences: Tensor) -> tuple[float, float]:
     """The mean square of what the map foretells of hidden squares less what happens; as it is, and with its best scale.
 
     Yeh 2019, definition 2.1: E[(IᵀΦ − (f(x) − f(x − I)))²], I what a square takes away. Rates of change are multiplied
@@ -234,7 +234,7 @@ def infidelity(explanation: Explanation, squares: Tensor, taken: Tensor, differe
     return float(((foretold - wanted) ** 2).mean()), float(((scale * foretold - wanted) ** 2).mean())
 
 
-def _locate(maps: dict[str, Explanation], where: Tensor, found: Figures) -> None:
+def _locate(maps: dict[str, Judged], where: Tensor, found: Figures) -> None:
     """Whether the largest value lies on the target, and the share of the map's positive part there."""
     found["object-area"] = [float(where.double().mean())]
     for subject, explanation in maps.items():
@@ -245,7 +245,7 @@ def _locate(maps: dict[str, Explanation], where: Tensor, found: Figures) -> None
         found[f"mass/{subject}"] = [float(positive[where].sum()) / total if total > 0 else float("nan")]
 
 
-def _compare(test: str, maps: dict[str, Explanation], others: dict[str, Explanation], found: Figures) -> None:
+def _compare(test: str, maps: dict[str, Judged], others: dict[str, Judged], found: Figures) -> None:
     for subject, other in others.items():
         own, changed = maps[subject].map.cpu(), other.map.cpu()
         found.setdefault(f"{test}/{subject}", []).append(rank_correlation(own, changed))
@@ -273,5 +273,5 @@ def _box_in_input(box: Sequence[float], transform: Transform) -> Tensor:
     return inside[0][:, None] & inside[1][None, :]
 
 
-def _on(like: Tensor, explanation: Explanation) -> Explanation:
-    return Explanation(explanation.numbers.to(like.device), explanation.map.to(like.device), explanation.local)
+def _on(like: Tensor, explanation: Judged) -> Judged:
+    return Judged(explanation.numbers.to(like.device), explanation.map.to(like.device), explanation.local)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Trial:
+class Evaluation:
     """A job's way through its images.
 
     Attributes:
@@ -81,7 +81,7 @@ class Trial:
         self.place += 1
 
 
-class Evaluate(IterativeMethod["EvaluateRequest", Trial]):
+class Evaluate(IterativeMethod["EvaluateRequest", Evaluation]):
     """The `evaluate` operation.
 
     Row: the images of a set, or some images, the mask last where there is one; request `methods`, `layer`, `target`,
@@ -103,11 +103,11 @@ class Evaluate(IterativeMethod["EvaluateRequest", Trial]):
 
     def start(
         self, network: Network, row: Row[EvaluateRequest], grant: Grant
-    ) -> Generator[Progress, None, list[Trial]]:
+    ) -> Generator[Progress, None, list[Evaluation]]:
         yield from ()
         return [_trial(row)]
 
-    def step(self, network: Network, states: Sequence[Trial], grant: Grant) -> list[MethodError | None]:
+    def step(self, network: Network, states: Sequence[Evaluation], grant: Grant) -> list[MethodError | None]:
         errors: list[MethodError | None] = []
         for state in states:
             try:
@@ -117,17 +117,17 @@ class Evaluate(IterativeMethod["EvaluateRequest", Trial]):
                 errors.append(error)
         return errors
 
-    def done(self, state: Trial) -> bool:
+    def done(self, state: Evaluation) -> bool:
         return state.place >= len(state.images)
 
-    def progress(self, states: Sequence[Trial], preview: bool) -> Progress:
+    def progress(self, states: Sequence[Evaluation], preview: bool) -> Progress:
         (state,) = states
         share = min(state.said.done / max(state.said.total, 1), 1.0)
         message = f"{state.place} of {len(state.images)} images"
         return Progress(state.place + 0.9 * share, len(state.images), message)
 
     def finish(
-        self, network: Network, row: Row[EvaluateRequest], states: Sequence[Trial], grant: Grant
+        self, network: Network, row: Row[EvaluateRequest], states: Sequence[Evaluation], grant: Grant
     ) -> Generator[Progress, None, Result]:
         yield from ()
         (state,) = states
@@ -145,14 +145,14 @@ class Evaluate(IterativeMethod["EvaluateRequest", Trial]):
         }
         return Outcome(arrays, facts)
 
-    def save(self, states: Sequence[Trial]) -> dict[str, Tensor]:
+    def save(self, states: Sequence[Evaluation]) -> dict[str, Tensor]:
         (state,) = states
         saved = {"place": torch.tensor(state.place), "images": torch.tensor(len(state.images))}
         return saved | {f"rows.{name}": rows.clone() for name, rows in state.rows.items()}
 
     def load(
         self, network: Network, row: Row[EvaluateRequest], saved: Mapping[str, Tensor], grant: Grant
-    ) -> list[Trial]:
+    ) -> list[Evaluation]:
         state = _trial(row)
         if int(saved["images"]) != len(state.images):
             raise ValueError(f"the checkpoint is of {int(saved['images'])} images, not {len(state.images)}")
@@ -161,14 +161,14 @@ class Evaluate(IterativeMethod["EvaluateRequest", Trial]):
         return [state]
 
 
-def _trial(row: Row[EvaluateRequest]) -> Trial:
+def _trial(row: Row[EvaluateRequest]) -> Evaluation:
     row, mask = without_mask(row)
     boxes = row.request.boxes
     if boxes is not None and len(boxes) != len(row.images):
         raise MethodError(
             "invalid-request", f"{len(boxes)} boxes for {len(row.images)} images: one box an image is needed (/boxes)."
         )
-    return Trial(row.request, row.images, mask)
+    return Evaluation(row.request, row.images, mask)
 
 
 _LONG = frozenset({"deletion", "insertion", "road-morf", "road-lerf", "cascading", "independent"})

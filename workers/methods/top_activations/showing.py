@@ -43,7 +43,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class _KeptUnit:
     """Where a unit stands in the arrays, and in its map."""
 
     layer: Layer
@@ -79,9 +79,9 @@ def show(network: Network, row: Row[TopActivationsRequest], kept: Kept) -> Gener
     return shown
 
 
-def _by_image(network: Network, request: TopActivationsRequest, kept: Kept) -> dict[int, list[_Unit]]:
+def _by_image(network: Network, request: TopActivationsRequest, kept: Kept) -> dict[int, list[_KeptUnit]]:
     """The kept units of each image."""
-    found: dict[int, list[_Unit]] = defaultdict(list)
+    found: dict[int, list[_KeptUnit]] = defaultdict(list)
     for name, (channels, strongest, width) in kept.items():
         layer = network.layers[name]
         for row, channel in enumerate(channels):
@@ -90,13 +90,13 @@ def _by_image(network: Network, request: TopActivationsRequest, kept: Kept) -> d
                     continue
                 y, x = divmod(int(strongest.positions[row, column]), width)
                 seed = Seed(channel, None, None) if request.by == "mean" else Seed(channel, y, x)
-                found[image].append(_Unit(layer, row, column, seed))
+                found[image].append(_KeptUnit(layer, row, column, seed))
     return found
 
 
 def _pictures(
-    network: Network, request: TopActivationsRequest, inputs: Tensor, units: list[_Unit]
-) -> list[tuple[_Unit, Tensor, Tensor | None]]:
+    network: Network, request: TopActivationsRequest, inputs: Tensor, units: list[_KeptUnit]
+) -> list[tuple[_KeptUnit, Tensor, Tensor | None]]:
     """One image's units, each with its patch (h×w×3 uint8) and projection (P×h×w), on the CPU."""
     size = (int(inputs.shape[2]), int(inputs.shape[3]))
     pixels = pixels_of(inputs[0], network, request.preprocess)
@@ -111,7 +111,9 @@ def _pictures(
     return found
 
 
-def _projections(network: Network, request: TopActivationsRequest, inputs: Tensor, units: list[_Unit]) -> list[Tensor]:
+def _projections(
+    network: Network, request: TopActivationsRequest, inputs: Tensor, units: list[_KeptUnit]
+) -> list[Tensor]:
     """Each unit's projection, P×H×W float32: one forward, then a pass back from each."""
     inputs = inputs.requires_grad_(True)
     rule = resolved(request.projection)

@@ -203,7 +203,7 @@ class FlattenMaps(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x.flatten(1)
 
 
-class Scaled(nn.Module):
+class ScaleAndOffset(nn.Module):
     """x · scale + offset, numbers or one a channel."""
 
     scale: Tensor
@@ -225,7 +225,7 @@ def _standardised(layer: Any) -> nn.Module:
     deviation = np.maximum(np.sqrt(np.array(_numbers(layer.variance)).reshape(-1)), 1e-7)
     if layer.invert:
         raise SourceError(f"the Keras layer {layer.name} undoes a normalisation, which is not translated")
-    return Scaled(1.0 / deviation, -mean / deviation, len(layer.input.shape))
+    return ScaleAndOffset(1.0 / deviation, -mean / deviation, len(layer.input.shape))
 
 
 def _relu(layer: Any) -> nn.Module:
@@ -305,7 +305,7 @@ _LAYERS: dict[str, Callable[[Any], nn.Module]] = {
     "GlobalAveragePooling2D": lambda layer: GlobalPool(nn.AdaptiveAvgPool2d(1), layer.keepdims),
     "GlobalMaxPooling2D": lambda layer: GlobalPool(nn.AdaptiveMaxPool2d(1), layer.keepdims),
     "Flatten": lambda layer: FlattenMaps(), "Reshape": _reshape,
-    "Rescaling": lambda layer: Scaled(layer.scale, layer.offset, len(layer.input.shape)),
+    "Rescaling": lambda layer: ScaleAndOffset(layer.scale, layer.offset, len(layer.input.shape)),
     "Normalization": _standardised, "ReLU": _relu, "ZeroPadding2D": _zero_padding, "UpSampling2D": _upsampling,
     "LeakyReLU": lambda layer: nn.LeakyReLU(float(layer.negative_slope)),
     "ELU": lambda layer: nn.ELU(float(layer.alpha)), "Softmax": lambda layer: nn.Softmax(dim=1),

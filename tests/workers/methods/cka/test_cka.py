@@ -15,7 +15,7 @@ from bench.photographs import crops
 from tests.workers.fakes import FakeNetwork, finish, image, outcome, traces
 from workers.contract import Grant, MethodError, Row, params
 from workers.methods.cka import METHOD
-from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.methods.cka.similarity import Comparison, Estimation, Samples
 from workers.networks.build import load
 from workers.passes.calls import capture
 
@@ -95,7 +95,7 @@ def test_every_vgg11_convolution_equals_the_double_loop(vgg11: FakeNetwork) -> N
         assert matrix.shape == (len(maps), len(maps))
         np.testing.assert_allclose(matrix[drawn][:, drawn].numpy(), expected, atol=1e-4, equal_nan=True)
         # Of features in float64 all of it is exact.
-        comparison = Comparison([str(k) for k in range(24)], None, Options("linear", 0.5, "biased", 0, 0, 0, 1))
+        comparison = Comparison([str(k) for k in range(24)], None, Estimation("linear", 0.5, "biased", 0, 0, 0, 1))
         comparison.add(Samples.of_channels(maps[drawn]))
         np.testing.assert_allclose(comparison.summary().matrix.numpy(), expected, atol=1e-10, equal_nan=True)
     assert [m["rows"][:2] for m in found.facts["matrices"]] == [["0", "1"]] * len(CONVOLUTIONS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workers.contract import MethodError
-from workers.methods.cka.similarity import Comparison, Options, Samples
+from workers.methods.cka.similarity import Comparison, Estimation, Samples
 from workers.passes import hsic
 
 
@@ -28,7 +28,7 @@ def compare(
     fraction: float = 0.5,
     **more: int,
 ) -> Any:
-    options = Options(kernel, fraction, estimator, more.get("permutations", 0), more.get("intervals", 0), 0, 1)
+    options = Estimation(kernel, fraction, estimator, more.get("permutations", 0), more.get("intervals", 0), 0, 1)
     comparison = Comparison(
         [str(i) for i in range(len(rows))], None if columns is None else [str(i) for i in range(len(columns))], options
     )
@@ -269,7 +269,7 @@ def test_linear_is_the_limit_of_rbf() -> None:
 def test_batches_sum_before_they_are_divided(estimator: Any) -> None:
     torch.manual_seed(13)
     batches = [(torch.randn(8, 4, dtype=torch.float64), torch.randn(8, 6, dtype=torch.float64)) for _ in range(3)]
-    comparison = Comparison(["x"], ["y"], Options("linear", 0.5, estimator, 0, 0, 0, 3))
+    comparison = Comparison(["x"], ["y"], Estimation("linear", 0.5, estimator, 0, 0, 0, 3))
     measure = hsic_biased if estimator == "biased" else hsic_unbiased
     sums = np.zeros(3)
     for x, y in batches:
@@ -294,7 +294,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(batches: int) -> N
     covered = 0
     for seed in range(1, 25):
         x, y = _related(200, seed)
-        comparison = Comparison(["x"], ["y"], Options("linear", 0.5, "debiased", 0, 60, seed, batches))
+        comparison = Comparison(["x"], ["y"], Estimation("linear", 0.5, "debiased", 0, 60, seed, batches))
         for part_x, part_y in zip(x.chunk(batches), y.chunk(batches), strict=True):
             comparison.add(samples([part_x]), samples([part_y]))
         summary = comparison.summary()

@@ -18,7 +18,7 @@ from tests.workers.fakes import FakeNetwork, image, traces
 from tests.workers.methods.ascents import tiny
 from tests.workers.methods.evaluate.trials import flat, tried, weighed
 from workers.contract import MethodError
-from workers.methods.evaluate.explaining import Explanation
+from workers.methods.evaluate.explaining import Judged
 from workers.methods.evaluate.imputation import impute
 from workers.methods.evaluate.judging import infidelity
 from workers.methods.evaluate.probing import count_of, draw_squares, ranks_of
@@ -89,7 +89,7 @@ def test_infidelity_is_that_of_captum() -> None:
     gradient = torch.autograd.functional.jacobian(lambda one: network.module(one)[0, 2], x)[0]
     hidden = torch.where(squares[:, None], 0.0, x)
     differences = (network.module(x) - network.module(hidden))[:, 2]
-    own, scaled = infidelity(Explanation(gradient, gradient.abs().amax(0), True), squares, x[0], differences)
+    own, scaled = infidelity(Judged(gradient, gradient.abs().amax(0), True), squares, x[0], differences)
     turn = iter(squares)
 
     def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
