@@ -36,15 +36,18 @@ MOST_DEPTH = 32
 _TRUTH = {"true": True, "false": False}
 
 
-def read_json(data: bytes) -> dict[str, Any]:
+def read_json(data: bytes, most: int = MOST_VALUES) -> dict[str, Any]:
     """A JSON object from bytes: no property twice, no NaN or infinity, nothing that is not Unicode text.
+
+    Args:
+        most: values that it may have.
 
     Raises:
         ProblemError: `malformed-body`, `body-too-large`.
     """
     try:
         text = data.decode("utf-8")
-        _bound([text])
+        _bound([text], most)
         value = _loaded(text)
     except UnicodeError as error:
         raise ProblemError("malformed-body", "The JSON is not Unicode text in UTF-8.") from error
@@ -57,15 +60,15 @@ def read_json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _bound(texts: Iterable[str]) -> None:
+def _bound(texts: Iterable[str], most: int = MOST_VALUES) -> None:
     """Refuse texts of too many values, before any of them is made.
 
     Raises:
         ProblemError: `body-too-large`.
     """
     # Before each value but the first stands one of these; a few in strings do not matter, and base64 has none.
-    if sum(1 + text.count(",") + text.count("[") + text.count("{") for text in texts) > MOST_VALUES:
-        raise ProblemError("body-too-large", f"A request may have {MOST_VALUES:,} values at most.", limit=MOST_VALUES)
+    if sum(1 + text.count(",") + text.count("[") + text.count("{") for text in texts) > most:
+        raise ProblemError("body-too-large", f"A request may have {most:,} values at most.", limit=most)
 
 
 def _loaded(text: str) -> Any:

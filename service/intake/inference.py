@@ -25,6 +25,8 @@ from service.intake.tensors import InputTensor, cut, image_files, instance_file
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Length of the JSON where bytes of tensors follow it."""
+MOST_NUMBERS = 1 << 20
+"""Values of a request, most of them pixels: six images of 224×224 in colour. Bytes behind the JSON are not counted."""
 _FILE_BYTES = 3
 """Memory for each byte behind the JSON: as it came, as a tensor, as a file."""
 _TYPES = ("application/json", "application/octet-stream")
@@ -140,7 +142,7 @@ def _json_length(call: Call, size: int) -> int:
 
 
 def _read(model: type[Model], body: bytes) -> Model:
-    data = read_json(body)
+    data = read_json(body, MOST_NUMBERS)
     try:
         return model.model_validate(data)
     except ValidationError as error:

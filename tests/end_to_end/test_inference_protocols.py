@@ -35,6 +35,21 @@ def test_outputs_are_what_classify_and_feature_maps_answer(client: httpx2.Client
     assert all(list(array.shape)[1:] == shapes[name][1:] for name, array in found.items())
 
 
+def test_pixels_as_json_are_the_picture(client: httpx2.Client, address: str) -> None:
+    """An image of the usual size has more numbers than other requests may have."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    tensor = {"name": "image", "shape": list(pixels.shape), "datatype": "UINT8"}
+    flat = client.post(f"/v2/models/{MODEL}/infer", json={"inputs": [{**tensor, "data": pixels.ravel().tolist()}]})
+    nested = client.post(f"/v2/models/{MODEL}/infer", json={"inputs": [{**tensor, "data": pixels.tolist()}]})
+    assert flat.status_code == nested.status_code == 200, flat.text + nested.text
+    assert flat.json()["outputs"] == nested.json()["outputs"]
+    with Client(address) as ours:
+        logits = ours.classify([*pixels]).result().array("logits")
+    np.testing.assert_array_equal(np.array(flat.json()["outputs"][0]["data"], np.float32).reshape(2, 1000), logits)
+    many = client.post(f"/v2/models/{MODEL}/infer", json={"inputs": [{**tensor, "data": [0] * (1 << 20)}]})
+    assert many.status_code == 413 and many.json()["limit"] == 1 << 20
+
+
 def test_an_explanation_is_what_cam_answers(client: httpx2.Client, address: str, chelsea: bytes) -> None:
     instance = {"image_bytes": {"b64": base64.b64encode(chelsea).decode()}}
     asked = {"instances": [instance, instance], "parameters": {"methods": ["layercam"], "targets": ["predicted"]}}
