@@ -21,10 +21,10 @@ serve: $(COMPILED) ## run everything on this machine (flags in ARGS="--port 9000
 	@$(BIN)/convscope serve $(ARGS)
 
 test: lint $(SYSTEM) $(COMPILED) ## the checks and the whole test suite (pytest's arguments in ARGS)
-	$(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(SYSTEM) $(COMPILED) ## the tests that take minutes each (pytest's arguments in ARGS)
-	$(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile -m slow $(ARGS)
+	$(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 # Without processes, engines and compiled loops: what an edit may break everywhere, in the time of a coffee.
 QUICK := $(addprefix tests/,convscope/protocol convscope/render convscope/store workers/passes \
@@ -32,7 +32,7 @@ QUICK := $(addprefix tests/,convscope/protocol convscope/render convscope/store 
 	contract/test_openapi.py contract/test_door.py)
 
 check: lint ## the checks and the quick tests, for every edit: under two minutes
-	$(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile $(QUICK) $(ARGS)
+	$(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(QUICK) $(ARGS)
 
 format: $(INSTALLED) ## sort imports, mend what the linter can, lay the code out
 	$(BIN)/ruff check --fix .

@@ -24,8 +24,8 @@ from workers.networks.build import load as load_network
 FRESH = {"Cache-Control": "no-cache"}
 
 
-QUICKER: dict[str, dict[str, int]] = {"maximize": {"steps": 16}}
-"""The defaults of a minutes-long operation, but for this."""
+BUT_FOR: dict[str, dict[str, Any]] = {"maximize": {"steps": 16}, "compare": {"other_model": "efficientnet_lite1"}}
+"""The defaults of a minutes-long operation, and of one that needs another network, but for this."""
 
 
 def post(
@@ -110,7 +110,7 @@ def test_raw_arrays_are_those_of_a_cloning_hook(
 def test_an_image_and_nothing_else_does(client: httpx2.Client, chelsea: bytes, operation: str) -> None:
     declared = operations()[operation]
     needs_one = declared.max_images and operation != "maximize"
-    answer = post(client, operation, chelsea if needs_one else None, **QUICKER.get(operation, {}))
+    answer = post(client, operation, chelsea if needs_one else None, **BUT_FOR.get(operation, {}))
     job = finished(client, answer)
     assert job["state"] == "succeeded", job["error"]
     declared.facts.model_validate(job["result"]["facts"])
